@@ -1,0 +1,40 @@
+//! Content-addressed bytes: modules, and payloads too large to ride with a commit.
+//!
+//! A blob is durable before the commit that names it. Putting the same bytes twice is putting them once.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::digest::Digest;
+
+pub mod fs;
+
+/// A blob could not be kept or fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The store's I/O failed.
+    #[error("the blob store failed while {doing}")]
+    Io {
+        /// What it was doing.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The bytes found are not those that the digest names.
+    #[error("the stored bytes of {0} are damaged")]
+    Damaged(Digest),
+}
+
+/// A store of immutable bytes, named by their SHA-256.
+#[async_trait]
+pub trait Blobs: Send + Sync + 'static {
+    /// Keeps `bytes` and waits until they are durable.
+    async fn put(&self, bytes: Bytes) -> Result<Digest, BlobError>;
+
+    /// The bytes that `digest` names, checked against it; `None` when they are not kept.
+    async fn get(&self, digest: Digest) -> Result<Option<Bytes>, BlobError>;
+
+    /// Are they kept?
+    async fn contains(&self, digest: Digest) -> Result<bool, BlobError>;
+}
