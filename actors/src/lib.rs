@@ -1,1 +1,19 @@
-//! Under construction.
+//! Who decides, and who runs.
+//!
+//! Each tenant is an **aggregate**: state folded from its stream, a pure `decide` that holds every rule, and an `apply`
+//! that holds none ([`tenant`]). An **entity** is a live aggregate: one ractor actor that decides commands in order,
+//! appends what it decided as one commit, and answers when the log has it ([`entity`]). The **region** finds or wakes
+//! the entity of a tenant behind a bounded handle ([`region`]). **Executors** are actix actors that run guests in
+//! wasmtime ([`executor`]). The **dispatch** takes one execution from admission to its recorded end ([`dispatch`]).
+//!
+//! **Invariants**
+//! - `tenant` and `tenant/*` are pure: no clock, randomness, I/O or `async`.
+//! - This crate knows nothing of HTTP, views or configuration files.
+//! - No caller learns of a decision before its commit is durable.
+//! - Every accepted execution gets exactly one terminal event.
+
+pub mod aggregate;
+pub mod limits;
+pub mod tenant;
+
+// entity

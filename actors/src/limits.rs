@@ -1,0 +1,157 @@
+//! What each tier allows: numbers from configuration, never from code.
+
+use serde::{Deserialize, Serialize};
+use wasmwiz_events::{execution::Limits, tenant::Tier};
+
+const MIB: u64 = 1 << 20;
+
+/// What a tenant of one tier may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TierLimits {
+    /// Executions admitted a minute, on average; 0 means without limit. At most 60,000: the bucket counts milliseconds.
+    pub executions_per_minute: u32,
+    /// Executions admitted at once after a pause; the size of the token bucket.
+    pub executions_burst: u32,
+    /// Executions admitted a day (UTC); 0 means without limit.
+    pub executions_per_day: u64,
+    /// Executions that may be open at the same time.
+    pub executions_concurrent: u32,
+    /// Wall-clock time of one execution, in milliseconds.
+    pub wall_ms: u64,
+    /// Linear memory of one execution, in bytes.
+    pub memory_bytes: u64,
+    /// Size of a module, in bytes.
+    pub module_bytes: u64,
+    /// Standard input, in bytes.
+    pub stdin_bytes: u64,
+    /// Standard output kept, in bytes.
+    pub stdout_bytes: u64,
+    /// Standard error kept, in bytes.
+    pub stderr_bytes: u64,
+}
+
+impl TierLimits {
+    /// What one execution may use when its caller asks for at most `timeout_ms`.
+    pub fn grant(&self, timeout_ms: Option<u64>) -> Limits {
+        Limits {
+            wall_ms: timeout_ms.map_or(self.wall_ms, |asked| asked.min(self.wall_ms)),
+            memory_bytes: self.memory_bytes,
+            stdin_bytes: self.stdin_bytes,
+            stdout_bytes: self.stdout_bytes,
+            stderr_bytes: self.stderr_bytes,
+        }
+    }
+
+    /// Milliseconds that one token of the rate bucket takes to come back; `None` without a rate limit.
+    pub fn token_interval_ms(&self) -> Option<u64> {
+        (self.executions_per_minute > 0).then(|| 60_000_u64.div_ceil(u64::from(self.executions_per_minute)))
+    }
+}
+
+/// The limits of all tiers, and the bounds that hold for every tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// To try the platform out.
+    pub free: TierLimits,
+    /// Small steady use.
+    pub basic: TierLimits,
+    /// Production use.
+    pub pro: TierLimits,
+    /// Without rate limits.
+    pub enterprise: TierLimits,
+    /// Live keys of one tenant: they are all in its entity's memory.
+    pub keys_max: u32,
+    /// Module names of one tenant, for the same reason.
+    pub modules_max: u32,
+    /// Live versions of one module.
+    pub versions_max: u32,
+    /// Milliseconds past its deadline after which an execution without a word is declared lost. Longer than a compile
+    /// and the append of its end take.
+    pub lost_grace_ms: u64,
+}
+
+impl Policy {
+    /// The limits of `tier`.
+    pub const fn of(&self, tier: Tier) -> &TierLimits {
+        match tier {
+            Tier::Free => &self.free,
+            Tier::Basic => &self.basic,
+            Tier::Pro => &self.pro,
+            Tier::Enterprise => &self.enterprise,
+        }
+    }
+
+    /// The widest limits that any tier has: the bounds that hold before it is known who asks.
+    pub fn widest(&self) -> TierLimits {
+        let widest = |field: fn(&TierLimits) -> u64| Tier::ALL.map(|tier| field(self.of(tier))).into_iter().max();
+        let mut limits = self.enterprise;
+        limits.module_bytes = widest(|tier| tier.module_bytes).unwrap_or(limits.module_bytes);
+        limits.stdin_bytes = widest(|tier| tier.stdin_bytes).unwrap_or(limits.stdin_bytes);
+        limits.memory_bytes = widest(|tier| tier.memory_bytes).unwrap_or(limits.memory_bytes);
+        limits.wall_ms = widest(|tier| tier.wall_ms).unwrap_or(limits.wall_ms);
+        limits
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let free = TierLimits {
+            executions_per_minute: 10,
+            executions_burst: 5,
+            executions_per_day: 100,
+            executions_concurrent: 2,
+            wall_ms: 5_000,
+            memory_bytes: 64 * MIB,
+            module_bytes: 4 * MIB,
+            stdin_bytes: MIB,
+            stdout_bytes: MIB,
+            stderr_bytes: MIB,
+        };
+        let basic = TierLimits {
+            executions_per_minute: 100,
+            executions_burst: 20,
+            executions_per_day: 10_000,
+            executions_concurrent: 8,
+            wall_ms: 10_000,
+            memory_bytes: 128 * MIB,
+            module_bytes: 10 * MIB,
+            ..free
+        };
+        let pro = TierLimits {
+            executions_per_minute: 1_000,
+            executions_burst: 100,
+            executions_per_day: 1_000_000,
+            executions_concurrent: 64,
+            wall_ms: 30_000,
+            memory_bytes: 256 * MIB,
+            module_bytes: 32 * MIB,
+            stdin_bytes: 4 * MIB,
+            stdout_bytes: 4 * MIB,
+            stderr_bytes: 4 * MIB,
+        };
+        let enterprise = TierLimits {
+            executions_per_minute: 0,
+            executions_burst: 0,
+            executions_per_day: 0,
+            executions_concurrent: 256,
+            wall_ms: 300_000,
+            memory_bytes: 1_024 * MIB,
+            module_bytes: 64 * MIB,
+            stdin_bytes: 16 * MIB,
+            stdout_bytes: 16 * MIB,
+            stderr_bytes: 16 * MIB,
+        };
+        Self {
+            free,
+            basic,
+            pro,
+            enterprise,
+            keys_max: 1_000,
+            modules_max: 1_000,
+            versions_max: 1_000,
+            lost_grace_ms: 30_000,
+        }
+    }
+}

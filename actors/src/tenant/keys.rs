@@ -1,0 +1,194 @@
+//! The keys of a tenant: who may issue, what a key may do, when it stops.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use wasmwiz_events::{
+    event::Event,
+    id::{KeyId, TenantId},
+    key::{self, Scope, Scopes},
+    time::Timestamp,
+};
+
+use super::{NewKey, Refusal, SYSTEM, check_name};
+use crate::aggregate::Context;
+
+/// Revoked keys that are remembered as such; older ones are merely unknown. Bounds what an endless rotation leaves.
+const REVOKED_REMEMBERED: usize = 1_000;
+
+#[derive(Debug, Clone)]
+struct Key {
+    scopes: Scopes,
+    expires_at: Option<Timestamp>,
+}
+
+/// Live keys, and the ids of those revoked last.
+#[derive(Debug, Clone, Default)]
+pub struct Keys {
+    live: BTreeMap<KeyId, Key>,
+    revoked: VecDeque<KeyId>,
+}
+
+impl Keys {
+    /// Gives the scopes of a key that may act under `scope` now.
+    pub(super) fn authorise(&self, id: &KeyId, scope: Scope, now: Timestamp) -> Result<Scopes, Refusal> {
+        let Some(key) = self.live.get(id) else {
+            return Err(if self.revoked.contains(id) { Refusal::KeyRevoked } else { Refusal::KeyUnknown });
+        };
+        match key.expires_at {
+            Some(expires_at) if expires_at <= now => Err(Refusal::KeyExpired(expires_at)),
+            _ if !key.scopes.contains(scope) => Err(Refusal::MissingScope(scope)),
+            _ => Ok(key.scopes),
+        }
+    }
+
+    /// `issuer` holds the scopes of the key that asks; `None` when an operator or the platform asks.
+    pub(super) fn issue(
+        &self,
+        tenant: &TenantId,
+        new: NewKey,
+        issuer: Option<Scopes>,
+        context: &Context<'_>,
+    ) -> Result<Vec<Event>, Refusal> {
+        check_name(&new.name)?;
+        if new.scopes.is_empty() {
+            return Err(Refusal::NoScopes);
+        }
+        // Operators are keys of the system tenant, and of no other, whoever asks.
+        let possible = if tenant.as_str() == SYSTEM { Scopes::TENANT.with(Scope::Operator) } else { Scopes::TENANT };
+        if !issuer.unwrap_or(possible).covers(new.scopes) || !possible.covers(new.scopes) {
+            return Err(Refusal::WiderScopes);
+        }
+        if new.expires_at.is_some_and(|at| at <= context.now) {
+            return Err(Refusal::ExpiresInThePast);
+        }
+        if self.live.contains_key(&new.key_id) || self.revoked.contains(&new.key_id) {
+            return Err(Refusal::KeyExists);
+        }
+        if self.live.len() >= context.policy.keys_max as usize {
+            return Err(Refusal::TooManyKeys { limit: context.policy.keys_max });
+        }
+        let NewKey { key_id, name, scopes, hash, expires_at } = new;
+        Ok(vec![Event::KeyIssued(key::Issued { key_id, name, scopes, hash, expires_at })])
+    }
+
+    pub(super) fn revoke(&self, key_id: KeyId) -> Result<Vec<Event>, Refusal> {
+        if self.live.contains_key(&key_id) {
+            return Ok(vec![Event::KeyRevoked(key::Revoked { key_id })]);
+        }
+        if self.revoked.contains(&key_id) { Ok(vec![]) } else { Err(Refusal::KeyUnknown) }
+    }
+
+    pub(super) fn issued(&mut self, issued: &key::Issued) {
+        self.live.insert(issued.key_id.clone(), Key { scopes: issued.scopes, expires_at: issued.expires_at });
+    }
+
+    pub(super) fn revoked(&mut self, key_id: &KeyId) {
+        self.live.remove(key_id);
+        self.revoked.push_back(key_id.clone());
+        if self.revoked.len() > REVOKED_REMEMBERED {
+            self.revoked.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmwiz_events::tenant::Tier;
+
+    use super::*;
+    use crate::tenant::{Command, scenario::*};
+
+    #[test]
+    fn a_revoked_key_cannot_start_an_execution() {
+        given([registered("Acme", Tier::Pro), key_issued(K1), published(HELLO), key_revoked(K1)])
+            .by(K1)
+            .when(execute(HELLO))
+            .then_refused(Refusal::KeyRevoked);
+    }
+
+    #[test]
+    fn an_unknown_key_cannot_do_anything() {
+        given(running()).by(K2).when(execute(HELLO)).then_refused(Refusal::KeyUnknown);
+    }
+
+    #[test]
+    fn a_key_stops_at_the_moment_it_expires() {
+        let expiring = |at| Event::KeyIssued(key::Issued { expires_at: Some(at), ..issued(K1) });
+        let history = |at| given([registered("Acme", Tier::Pro), expiring(at), published(HELLO)]).by(K1);
+        history(NOON).when(execute(HELLO)).then_refused(Refusal::KeyExpired(NOON));
+        history(NOON.plus_ms(1)).when(execute(HELLO)).then_accepted();
+    }
+
+    #[test]
+    fn a_key_does_only_what_its_scopes_say() {
+        let reader = key::Issued { scopes: Scopes::NONE.with(Scope::ModulesRead), ..issued(K1) };
+        let history = || given([registered("Acme", Tier::Pro), Event::KeyIssued(reader.clone()), published(HELLO)]);
+        history().by(K1).when(execute(HELLO)).then_refused(Refusal::MissingScope(Scope::ExecutionsRun));
+        history()
+            .by(K1)
+            .when(Command::DeleteModule { name: module_name(HELLO) })
+            .then_refused(Refusal::MissingScope(Scope::ModulesWrite));
+        history().by(K1).when(Command::IssueKey(new_key(K2))).then_refused(Refusal::MissingScope(Scope::KeysManage));
+    }
+
+    #[test]
+    fn a_key_cannot_mint_a_wider_one() {
+        let narrow = key::Issued { scopes: Scopes::NONE.with(Scope::KeysManage), ..issued(K1) };
+        given([registered("Acme", Tier::Pro), Event::KeyIssued(narrow)])
+            .by(K1)
+            .when(Command::IssueKey(new_key(K2)))
+            .then_refused(Refusal::WiderScopes);
+    }
+
+    #[test]
+    fn only_the_system_tenant_has_operators() {
+        let operator = NewKey { scopes: Scopes::NONE.with(Scope::Operator), ..new_key(K1) };
+        given([registered("Acme", Tier::Pro)])
+            .when(Command::IssueKey(operator.clone()))
+            .then_refused(Refusal::WiderScopes);
+        let issued = key::Issued { scopes: operator.scopes, ..issued(K1) };
+        given_of(SYSTEM, [registered("System", Tier::Enterprise)])
+            .when(Command::IssueKey(operator))
+            .then([Event::KeyIssued(issued)]);
+    }
+
+    #[test]
+    fn a_key_needs_a_name_a_scope_and_a_future() {
+        let history = || given([registered("Acme", Tier::Pro)]);
+        let with = |change: fn(&mut NewKey)| {
+            let mut new = new_key(K1);
+            change(&mut new);
+            Command::IssueKey(new)
+        };
+        history().when(with(|key| key.name.clear())).then_refused(Refusal::InvalidName);
+        history().when(with(|key| key.scopes = Scopes::NONE)).then_refused(Refusal::NoScopes);
+        history().when(with(|key| key.expires_at = Some(NOON))).then_refused(Refusal::ExpiresInThePast);
+    }
+
+    #[test]
+    fn an_id_is_never_used_twice() {
+        let history = [registered("Acme", Tier::Pro), key_issued(K1)];
+        given(history.clone()).when(Command::IssueKey(new_key(K1))).then_refused(Refusal::KeyExists);
+        given(history.into_iter().chain([key_revoked(K1)]))
+            .when(Command::IssueKey(new_key(K1)))
+            .then_refused(Refusal::KeyExists);
+    }
+
+    #[test]
+    fn revoking_twice_writes_once_and_an_unknown_key_is_refused() {
+        let revoke = |id| Command::RevokeKey { key_id: key_id(id) };
+        let history = || vec![registered("Acme", Tier::Pro), key_issued(K1)];
+        given(history()).when(revoke(K1)).then([key_revoked(K1)]);
+        given(history().into_iter().chain([key_revoked(K1)])).when(revoke(K1)).then([]);
+        given(history()).when(revoke(K2)).then_refused(Refusal::KeyUnknown);
+    }
+
+    #[test]
+    fn there_is_a_most_of_keys() {
+        let keys =
+            (0..1_000).map(|n| Event::KeyIssued(key::Issued { key_id: key_id(&format!("key{n:05}")), ..issued(K1) }));
+        given([registered("Acme", Tier::Pro)].into_iter().chain(keys))
+            .when(Command::IssueKey(new_key(K1)))
+            .then_refused(Refusal::TooManyKeys { limit: 1_000 });
+    }
+}

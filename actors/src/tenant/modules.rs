@@ -1,0 +1,147 @@
+//! The modules of a tenant: names, versions, and which digest each means.
+
+use std::collections::BTreeMap;
+
+use wasmwiz_events::{digest::Digest, event::Event, execution::ModuleRef, id::ModuleName, module};
+
+use super::Refusal;
+use crate::limits::Policy;
+
+#[derive(Debug, Clone, Default)]
+struct Module {
+    /// Grows also across deletions, so that a version means one digest for ever.
+    latest: u32,
+    /// Live versions. Empty: the module was deleted.
+    versions: BTreeMap<u32, Digest>,
+}
+
+/// Every name that was ever published, with its live versions.
+#[derive(Debug, Clone, Default)]
+pub struct Modules {
+    by_name: BTreeMap<ModuleName, Module>,
+}
+
+impl Modules {
+    #[expect(clippy::too_many_arguments, reason = "the fields of the one event it decides")]
+    pub(super) fn publish(
+        &self,
+        name: ModuleName,
+        digest: Digest,
+        size_bytes: u64,
+        kind: module::Kind,
+        imports: Vec<String>,
+        exports: Vec<String>,
+        policy: &Policy,
+    ) -> Result<Vec<Event>, Refusal> {
+        let known = self.by_name.get(&name);
+        let current = known.and_then(|module| module.versions.get(&module.latest));
+        if current == Some(&digest) {
+            return Ok(vec![]);
+        }
+        if known.is_none() && self.by_name.len() >= policy.modules_max as usize {
+            return Err(Refusal::TooManyModules { limit: policy.modules_max });
+        }
+        if known.is_some_and(|module| module.versions.len() >= policy.versions_max as usize) {
+            return Err(Refusal::TooManyVersions { limit: policy.versions_max });
+        }
+        let version = known.map_or(0, |module| module.latest).saturating_add(1);
+        let published = module::Published { name, version, digest, size_bytes, kind, imports, exports };
+        Ok(vec![Event::ModulePublished(published)])
+    }
+
+    pub(super) fn delete(&self, name: ModuleName) -> Result<Vec<Event>, Refusal> {
+        match self.by_name.get(&name) {
+            Some(module) if !module.versions.is_empty() => Ok(vec![Event::ModuleDeleted(module::Deleted { name })]),
+            // Whether it ever existed is the same to who asks: there is nothing to delete.
+            _ => Err(Refusal::ModuleUnknown),
+        }
+    }
+
+    pub(super) fn resolve(&self, name: &ModuleName, version: Option<u32>) -> Result<ModuleRef, Refusal> {
+        let module = self.by_name.get(name).filter(|module| !module.versions.is_empty());
+        let module = module.ok_or(Refusal::ModuleUnknown)?;
+        let version = version.unwrap_or(module.latest);
+        let digest = module.versions.get(&version);
+        let digest = digest.ok_or(Refusal::VersionUnknown { version, latest: module.latest })?;
+        Ok(ModuleRef { name: Some(name.clone()), version: Some(version), digest: *digest })
+    }
+
+    pub(super) fn published(&mut self, published: &module::Published) {
+        let module = self.by_name.entry(published.name.clone()).or_default();
+        module.latest = published.version;
+        module.versions.insert(published.version, published.digest);
+    }
+
+    pub(super) fn deleted(&mut self, name: &ModuleName) {
+        if let Some(module) = self.by_name.get_mut(name) {
+            module.versions.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmwiz_events::tenant::Tier;
+
+    use super::*;
+    use crate::tenant::{Command, Execute, ModuleChoice, scenario::*};
+
+    #[test]
+    fn other_bytes_are_the_next_version() {
+        given(ready()).by(K1).when(publish(HELLO, b"two")).then([published_as(HELLO, 2, b"two")]);
+    }
+
+    #[test]
+    fn the_same_bytes_are_the_same_version() {
+        given(ready()).by(K1).when(publish(HELLO, b"one")).then([]);
+    }
+
+    #[test]
+    fn older_bytes_published_again_are_a_new_version() {
+        let history = ready().into_iter().chain([published_as(HELLO, 2, b"two")]);
+        given(history).by(K1).when(publish(HELLO, b"one")).then([published_as(HELLO, 3, b"one")]);
+    }
+
+    #[test]
+    fn a_version_number_is_never_used_twice() {
+        given(ready().into_iter().chain([deleted(HELLO)]))
+            .by(K1)
+            .when(publish(HELLO, b"one"))
+            .then([published_as(HELLO, 2, b"one")]);
+    }
+
+    #[test]
+    fn a_deleted_module_does_not_run() {
+        given(ready().into_iter().chain([deleted(HELLO)]))
+            .by(K1)
+            .when(execute(HELLO))
+            .then_refused(Refusal::ModuleUnknown);
+        given(ready().into_iter().chain([deleted(HELLO)]))
+            .by(K1)
+            .when(Command::DeleteModule { name: module_name(HELLO) })
+            .then_refused(Refusal::ModuleUnknown);
+    }
+
+    #[test]
+    fn an_unknown_version_names_the_latest() {
+        let Command::Execute(execute) = execute(HELLO) else { unreachable!() };
+        let module = ModuleChoice::Named { name: module_name(HELLO), version: Some(9) };
+        given(ready())
+            .by(K1)
+            .when(Command::Execute(Box::new(Execute { module, ..*execute })))
+            .then_refused(Refusal::VersionUnknown { version: 9, latest: 1 });
+    }
+
+    #[test]
+    fn a_module_over_the_tiers_limit_is_refused() {
+        let history = [registered("Acme", Tier::Free), key_issued(K1)];
+        let Command::PublishModule { name, digest, kind, imports, exports, .. } = publish(HELLO, b"big") else {
+            unreachable!()
+        };
+        let size_bytes = 4 * 1_024 * 1_024 + 1;
+        given(history)
+            .by(K1)
+            .when(Command::PublishModule { name, digest, size_bytes, kind, imports, exports })
+            .then_refused(Refusal::ModuleTooLarge { limit_bytes: 4 * 1_024 * 1_024 });
+    }
+}

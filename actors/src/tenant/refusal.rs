@@ -1,0 +1,130 @@
+//! The ways in which a tenant says no.
+
+use wasmwiz_events::{key::Scope, time::Timestamp};
+
+/// Why a command was refused. Nothing is written when it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such tenant.
+    #[error("the tenant is not registered")]
+    NotRegistered,
+    /// There is one already.
+    #[error("the tenant is registered already")]
+    AlreadyRegistered,
+    /// An operator has stopped it.
+    #[error("the tenant is suspended; ask the operator of this platform to resume it")]
+    Suspended,
+    /// A name that is empty, too long, or holds control characters.
+    #[error("a name has 1 to 100 characters and no control characters")]
+    InvalidName,
+    /// The key is not one of this tenant's.
+    #[error("the key is unknown")]
+    KeyUnknown,
+    /// The key was revoked.
+    #[error("the key was revoked; use another, or issue a new one")]
+    KeyRevoked,
+    /// The key has expired.
+    #[error("the key expired at {0}; use another, or issue a new one")]
+    KeyExpired(Timestamp),
+    /// The key may not do this.
+    #[error("the key lacks the scope {0}; use a key that has it")]
+    MissingScope(Scope),
+    /// A credential can never mint a wider one.
+    #[error("a key cannot be issued with scopes that its issuer lacks")]
+    WiderScopes,
+    /// A key without scopes could do nothing.
+    #[error("a key needs at least one scope")]
+    NoScopes,
+    /// The key would be dead at birth.
+    #[error("expires_at must lie in the future")]
+    ExpiresInThePast,
+    /// The id was drawn before; the caller draws another.
+    #[error("a key with this id exists already")]
+    KeyExists,
+    /// Too many live keys.
+    #[error("the tenant has {limit} live keys, which is the most; revoke some first")]
+    TooManyKeys {
+        /// The most.
+        limit: u32,
+    },
+    /// No live module of that name.
+    #[error("there is no module of this name; PUT /v1/modules/{{name}} publishes one")]
+    ModuleUnknown,
+    /// The module has no such version.
+    #[error("the module has no version {version}; its latest is {latest}")]
+    VersionUnknown {
+        /// The version asked for.
+        version: u32,
+        /// The latest there is.
+        latest: u32,
+    },
+    /// Too many module names.
+    #[error("the tenant has {limit} modules, which is the most; delete some first")]
+    TooManyModules {
+        /// The most.
+        limit: u32,
+    },
+    /// Too many versions of one module.
+    #[error("the module has {limit} versions, which is the most; publish under another name, or delete this one first")]
+    TooManyVersions {
+        /// The most.
+        limit: u32,
+    },
+    /// Larger than the tier allows.
+    #[error("the module is larger than the {limit_bytes} bytes that the tenant's tier allows")]
+    ModuleTooLarge {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// Larger than the tier allows.
+    #[error("standard input is larger than the {limit_bytes} bytes that the tenant's tier allows")]
+    StdinTooLarge {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// Too many or too long arguments.
+    #[error("an execution takes at most {count} arguments of {bytes} bytes together, none with a NUL character")]
+    BadArguments {
+        /// The most arguments.
+        count: usize,
+        /// The most bytes.
+        bytes: usize,
+    },
+    /// Only a tenant's own key runs modules.
+    #[error("executions are started with a key of the tenant")]
+    NotAKey,
+    /// The rate bucket is empty.
+    #[error("the tenant's tier allows {per_minute} executions a minute; try again later")]
+    RateLimited {
+        /// The average allowed.
+        per_minute: u32,
+        /// When the next token is there, in milliseconds from now.
+        retry_after_ms: u64,
+    },
+    /// The day's quota is used up.
+    #[error("the tenant's tier allows {per_day} executions a day; the next day begins at 00:00 UTC")]
+    DailyQuotaUsed {
+        /// The most a day.
+        per_day: u64,
+        /// When the next day begins, in milliseconds from now.
+        retry_after_ms: u64,
+    },
+    /// As many are open as may be.
+    #[error("the tenant's tier allows {limit} executions at the same time; wait for one to end")]
+    TooManyConcurrent {
+        /// The most at a time.
+        limit: u32,
+    },
+    /// It never began, or it has its terminal event already.
+    #[error("the execution is not open")]
+    ExecutionNotOpen,
+    /// Another attempt is the current one.
+    #[error("attempt {offered} of the execution is not the current one")]
+    StaleAttempt {
+        /// The attempt that reported.
+        offered: u32,
+    },
+    /// The id was drawn before.
+    #[error("an execution with this id is open already")]
+    ExecutionExists,
+}

@@ -1,0 +1,268 @@
+//! Given / when / then for the tenant: no store, no async, no mock.
+
+use wasmwiz_events::{
+    digest::Digest,
+    event::Event,
+    execution::{Accepted, Content, Finished, Limits, Lost, ModuleRef, Outcome, Output, Seed},
+    id::{BootId, ExecutionId, KeyId, ModuleName, NodeId, TenantId},
+    key::{self, Scopes},
+    module,
+    tenant::{self, Tier},
+    time::{Millis, Timestamp},
+};
+
+use super::{Command, Execute, ModuleChoice, NewKey, Refusal, Tenant};
+use crate::{
+    aggregate::{Authority, Context},
+    limits::Policy,
+};
+
+/// 2026-11-23T12:00:00Z.
+pub(crate) const NOON: Timestamp = Timestamp::from_unix_ms(1_795_435_200_000);
+pub(crate) const K1: &str = "key1";
+pub(crate) const K2: &str = "key2";
+pub(crate) const HELLO: &str = "hello";
+
+#[derive(Debug)]
+pub(crate) struct Given {
+    state: Tenant,
+    by: Authority,
+    at: Timestamp,
+    policy: Policy,
+}
+
+#[derive(Debug)]
+pub(crate) struct Then(Result<Vec<Event>, Refusal>);
+
+pub(crate) fn given(history: impl IntoIterator<Item = Event>) -> Given {
+    given_of("acme", history)
+}
+
+pub(crate) fn given_of(tenant: &str, history: impl IntoIterator<Item = Event>) -> Given {
+    let mut state = Tenant::new(TenantId::new(tenant).unwrap());
+    history.into_iter().for_each(|event| state.apply(&event));
+    Given { state, by: Authority::System, at: NOON, policy: Policy::default() }
+}
+
+impl Given {
+    pub(crate) fn by(self, key: &str) -> Self {
+        Self { by: Authority::Key(key_id(key)), ..self }
+    }
+
+    pub(crate) fn at(self, at: Timestamp) -> Self {
+        Self { at, ..self }
+    }
+
+    pub(crate) fn when(self, command: Command) -> Then {
+        Then(self.state.decide(command, &Context { now: self.at, policy: &self.policy, by: &self.by }))
+    }
+
+    pub(crate) fn admit_and_end(&mut self, at: Timestamp) -> Result<(), Refusal> {
+        let context = Context { now: at, policy: &self.policy, by: &self.by };
+        for event in self.state.decide(execute(HELLO), &context)? {
+            self.state.apply(&event);
+        }
+        self.state.apply(&finished(EXECUTED));
+        Ok(())
+    }
+}
+
+impl Then {
+    #[track_caller]
+    pub(crate) fn then(self, expected: impl IntoIterator<Item = Event>) {
+        assert_eq!(self.0, Ok(expected.into_iter().collect()));
+    }
+
+    #[track_caller]
+    pub(crate) fn then_refused(self, expected: Refusal) {
+        assert_eq!(self.0, Err(expected));
+    }
+
+    #[track_caller]
+    pub(crate) fn then_accepted(self) {
+        self.accepted();
+    }
+
+    #[track_caller]
+    pub(crate) fn accepted(self) -> Accepted {
+        match self.0.as_deref() {
+            Ok([Event::ExecutionAccepted(accepted)]) => (**accepted).clone(),
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn events(self) -> Vec<Event> {
+        self.0.unwrap()
+    }
+}
+
+/// The id that [`execute`] asks for.
+const EXECUTED: u128 = 77;
+
+pub(crate) fn ready() -> Vec<Event> {
+    vec![registered("Acme", Tier::Pro), key_issued(K1), published_as(HELLO, 1, b"one")]
+}
+
+pub(crate) fn running() -> Vec<Event> {
+    ready().into_iter().chain([accepted(1)]).collect()
+}
+
+pub(crate) fn registered(name: &str, tier: Tier) -> Event {
+    Event::TenantRegistered(tenant::Registered { name: name.into(), tier })
+}
+
+pub(crate) fn suspended() -> Event {
+    Event::TenantSuspended(tenant::Suspended { reason: None })
+}
+
+pub(crate) fn resumed() -> Event {
+    Event::TenantResumed(tenant::Resumed {})
+}
+
+pub(crate) fn key_id(id: &str) -> KeyId {
+    KeyId::new(id).unwrap()
+}
+
+pub(crate) fn issued(id: &str) -> key::Issued {
+    let new = new_key(id);
+    key::Issued { key_id: new.key_id, name: new.name, scopes: new.scopes, hash: new.hash, expires_at: None }
+}
+
+pub(crate) fn key_issued(id: &str) -> Event {
+    Event::KeyIssued(issued(id))
+}
+
+pub(crate) fn key_revoked(id: &str) -> Event {
+    Event::KeyRevoked(key::Revoked { key_id: key_id(id) })
+}
+
+pub(crate) fn new_key(id: &str) -> NewKey {
+    let (name, hash) = (id.to_owned(), Digest::of(id.as_bytes()));
+    NewKey { key_id: key_id(id), name, scopes: Scopes::TENANT, hash, expires_at: None }
+}
+
+pub(crate) fn register(name: &str, tier: Tier) -> Command {
+    Command::Register { name: name.into(), tier, first_key: None }
+}
+
+pub(crate) fn module_name(name: &str) -> ModuleName {
+    ModuleName::new(name).unwrap()
+}
+
+pub(crate) fn publish(name: &str, bytes: &[u8]) -> Command {
+    Command::PublishModule {
+        name: module_name(name),
+        digest: Digest::of(bytes),
+        size_bytes: bytes.len() as u64,
+        kind: module::Kind::Core,
+        imports: vec![],
+        exports: vec!["_start".into()],
+    }
+}
+
+pub(crate) fn published(name: &str) -> Event {
+    published_as(name, 1, b"one")
+}
+
+pub(crate) fn published_as(name: &str, version: u32, bytes: &[u8]) -> Event {
+    Event::ModulePublished(module::Published {
+        name: module_name(name),
+        version,
+        digest: Digest::of(bytes),
+        size_bytes: bytes.len() as u64,
+        kind: module::Kind::Core,
+        imports: vec![],
+        exports: vec!["_start".into()],
+    })
+}
+
+pub(crate) fn deleted(name: &str) -> Event {
+    Event::ModuleDeleted(module::Deleted { name: module_name(name) })
+}
+
+pub(crate) fn node() -> NodeId {
+    NodeId::new("node-1").unwrap()
+}
+
+pub(crate) fn boot(n: u128) -> BootId {
+    BootId::new(uuid::Uuid::from_u128(n))
+}
+
+pub(crate) fn execution_id(n: u128) -> ExecutionId {
+    ExecutionId::new(uuid::Uuid::from_u128(n))
+}
+
+pub(crate) fn execute(module: &str) -> Command {
+    Command::Execute(Box::new(Execute {
+        execution_id: execution_id(EXECUTED),
+        module: ModuleChoice::Named { name: module_name(module), version: None },
+        stdin: Content::of(b"in"),
+        args: vec![],
+        timeout_ms: None,
+        seed: Seed::new([7; 16]),
+        engine: "test".into(),
+        node: node(),
+        boot: boot(1),
+    }))
+}
+
+pub(crate) fn accepted(n: u128) -> Event {
+    Event::ExecutionAccepted(Box::new(Accepted {
+        execution_id: execution_id(n),
+        attempt: 1,
+        module: ModuleRef { name: Some(module_name(HELLO)), version: Some(1), digest: Digest::of(b"one") },
+        key_id: key_id(K1),
+        stdin: Content::of(b"in"),
+        args: vec![],
+        limits: Limits {
+            wall_ms: 30_000,
+            memory_bytes: 1 << 20,
+            stdin_bytes: 1 << 20,
+            stdout_bytes: 1 << 20,
+            stderr_bytes: 1 << 20,
+        },
+        seed: Seed::new([7; 16]),
+        start_time: NOON,
+        engine: "test".into(),
+        node: node(),
+        boot: boot(1),
+        bucket_full_at: None,
+    }))
+}
+
+fn finished_data(n: u128) -> Finished {
+    let output = |bytes: &[u8]| Output { digest: Digest::of(bytes), size_bytes: bytes.len() as u64, truncated: false };
+    Finished {
+        execution_id: execution_id(n),
+        attempt: 1,
+        outcome: Outcome::Succeeded,
+        exit_code: Some(0),
+        stdout: output(b"out"),
+        stderr: output(b""),
+        fuel: None,
+        cpu_ms: Millis::from_micros(16),
+        wall_ms: Millis::from_micros(20),
+        peak_memory_bytes: 65_536,
+        trace_digest: None,
+        deterministic: false,
+        message: None,
+    }
+}
+
+pub(crate) fn finished(n: u128) -> Event {
+    Event::ExecutionFinished(Box::new(finished_data(n)))
+}
+
+pub(crate) fn finish(n: u128) -> Command {
+    Command::Finish(Box::new(finished_data(n)))
+}
+
+pub(crate) fn lost_data(n: u128) -> Lost {
+    let reason = "the node that ran it was restarted".into();
+    Lost { execution_id: execution_id(n), attempt: 1, reason }
+}
+
+pub(crate) fn lost(n: u128) -> Event {
+    Event::ExecutionLost(lost_data(n))
+}
