@@ -16,4 +16,10 @@ pub mod aggregate;
 pub mod limits;
 pub mod tenant;
 
-// entity
+pub mod ids;
+
+pub mod entity;
+pub mod handle;
+pub mod region;
+
+pub mod metrics;

@@ -194,7 +194,7 @@ impl Command {
     }
 
     /// Does it record what has happened already? Then a suspension does not stop it.
-    const fn is_report(&self) -> bool {
+    pub(crate) const fn is_report(&self) -> bool {
         matches!(self, Self::Finish(_) | Self::Reap { .. } | Self::Expire)
     }
 

@@ -1,0 +1,167 @@
+//! The way in to an entity: a bounded handle that refuses instead of queueing without end.
+//!
+//! ractor's mailboxes are unbounded by design, so the bound is here: a permit is taken before a command enters the
+//! mailbox and given back when it is answered.
+
+use std::sync::Arc;
+
+use ractor::{ActorId, ActorRef};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use wasmwiz_events::{
+    envelope::Cause,
+    event::Event,
+    id::{CommandId, RequestId},
+    payload::Payload,
+    revision::{Position, Revision},
+    time::Timestamp,
+};
+
+use crate::{
+    aggregate::Authority,
+    entity::Message,
+    metrics,
+    tenant::{Command, Refusal},
+};
+
+/// Where a command comes from: recorded with the events that follow from it.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The command's id.
+    pub command: CommandId,
+    /// The request that carried it.
+    pub correlation: Option<RequestId>,
+    /// W3C trace context of that request.
+    pub traceparent: Option<Arc<str>>,
+}
+
+impl Origin {
+    /// A command that the platform gives itself.
+    pub const fn internal(command: CommandId) -> Self {
+        Self { command, correlation: None, traceparent: None }
+    }
+}
+
+/// A command, and all that is recorded about it.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// What is asked.
+    pub command: Command,
+    /// On whose authority.
+    pub by: Authority,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Payloads that its events name and that ride with their commit.
+    pub payloads: Vec<Payload>,
+}
+
+impl Ask {
+    /// What the envelopes of its events say about why.
+    pub(crate) fn cause(&self) -> Cause {
+        Cause {
+            command: self.origin.command,
+            correlation: self.origin.correlation.clone(),
+            actor: self.by.actor(),
+            traceparent: self.origin.traceparent.clone(),
+        }
+    }
+}
+
+/// A decision that is durable.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// The events that followed from the command. None: it was so already.
+    pub events: Vec<Event>,
+    /// When it was decided.
+    pub time: Timestamp,
+    /// Where the stream stood after it.
+    pub revision: Revision,
+    /// Position of the commit that holds the events, or of the stream's last commit when there are none.
+    pub position: Position,
+}
+
+/// A command was not decided, or nothing came of it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AskError {
+    /// The domain says no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A queue is full. Nothing was decided.
+    #[error("too many commands are waiting; try again in {retry_after_ms} ms")]
+    Busy {
+        /// When to try again.
+        retry_after_ms: u64,
+    },
+    /// The log or the entity could not. It may not be known whether the command took effect.
+    #[error("the command could not be recorded: {reason}")]
+    Unavailable {
+        /// What was in the way.
+        reason: Arc<str>,
+        /// When to try again.
+        retry_after_ms: u64,
+    },
+}
+
+/// How an entity answers a command.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Decided(Decided),
+    Refused(Refusal),
+    /// Not decided, and nothing stored: ask the tenant's next entity.
+    Moved,
+    /// Nobody knows, or nobody can.
+    Unavailable(Arc<str>),
+}
+
+/// A command in an entity's mailbox.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) ask: Ask,
+    /// `None` for what the entity asks of itself.
+    pub(crate) reply: Option<oneshot::Sender<Answer>>,
+    /// Given back when the command has been answered.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A clonable way in to one entity.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    actor: ActorRef<Message>,
+    permits: Arc<Semaphore>,
+}
+
+impl Handle {
+    pub(crate) fn new(actor: ActorRef<Message>, mailbox_max: usize) -> Self {
+        Self { actor, permits: Arc::new(Semaphore::new(mailbox_max)) }
+    }
+
+    pub(crate) fn actor_id(&self) -> ActorId {
+        self.actor.get_id()
+    }
+
+    pub(crate) fn actor(&self) -> &ActorRef<Message> {
+        &self.actor
+    }
+
+    /// Puts a command into the mailbox, if there is room. `None`: the entity has stopped.
+    ///
+    /// Reports of what has happened already need no permit: their number is bounded by the executors' slots, and a
+    /// report that were turned away would leave an execution without its end.
+    pub(crate) fn enter(&self, ask: Ask) -> Result<Option<oneshot::Receiver<Answer>>, Full> {
+        let permit = if ask.command.is_report() {
+            None
+        } else {
+            let permit = Arc::clone(&self.permits).try_acquire_owned();
+            Some(permit.map_err(|_| {
+                ::metrics::counter!(metrics::SHED_TOTAL, "bound" => "entity").increment(1);
+                Full
+            })?)
+        };
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { ask, reply: Some(reply), permit };
+        Ok(self.actor.send_message(Message::Ask(Box::new(pending))).ok().map(|()| answer))
+    }
+}
+
+/// The entity's mailbox holds as much as it may.
+#[derive(Debug)]
+pub(crate) struct Full;
