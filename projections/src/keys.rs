@@ -1,0 +1,222 @@
+//! Who may come in: tenants and their API keys.
+//!
+//! The gateway authenticates every request against this view, so it is mirrored in memory; the mirror changes only after
+//! the transaction of the rows is committed. The view authenticates, the tenant's entity authorises.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use serde::{Deserialize, Serialize};
+use wasmwiz_events::{
+    digest::Digest,
+    id::{KeyId, TenantId},
+    key::Scopes,
+    revision::{Position, Revision},
+    tenant::Tier,
+    time::Timestamp,
+};
+
+mod fold;
+mod rows;
+
+pub(crate) use fold::KeysProjection;
+
+use crate::{
+    page::{Listed, Page},
+    readers::{QueryError, Readers},
+};
+
+/// May a tenant act?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    Active,
+    /// Not until it is resumed.
+    Suspended {
+        /// Why, in the operator's words.
+        reason: Option<String>,
+    },
+}
+
+/// A tenant, as its events say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantRecord {
+    /// Its id.
+    pub id: TenantId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its class of limits.
+    pub tier: Tier,
+    /// May it act?
+    pub standing: Standing,
+    /// When it was registered.
+    pub registered_at: Timestamp,
+    /// The commit that registered it.
+    pub registered_position: Position,
+    /// Revision of the last event that changed this record.
+    pub revision: Revision,
+}
+
+/// The hash of a key's secret before its rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreviousHash {
+    /// The hash.
+    pub hash: Digest,
+    /// Until when the old secret works.
+    pub grace_until: Timestamp,
+}
+
+/// An API key, as its events say.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Its id: the public part.
+    pub id: KeyId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What the tenant calls it.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// Hash of its secret.
+    pub hash: Digest,
+    /// Hash of the secret before the last rotation.
+    pub previous: Option<PreviousHash>,
+    /// When it was issued.
+    pub created_at: Timestamp,
+    /// The event that issued it.
+    pub created_revision: Revision,
+    /// When it stops working by itself.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// When an execution was last accepted for it.
+    pub last_used_at: Option<Timestamp>,
+    /// Revision of the last event that issued, rotated or revoked it.
+    pub revision: Revision,
+}
+
+impl KeyRecord {
+    /// Does it work at `now`: neither revoked nor expired?
+    pub fn is_valid_at(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|expires_at| now < expires_at)
+    }
+
+    /// The hashes that a secret may have at `now`: the current one, and the one before while its grace lasts.
+    pub fn hashes_at(&self, now: Timestamp) -> impl Iterator<Item = &Digest> {
+        let previous = self.previous.as_ref().filter(|previous| now < previous.grace_until);
+        std::iter::once(&self.hash).chain(previous.map(|previous| &previous.hash))
+    }
+}
+
+impl fmt::Debug for KeyRecord {
+    /// Shows whose key it is, not its hashes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRecord").field("id", &self.id).field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}
+
+/// Where a list of keys goes on: keys issued before this event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyCursor {
+    /// The event that issued the last key of the page before.
+    pub before: Revision,
+}
+
+/// Where a list of tenants goes on: tenants registered before this commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantCursor {
+    /// The commit that registered the last tenant of the page before.
+    pub before: Position,
+}
+
+/// What the rows say, in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Directory(RwLock<Mirror>);
+
+#[derive(Debug, Default)]
+struct Mirror {
+    tenants: HashMap<TenantId, Arc<TenantRecord>>,
+    keys: HashMap<KeyId, Arc<KeyRecord>>,
+}
+
+impl Directory {
+    fn tenant(&self, id: &TenantId) -> Option<Arc<TenantRecord>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).tenants.get(id).cloned()
+    }
+
+    fn key(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).keys.get(id).cloned()
+    }
+
+    fn replace_all(&self, tenants: Vec<TenantRecord>, keys: Vec<KeyRecord>) {
+        let mut mirror = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        *mirror = Mirror::default();
+        mirror.put(tenants.into_iter(), keys.into_iter());
+    }
+
+    fn put(&self, tenants: impl Iterator<Item = TenantRecord>, keys: impl Iterator<Item = KeyRecord>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).put(tenants, keys);
+    }
+}
+
+impl Mirror {
+    fn put(&mut self, tenants: impl Iterator<Item = TenantRecord>, keys: impl Iterator<Item = KeyRecord>) {
+        self.tenants.extend(tenants.map(|tenant| (tenant.id.clone(), Arc::new(tenant))));
+        self.keys.extend(keys.map(|key| (key.id.clone(), Arc::new(key))));
+    }
+}
+
+/// Questions to the view.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    directory: Arc<Directory>,
+    readers: Readers,
+}
+
+impl Keys {
+    pub(crate) const fn new(directory: Arc<Directory>, readers: Readers) -> Self {
+        Self { directory, readers }
+    }
+
+    /// The key with this id, of whatever tenant, for authentication: the caller names the tenant by the key. In memory.
+    pub fn authenticate_lookup(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {
+        self.directory.key(id)
+    }
+
+    /// A tenant. In memory.
+    pub fn tenant(&self, id: &TenantId) -> Option<Arc<TenantRecord>> {
+        self.directory.tenant(id)
+    }
+
+    /// A key of this tenant. In memory.
+    pub fn get_key(&self, tenant: &TenantId, id: &KeyId) -> Option<Arc<KeyRecord>> {
+        self.directory.key(id).filter(|key| key.tenant == *tenant)
+    }
+
+    /// The keys of a tenant, the last issued first; revoked and expired ones among them.
+    ///
+    /// # Errors
+    /// [`QueryError`] when the view cannot be read.
+    pub async fn list_keys(
+        &self,
+        tenant: &TenantId,
+        page: Page<KeyCursor>,
+    ) -> Result<Listed<KeyRecord, KeyCursor>, QueryError> {
+        let tenant = tenant.clone();
+        self.readers.read(move |connection| rows::list_keys(connection, &tenant, &page)).await
+    }
+
+    /// All tenants, the last registered first.
+    ///
+    /// # Errors
+    /// [`QueryError`] when the view cannot be read.
+    pub async fn list_tenants(
+        &self,
+        page: Page<TenantCursor>,
+    ) -> Result<Listed<TenantRecord, TenantCursor>, QueryError> {
+        self.readers.read(move |connection| rows::list_tenants(connection, &page)).await
+    }
+}

@@ -1,0 +1,304 @@
+//! The thread of one view: follows the log from the checkpoint, folds, and writes by batches.
+
+use std::{io, sync::Arc, thread, time::Duration};
+
+use rusqlite::Connection;
+use tokio::{sync::watch, time::Instant};
+use wasmwiz_events::{
+    commit::Recorded,
+    log::{EventLog, ReadError, ReadLimit, Subscription},
+    revision::Position,
+};
+
+use crate::{
+    checkpoint::{Checkpoint, Delta},
+    metrics,
+    progress::{Progress, State},
+    projection::{Fault, Projection},
+    rebuild::ViewFile,
+    views::Config,
+};
+
+/// Body bytes of one read, 1 MiB: with about 1 KiB an event, half a batch.
+const READ_BYTES: usize = 1 << 20;
+
+/// The first pause after the log could not be read; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest pause between two attempts to read the log.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a busy view asks the log for its end, for the lag it reports.
+const TAIL_EVERY: Duration = Duration::from_secs(1);
+
+/// What the owner of the threads asks of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Follow the log.
+    Follow,
+    /// Write what was gathered, then end.
+    Finish,
+    /// End at once; what was gathered is folded again at the next start.
+    Abandon,
+}
+
+/// Why following ended.
+enum End {
+    Ordered,
+    Fault { position: Position, fault: Fault },
+    Unavailable(ReadError),
+    Damaged { position: Position, what: Arc<str> },
+}
+
+pub(crate) struct Runner<P> {
+    pub(crate) projection: P,
+    pub(crate) file: ViewFile,
+    pub(crate) connection: Connection,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) orders: watch::Receiver<Order>,
+    pub(crate) config: Config,
+}
+
+/// Commits that are folded and not yet written.
+struct Batch {
+    commits: Vec<Arc<Recorded>>,
+    events: usize,
+    delta: Delta,
+}
+
+impl Batch {
+    const fn beginning_at(checkpoint: &Checkpoint) -> Self {
+        Self { commits: Vec::new(), events: 0, delta: Delta::beginning_at(checkpoint) }
+    }
+}
+
+/// A thread that dies of a panic says so: a view must not look alive when nobody folds it.
+struct Obituary(Arc<Progress>);
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let position = self.0.standing().checkpoint.position;
+            self.0.enter(State::Stopped { position, reason: "its thread panicked".into() });
+        }
+    }
+}
+
+impl<P: Projection> Runner<P> {
+    /// Starts the view's thread.
+    pub(crate) fn spawn(self) -> io::Result<thread::JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name(format!("view-{}", P::NAME)).spawn(move || {
+            let _obituary = Obituary(Arc::clone(&self.progress));
+            runtime.block_on(self.run());
+        })
+    }
+
+    async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let before = self.checkpoint.position;
+            match self.follow().await {
+                End::Ordered => return,
+                End::Fault { position, fault } => {
+                    return self.stop(position, &fault.in_full(), fault.is_damage()).await;
+                }
+                End::Damaged { position, what } => {
+                    return self.stop(position, &format!("the log is damaged: {what}"), false).await;
+                }
+                End::Unavailable(error) => {
+                    if self.checkpoint.position > before {
+                        pause = FIRST_PAUSE;
+                    }
+                    tracing::warn!(view = P::NAME, %error, ?pause, "the log cannot be read, trying again");
+                    let mut orders = self.orders.clone();
+                    let ordered = orders.wait_for(|order| *order != Order::Follow);
+                    if tokio::time::timeout(pause, ordered).await.is_ok() {
+                        return;
+                    }
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Stops folding. The connection stays open until the process ends, so that readers find the file as it is.
+    async fn stop(&mut self, position: Position, reason: &str, damaged: bool) {
+        tracing::error!(view = P::NAME, %position, reason, "the view has stopped");
+        ::metrics::counter!(metrics::PROJECTION_STOPPED_TOTAL, "view" => P::NAME).increment(1);
+        if damaged && let Err(error) = self.file.mark_damaged() {
+            tracing::error!(view = P::NAME, %error, "the damaged file cannot be marked: delete it by hand");
+        }
+        self.progress.enter(State::Stopped { position, reason: reason.into() });
+        let _ordered = self.orders.wait_for(|order| *order != Order::Follow).await;
+    }
+
+    /// Follows the log until something ends it. What was folded and not written is forgotten.
+    async fn follow(&mut self) -> End {
+        let ended = match self.log.subscribe(self.checkpoint.position).await {
+            Ok(mut subscription) => match self.fold_and_write(&mut *subscription).await {
+                Ok(never) => match never {},
+                Err(end) => end,
+            },
+            Err(error) => unreadable(error),
+        };
+        self.projection.discard();
+        ended
+    }
+
+    async fn fold_and_write(&mut self, log: &mut dyn Subscription) -> Result<std::convert::Infallible, End> {
+        let mut goal = Some(self.log.tail().await.map_err(unreadable)?);
+        let mut tail_asked = Instant::now();
+        loop {
+            if let Some(tail) = goal {
+                goal = self.approach(tail).await?;
+            }
+            let (batch, ended) = self.gather(log).await;
+            let events = batch.events;
+            self.write(batch)?;
+            if let Some(end) = ended {
+                return Err(end);
+            }
+            if tail_asked.elapsed() >= TAIL_EVERY || goal.is_some() {
+                self.progress.tail_seen(self.log.tail().await.map_err(unreadable)?);
+                tail_asked = Instant::now();
+            }
+            self.report(events);
+        }
+    }
+
+    /// Is the view live? It is when it has reached what was the end of the log, and still is.
+    async fn approach(&self, goal: Position) -> Result<Option<Position>, End> {
+        if self.checkpoint.position < goal {
+            self.progress.tail_seen(goal);
+            return Ok(Some(goal));
+        }
+        let tail = self.log.tail().await.map_err(unreadable)?;
+        self.progress.tail_seen(tail);
+        if self.checkpoint.position < tail {
+            return Ok(Some(tail));
+        }
+        self.progress.enter(State::Live);
+        if let Err(error) = self.file.remove_other_versions() {
+            tracing::warn!(view = P::NAME, %error, "files of other versions of the view cannot be deleted");
+        }
+        Ok(None)
+    }
+
+    /// Folds commits until the batch is full, or nothing more comes and nobody should wait longer.
+    async fn gather(&mut self, log: &mut dyn Subscription) -> (Batch, Option<End>) {
+        let mut batch = Batch::beginning_at(&self.checkpoint);
+        let progress = Arc::clone(&self.progress);
+        let mut orders = self.orders.clone();
+        let mut lingered_until = None;
+        while batch.events < self.config.batch_events {
+            let limit = ReadLimit { commits: self.config.batch_events.saturating_sub(batch.events), bytes: READ_BYTES };
+            let linger = async {
+                match lingered_until {
+                    Some(moment) => tokio::select! {
+                        () = tokio::time::sleep_until(moment) => {}
+                        () = progress.somebody_waits() => {}
+                    },
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                order = orders.wait_for(|order| *order != Order::Follow) => {
+                    if !matches!(order.as_deref(), Ok(Order::Finish)) {
+                        self.projection.discard();
+                        batch = Batch::beginning_at(&self.checkpoint);
+                    }
+                    return (batch, Some(End::Ordered));
+                }
+                next = log.next(limit) => match next {
+                    Ok(commits) => if let Err(end) = self.take(&mut batch, commits) {
+                        return (batch, Some(end));
+                    },
+                    Err(error) => return (batch, Some(unreadable(error))),
+                },
+                () = linger => break,
+            }
+            lingered_until.get_or_insert_with(|| Instant::now() + Duration::from_millis(self.config.linger_ms));
+        }
+        (batch, None)
+    }
+
+    /// Folds `commits` into the batch. At a fault the batch is what came before the commit that cannot be folded.
+    fn take(&mut self, batch: &mut Batch, commits: Vec<Arc<Recorded>>) -> Result<(), End> {
+        for recorded in commits {
+            if let Err(fault) = self.fold(batch, &recorded) {
+                self.projection.discard();
+                let folded = std::mem::take(&mut batch.commits);
+                *batch = Batch::beginning_at(&self.checkpoint);
+                for earlier in folded {
+                    // It could be folded a moment ago, and folding is pure.
+                    self.fold(batch, &earlier).map_err(|fault| End::Fault { position: earlier.position, fault })?;
+                    batch.commits.push(earlier);
+                }
+                return Err(End::Fault { position: recorded.position, fault });
+            }
+            batch.commits.push(recorded);
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, batch: &mut Batch, recorded: &Recorded) -> Result<(), Fault> {
+        let (header, events) = (recorded.commit.header(), recorded.commit.events()?);
+        // A foreign envelope in a tenant's commit must never become a row of that tenant, or of the other one.
+        let announced =
+            events.len() == header.count as usize && events.iter().all(|event| event.tenant == header.tenant);
+        if !announced {
+            return Err(Fault::Mismatch);
+        }
+        batch.delta.extend(recorded)?;
+        self.projection.fold(recorded, events)?;
+        batch.events = batch.events.saturating_add(events.len());
+        Ok(())
+    }
+
+    /// Writes rows and checkpoint in one transaction, then shows them to readers.
+    fn write(&mut self, batch: Batch) -> Result<(), End> {
+        let Some(first) = batch.commits.first() else { return Ok(()) };
+        let started = Instant::now();
+        match self.transact(&batch.delta) {
+            Ok(checkpoint) => {
+                self.checkpoint = checkpoint;
+                self.projection.committed();
+                self.progress.advance(checkpoint);
+                ::metrics::histogram!(metrics::PROJECTION_FLUSH_SECONDS, "view" => P::NAME).record(started.elapsed());
+                Ok(())
+            }
+            Err(fault) => {
+                self.projection.discard();
+                Err(End::Fault { position: first.position, fault })
+            }
+        }
+    }
+
+    fn transact(&mut self, delta: &Delta) -> Result<Checkpoint, Fault> {
+        let next = self.checkpoint.advanced_by(delta)?;
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        self.projection.flush(&transaction)?;
+        next.store(&transaction, &self.checkpoint)?;
+        transaction.commit()?;
+        Ok(next)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a gauge and a histogram are of floating point")]
+    fn report(&self, events: usize) {
+        let standing = self.progress.standing();
+        let lag = standing.tail.get().saturating_sub(standing.checkpoint.position.get());
+        ::metrics::gauge!(metrics::PROJECTION_LAG_COMMITS, "view" => P::NAME).set(lag as f64);
+        ::metrics::histogram!(metrics::PROJECTION_BATCH_EVENTS, "view" => P::NAME).record(events as f64);
+    }
+}
+
+fn unreadable(error: ReadError) -> End {
+    match error {
+        ReadError::Damaged { position, what } => End::Damaged { position, what },
+        unavailable @ ReadError::Unavailable(_) => End::Unavailable(unavailable),
+    }
+}

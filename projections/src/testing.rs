@@ -1,0 +1,1 @@
+//! Histories and a log for tests.
