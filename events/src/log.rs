@@ -29,10 +29,12 @@ use crate::{
     revision::{Epoch, Position, Revision},
 };
 
+mod admission;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
+mod recent;
 pub mod sqlite;
 
 /// A commit to be appended, and the payloads that ride with it.

@@ -1,1 +1,331 @@
-//! Under construction.
+//! Blobs as files of one directory: `sha256/ab/<64 hexadecimal digits>`, written beside and renamed into place.
+//!
+//! A file with its final name is complete and synced; what a crash leaves behind lies in `tmp/` and is removed at the
+//! next start.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use sha2::{Digest as _, Sha256};
+
+use super::{BlobError, Blobs};
+use crate::digest::Digest;
+
+/// Small writes are gathered to this many bytes before they go to a blocking thread.
+const WRITE_BYTES: usize = 256 * 1_024;
+
+/// Tries to find a free name for a temporary file. Names are counted, so that the second one is free already.
+const NAME_TRIES: usize = 16;
+
+/// A store of blobs in a directory.
+#[derive(Debug, Clone)]
+pub struct FsBlobs {
+    dir: Arc<Path>,
+    next: Arc<AtomicU64>,
+}
+
+impl FsBlobs {
+    /// Opens the store in `dir`, makes its folders, and removes what a crash has left unfinished. Blocks.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn open(dir: &Path) -> Result<Self, BlobError> {
+        let making = io_error("making its folders");
+        let (sha256, tmp) = (dir.join("sha256"), dir.join("tmp"));
+        make_dir(&sha256).map_err(making)?;
+        make_dir(&tmp).map_err(making)?;
+        // All folders at once: then no put has to ask whether its folder is durable.
+        for prefix in 0..=u8::MAX {
+            make_dir(&sha256.join(hex::encode([prefix]))).map_err(making)?;
+        }
+        sync_dir(&sha256).map_err(making)?;
+        sync_dir(dir).map_err(making)?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_dir(parent).map_err(making)?;
+        }
+        remove_leftovers(&tmp).map_err(io_error("removing unfinished blobs"))?;
+        Ok(Self { dir: dir.into(), next: Arc::default() })
+    }
+
+    /// Begins a blob whose bytes come in pieces and whose digest is not known yet.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub async fn writer(&self) -> Result<BlobWriter, BlobError> {
+        let blobs = self.clone();
+        let unfinished = blocking("beginning a blob", move || blobs.begin()).await?;
+        Ok(BlobWriter { blobs: self.clone(), unfinished: Some(unfinished), buffer: BytesMut::new(), size_bytes: 0 })
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        let hex = digest.to_hex();
+        let (prefix, _) = hex.split_at(2);
+        self.dir.join("sha256").join(prefix).join(&hex)
+    }
+
+    fn begin(&self) -> io::Result<Unfinished> {
+        for _ in 0..NAME_TRIES {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let path = self.dir.join("tmp").join(format!("{}-{number}", std::process::id()));
+            let file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error),
+            };
+            // Says that somebody is writing it: see `remove_leftovers`.
+            match file.try_lock() {
+                Ok(()) => return Ok(Unfinished { path, file, hasher: Sha256::new() }),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Gives a blob its name and makes bytes and name durable.
+    fn finish(&self, mut unfinished: Unfinished) -> io::Result<Digest> {
+        let digest = Digest::from_bytes(std::mem::take(&mut unfinished.hasher).finalize().into());
+        let path = self.path(digest);
+        let size_bytes = unfinished.file.metadata()?.len();
+        if !fs::metadata(&path).is_ok_and(|found| found.len() == size_bytes) {
+            unfinished.file.sync_all()?;
+            fs::rename(&unfinished.path, &path)?;
+        }
+        // Also when the name was there: whoever made it may not have synced it yet.
+        path.parent().map_or(Ok(()), sync_dir)?;
+        Ok(digest)
+    }
+
+    fn read(&self, digest: Digest) -> Result<Option<Bytes>, BlobError> {
+        let reading = io_error("reading a blob");
+        let mut bytes = Vec::new();
+        match File::open(self.path(digest)) {
+            Ok(mut file) => file.read_to_end(&mut bytes).map_err(reading)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(reading(error)),
+        };
+        if Digest::of(&bytes) == digest { Ok(Some(bytes.into())) } else { Err(BlobError::Damaged(digest)) }
+    }
+}
+
+#[async_trait]
+impl Blobs for FsBlobs {
+    async fn put(&self, bytes: Bytes) -> Result<Digest, BlobError> {
+        let blobs = self.clone();
+        blocking("keeping a blob", move || {
+            let mut unfinished = blobs.begin()?;
+            unfinished.write(&bytes)?;
+            blobs.finish(unfinished)
+        })
+        .await
+    }
+
+    async fn get(&self, digest: Digest) -> Result<Option<Bytes>, BlobError> {
+        let blobs = self.clone();
+        let read = tokio::task::spawn_blocking(move || blobs.read(digest));
+        read.await.map_err(|error| io_error("reading a blob")(io::Error::other(error)))?
+    }
+
+    async fn contains(&self, digest: Digest) -> Result<bool, BlobError> {
+        let path = self.path(digest);
+        blocking("looking for a blob", move || fs::exists(path)).await
+    }
+}
+
+/// A blob that is being written. Dropping it abandons it.
+#[derive(Debug)]
+pub struct BlobWriter {
+    blobs: FsBlobs,
+    /// `None` after an error, or when a write was cancelled: then nobody knows what the file holds.
+    unfinished: Option<Unfinished>,
+    buffer: BytesMut,
+    size_bytes: u64,
+}
+
+impl BlobWriter {
+    /// Adds `bytes`.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`]; the blob is abandoned then.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        self.size_bytes = self.size_bytes.saturating_add(bytes.len() as u64);
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() < WRITE_BYTES { Ok(()) } else { self.flush().await }
+    }
+
+    /// How many bytes were added.
+    pub const fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Makes the blob durable, and says its name.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`]; the blob is abandoned then.
+    pub async fn finish(mut self) -> Result<Digest, BlobError> {
+        self.flush().await?;
+        let unfinished = self.take()?;
+        blocking("finishing a blob", move || self.blobs.finish(unfinished)).await
+    }
+
+    async fn flush(&mut self) -> Result<(), BlobError> {
+        let (mut unfinished, bytes) = (self.take()?, self.buffer.split().freeze());
+        let written = move || unfinished.write(&bytes).map(|()| unfinished);
+        self.unfinished = Some(blocking("writing a blob", written).await?);
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<Unfinished, BlobError> {
+        let abandoned = || io_error("writing a blob")(io::Error::other("an earlier write has failed"));
+        self.unfinished.take().ok_or_else(abandoned)
+    }
+}
+
+/// A file in `tmp/`. Dropping it removes the file, unless it was renamed into place.
+#[derive(Debug)]
+struct Unfinished {
+    path: PathBuf,
+    file: File,
+    hasher: Sha256,
+}
+
+impl Unfinished {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Gone already if it was renamed; a leftover is removed at the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Removes temporary files that nobody is writing: a file that is being written is locked by its writer.
+fn remove_leftovers(tmp: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(tmp)? {
+        let path = entry?.path();
+        let Ok(file) = File::open(&path) else { continue };
+        if file.try_lock().is_ok() {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn io_error(doing: &'static str) -> impl Fn(io::Error) -> BlobError + Copy {
+    move |source| BlobError::Io { doing, source }
+}
+
+async fn blocking<T: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, BlobError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten();
+    done.map_err(io_error(doing))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(dir: &Path) -> Vec<PathBuf> {
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_blob_is_kept_under_its_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap();
+        let bytes = Bytes::from_static(b"wasm");
+        let digest = blobs.put(bytes.clone()).await.unwrap();
+        assert_eq!(digest, Digest::of(b"wasm"));
+        assert_eq!(blobs.put(bytes.clone()).await.unwrap(), digest, "putting twice is putting once");
+        assert_eq!(FsBlobs::open(dir.path()).unwrap().get(digest).await.unwrap(), Some(bytes));
+        assert!(blobs.contains(digest).await.unwrap());
+        assert_eq!(blobs.get(Digest::of(b"other")).await.unwrap(), None);
+        assert!(!blobs.contains(Digest::of(b"other")).await.unwrap());
+        assert!(files(&dir.path().join("tmp")).is_empty());
+    }
+
+    #[tokio::test]
+    async fn damaged_bytes_are_never_served_and_a_torn_file_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap();
+        let digest = blobs.put(Bytes::from_static(b"wasm")).await.unwrap();
+        fs::write(blobs.path(digest), b"wasn").unwrap();
+        assert!(matches!(blobs.get(digest).await, Err(BlobError::Damaged(damaged)) if damaged == digest));
+        fs::write(blobs.path(digest), b"wa").unwrap();
+        blobs.put(Bytes::from_static(b"wasm")).await.unwrap();
+        assert_eq!(blobs.get(digest).await.unwrap(), Some(Bytes::from_static(b"wasm")));
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_comes_in_pieces_has_the_digest_of_the_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap();
+        let bytes: Vec<u8> = (0_u32..700_000).map(|n| (n % 251) as u8).collect();
+        let mut writer = blobs.writer().await.unwrap();
+        for piece in bytes.chunks(65_537) {
+            writer.write(piece).await.unwrap();
+        }
+        assert_eq!(writer.size_bytes(), bytes.len() as u64);
+        let digest = writer.finish().await.unwrap();
+        assert_eq!(digest, Digest::of(&bytes));
+        assert_eq!(blobs.get(digest).await.unwrap().unwrap(), bytes);
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_blob_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap();
+        let mut writer = blobs.writer().await.unwrap();
+        writer.write(&vec![7; WRITE_BYTES]).await.unwrap();
+        assert_eq!(files(&dir.path().join("tmp")).len(), 1);
+        drop(writer);
+        assert!(files(&dir.path().join("tmp")).is_empty());
+    }
+
+    #[tokio::test]
+    async fn opening_removes_leftovers_but_no_blob_that_is_being_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap();
+        let writer = blobs.writer().await.unwrap();
+        fs::write(dir.path().join("tmp/1-1"), b"left by a crash").unwrap();
+        FsBlobs::open(dir.path()).unwrap();
+        assert_eq!(files(&dir.path().join("tmp")).len(), 1);
+        assert_eq!(writer.finish().await.unwrap(), Digest::of(b""));
+    }
+
+    #[tokio::test]
+    async fn files_are_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = FsBlobs::open(&dir.path().join("blobs")).unwrap();
+        let digest = blobs.put(Bytes::from_static(b"wasm")).await.unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&blobs.path(digest)), 0o600);
+        assert_eq!(mode(&dir.path().join("blobs")), 0o700);
+        assert_eq!(mode(blobs.path(digest).parent().unwrap()), 0o700);
+    }
+}

@@ -1,1 +1,285 @@
-//! Under construction.
+//! A log in memory, for tests: the same promises but durability, and faults on demand.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{
+    Append, AppendError, Appended, EventLog, ReadError, ReadLimit, Subscription,
+    admission::{self, Admission},
+};
+use crate::{
+    commit::Recorded,
+    id::TenantId,
+    ledger::Head,
+    payload::Payload,
+    revision::{Position, Revision},
+};
+
+/// An event log that forgets everything when it is dropped.
+#[derive(Debug, Clone)]
+pub struct MemoryLog {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stored: Mutex<Stored>,
+    tail: watch::Sender<Position>,
+    poison: watch::Sender<Option<Arc<str>>>,
+    /// Are appends held back?
+    held: watch::Sender<bool>,
+    /// How many are held back.
+    waiting: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Stored {
+    commits: Vec<Arc<Recorded>>,
+    payloads: Vec<Vec<Payload>>,
+    /// Indices into `commits`.
+    streams: HashMap<TenantId, Vec<usize>>,
+    faults: VecDeque<Fault>,
+}
+
+#[derive(Debug)]
+enum Fault {
+    /// Refuse, store nothing.
+    Refuse(AppendError),
+    /// Store, and answer as if it were not known.
+    LoseAnswer,
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryLog {
+    /// An empty log.
+    pub fn new() -> Self {
+        let shared = Shared {
+            stored: Mutex::default(),
+            tail: watch::channel(Position::START).0,
+            poison: watch::channel(None).0,
+            held: watch::channel(false).0,
+            waiting: watch::channel(0).0,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The next append is refused with `error` and stores nothing. Several calls queue up.
+    pub fn fail_next_append(&self, error: AppendError) {
+        self.shared.stored().faults.push_back(Fault::Refuse(error));
+    }
+
+    /// The next append is stored, and answered [`AppendError::Unknown`].
+    pub fn lose_next_answer(&self) {
+        self.shared.stored().faults.push_back(Fault::LoseAnswer);
+    }
+
+    /// From now on the log refuses everything, as after an I/O error.
+    pub fn poison(&self, reason: &str) {
+        self.shared.poison.send_replace(Some(reason.into()));
+        // Those that are held back are refused too.
+        self.release();
+    }
+
+    /// Appends that come now stay in flight until [`MemoryLog::release`].
+    pub fn hold(&self) {
+        self.shared.held.send_replace(true);
+    }
+
+    /// Lets the appends go on that were held back, in their order.
+    pub fn release(&self) {
+        self.shared.held.send_replace(false);
+    }
+
+    /// Waits until `appends` appends are held back.
+    pub async fn held_back(&self, appends: usize) {
+        // The sender lives in `self`.
+        let _ = self.shared.waiting.subscribe().wait_for(|waiting| *waiting >= appends).await;
+    }
+
+    /// All commits there are.
+    pub fn commits(&self) -> Vec<Arc<Recorded>> {
+        self.shared.stored().commits.clone()
+    }
+}
+
+impl Shared {
+    fn stored(&self) -> MutexGuard<'_, Stored> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let mut stored = self.stored();
+        if let Some(reason) = self.poison.borrow().clone() {
+            return Err(AppendError::Poisoned(reason));
+        }
+        admission::size(&append)?;
+        let fault = stored.faults.pop_front();
+        if let Some(Fault::Refuse(error)) = fault {
+            return Err(error);
+        }
+        let appended = stored.append(append)?;
+        self.tail.send_if_modified(|tail| {
+            let grown = appended.position > *tail;
+            *tail = appended.position.max(*tail);
+            grown
+        });
+        drop(stored);
+        match fault {
+            Some(Fault::LoseAnswer) => Err(AppendError::Unknown("the answer was lost".into())),
+            _ => Ok(appended),
+        }
+    }
+}
+
+impl Stored {
+    fn append(&mut self, append: Append) -> Result<Appended, AppendError> {
+        let tenant = append.commit.tenant().clone();
+        match admission::admit(&self.head(&tenant), &append.commit) {
+            Admission::Refused(refusal) => return Err(refusal),
+            Admission::Taken(refusal) => return self.find(&append).ok_or(refusal),
+            Admission::Next => {}
+        }
+        let position = Position::new(self.commits.len() as u64).next();
+        self.streams.entry(tenant).or_default().push(self.commits.len());
+        self.commits.push(Arc::new(Recorded { position, commit: append.commit }));
+        self.payloads.push(append.payloads);
+        Ok(Appended { position, repeated: false })
+    }
+
+    fn stream(&self, tenant: &TenantId) -> impl DoubleEndedIterator<Item = &Arc<Recorded>> {
+        let indices = self.streams.get(tenant).map_or(&[][..], Vec::as_slice);
+        indices.iter().filter_map(|index| self.commits.get(*index))
+    }
+
+    fn head(&self, tenant: &TenantId) -> Head {
+        self.stream(tenant).next_back().map_or_else(|| Head::genesis(tenant), |last| last.commit.head())
+    }
+
+    fn find(&self, append: &Append) -> Option<Appended> {
+        let (header, hash) = (append.commit.header(), append.commit.hash());
+        let same = |found: &&Arc<Recorded>| {
+            found.commit.header().first_revision == header.first_revision
+                && found.commit.header().commit_id == header.commit_id
+                && found.commit.hash() == hash
+        };
+        let found = self.stream(&header.tenant).find(same)?;
+        Some(Appended { position: found.position, repeated: true })
+    }
+
+    fn after(&self, after: Position, limit: ReadLimit) -> Vec<Arc<Recorded>> {
+        // Positions are 1, 2, 3 …, so the commit after `after` has the index `after`.
+        let skip = usize::try_from(after.get()).unwrap_or(usize::MAX);
+        limited(self.commits.get(skip..).unwrap_or_default().iter(), limit)
+    }
+}
+
+fn limited<'a>(commits: impl Iterator<Item = &'a Arc<Recorded>>, limit: ReadLimit) -> Vec<Arc<Recorded>> {
+    let mut bytes = 0_usize;
+    let fits = |(taken, found): &(usize, &Arc<Recorded>)| {
+        bytes = bytes.saturating_add(found.commit.body().len());
+        *taken == 0 || (*taken < limit.commits && bytes <= limit.bytes)
+    };
+    commits.enumerate().take_while(fits).map(|(_, found)| Arc::clone(found)).collect()
+}
+
+/// Counts an append that is held back, however its waiting ends.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.waiting.send_modify(|waiting| *waiting += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
+#[async_trait]
+impl EventLog for MemoryLog {
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        if *self.shared.held.borrow() {
+            let _waiting = Waiting::begin(&self.shared);
+            // The sender lives in `self`.
+            let _ = self.shared.held.subscribe().wait_for(|held| !held).await;
+        }
+        self.shared.append(append)
+    }
+
+    async fn read_stream(
+        &self,
+        tenant: &TenantId,
+        from: Revision,
+        limit: ReadLimit,
+    ) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        let stored = self.shared.stored();
+        Ok(limited(stored.stream(tenant).filter(|found| found.commit.last_revision() >= from), limit))
+    }
+
+    async fn read_all(&self, after: Position, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        Ok(self.shared.stored().after(after, limit))
+    }
+
+    async fn read_at(&self, position: Position) -> Result<Option<Arc<Recorded>>, ReadError> {
+        let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        Ok(index.and_then(|index| self.shared.stored().commits.get(index).cloned()))
+    }
+
+    async fn payloads(&self, position: Position) -> Result<Vec<Payload>, ReadError> {
+        let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        Ok(index.and_then(|index| self.shared.stored().payloads.get(index).cloned()).unwrap_or_default())
+    }
+
+    async fn subscribe(&self, after: Position) -> Result<Box<dyn Subscription>, ReadError> {
+        Ok(Box::new(Follower { shared: Arc::clone(&self.shared), tail: self.shared.tail.subscribe(), after }))
+    }
+
+    async fn head(&self, tenant: &TenantId) -> Result<Head, ReadError> {
+        Ok(self.shared.stored().head(tenant))
+    }
+
+    async fn tail(&self) -> Result<Position, ReadError> {
+        Ok(*self.shared.tail.borrow())
+    }
+
+    async fn poisoned(&self) -> Arc<str> {
+        let mut poison = self.shared.poison.subscribe();
+        loop {
+            if let Some(reason) = poison.borrow_and_update().clone() {
+                return reason;
+            }
+            // The sender lives in `self`, so this only ever waits.
+            let _ = poison.changed().await;
+        }
+    }
+}
+
+struct Follower {
+    shared: Arc<Shared>,
+    tail: watch::Receiver<Position>,
+    after: Position,
+}
+
+#[async_trait]
+impl Subscription for Follower {
+    async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        // `shared` keeps the sender alive, so this only ever waits.
+        let _ = self.tail.wait_for(|tail| *tail > self.after).await;
+        let found = self.shared.stored().after(self.after, limit);
+        self.after = found.last().map_or(self.after, |last| last.position);
+        Ok(found)
+    }
+}

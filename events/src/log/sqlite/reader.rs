@@ -1,0 +1,174 @@
+//! Reading: a few connections of their own, used on the runtime's blocking threads, so that readers never meet the writer.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rusqlite::{Connection, Params, params};
+use tokio::sync::Semaphore;
+
+use super::{
+    heads,
+    row::{self, RowError},
+    schema,
+};
+use crate::{
+    commit::Recorded,
+    id::TenantId,
+    ledger::Head,
+    log::{ReadError, ReadLimit},
+    payload::{self, Payload},
+    revision::{Position, Revision},
+};
+
+/// A bounded pool of read-only connections.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    busy_timeout: Duration,
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    /// At most `connections` reads at a time; more wait.
+    pub(super) fn new(path: PathBuf, connections: usize, busy_timeout: Duration) -> Self {
+        let permits = Arc::new(Semaphore::new(connections.max(1)));
+        Self { path, busy_timeout, idle: Mutex::new(Vec::new()), permits }
+    }
+
+    /// Runs `read` with a connection on a blocking thread.
+    async fn with<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let closed = |error: &dyn std::fmt::Display| ReadError::Unavailable(error.to_string().into());
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|error| closed(&error))?;
+        let readers = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || {
+            let idle = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = match idle {
+                Some(connection) => connection,
+                None => schema::open_reader(&readers.path, readers.busy_timeout).map_err(|error| closed(&error))?,
+            };
+            let result = read(&connection);
+            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            drop(permit);
+            result
+        });
+        done.await.map_err(|error| closed(&error))?
+    }
+
+    pub(super) async fn all(
+        self: &Arc<Self>,
+        after: Position,
+        limit: ReadLimit,
+    ) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        let sql = format!("SELECT {} FROM commits WHERE position > ?1 ORDER BY position", row::COLUMNS);
+        self.with(move |connection| commits(connection, &sql, params![row::bound(after.get())], limit, Revision::NONE))
+            .await
+    }
+
+    pub(super) async fn stream(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        from: Revision,
+        limit: ReadLimit,
+    ) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        // Begins with the commit that holds `from`, which may have begun before it.
+        let sql = format!(
+            "SELECT {} FROM commits WHERE tenant = ?1 AND first_revision >= coalesce((SELECT max(first_revision) \
+             FROM commits WHERE tenant = ?1 AND first_revision <= ?2), 0) ORDER BY first_revision",
+            row::COLUMNS
+        );
+        self.with(move |connection| {
+            commits(connection, &sql, params![tenant.as_str(), row::bound(from.get())], limit, from)
+        })
+        .await
+    }
+
+    pub(super) async fn at(self: &Arc<Self>, position: Position) -> Result<Option<Arc<Recorded>>, ReadError> {
+        let sql = format!("SELECT {} FROM commits WHERE position = ?1", row::COLUMNS);
+        let one = ReadLimit { commits: 1, bytes: usize::MAX };
+        let read = move |connection: &Connection| {
+            commits(connection, &sql, params![row::bound(position.get())], one, Revision::NONE)
+        };
+        self.with(read).await.map(|commits| commits.into_iter().next())
+    }
+
+    pub(super) async fn payloads(self: &Arc<Self>, position: Position) -> Result<Vec<Payload>, ReadError> {
+        let packed = self.with(move |connection| packed(connection, position).map_err(|error| at(position, error)));
+        let damaged = |what: String| ReadError::Damaged { position, what: what.into() };
+        let Some(packed) = packed.await? else { return Ok(Vec::new()) };
+        let payloads = payload::unpack(packed).map_err(|error| damaged(error.to_string()))?;
+        match payloads.iter().find(|payload| !payload.is_intact()) {
+            Some(broken) => Err(damaged(format!("payload {} is not the bytes that its digest names", broken.digest()))),
+            None => Ok(payloads),
+        }
+    }
+
+    pub(super) async fn head(self: &Arc<Self>, tenant: TenantId) -> Result<Head, ReadError> {
+        self.with(move |connection| heads::load(connection, &tenant).map_err(|error| at(Position::START, error))).await
+    }
+}
+
+fn commits(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl Params,
+    limit: ReadLimit,
+    from: Revision,
+) -> Result<Vec<Arc<Recorded>>, ReadError> {
+    let (mut found, mut bytes, mut last) = (Vec::new(), 0_usize, Position::START);
+    let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
+    let mut rows = statement.query(parameters).map_err(unavailable)?;
+    while let Some(row) = rows.next().map_err(|error| at(last.next(), error.into()))? {
+        let recorded = row::recorded(row).map_err(|error| at(position(row, last), error))?;
+        last = recorded.position;
+        if recorded.commit.last_revision() < from {
+            continue;
+        }
+        bytes = bytes.saturating_add(recorded.commit.body().len());
+        if !found.is_empty() && bytes > limit.bytes {
+            break;
+        }
+        found.push(Arc::new(recorded));
+        if found.len() >= limit.commits {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn packed(connection: &Connection, position: Position) -> Result<Option<Bytes>, RowError> {
+    let mut statement = connection.prepare_cached("SELECT payloads FROM commits WHERE position = ?1")?;
+    let mut rows = statement.query(params![row::bound(position.get())])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    if row.get_ref(0)? == rusqlite::types::ValueRef::Null {
+        return Ok(None);
+    }
+    row::blob(row, 0, "payloads").map(Some)
+}
+
+/// The row's own position, or the one that follows `last` if it cannot be read.
+fn position(row: &rusqlite::Row<'_>, last: Position) -> Position {
+    row::unsigned(row, 0, "position").map_or(last.next(), Position::new)
+}
+
+fn at(position: Position, error: RowError) -> ReadError {
+    match error {
+        RowError::Value(what) => ReadError::Damaged { position, what: what.into() },
+        RowError::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
+            ReadError::Damaged { position, what: error.to_string().into() }
+        }
+        RowError::Sqlite(error) => unavailable(error),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err asks for")]
+fn unavailable(error: rusqlite::Error) -> ReadError {
+    ReadError::Unavailable(error.to_string().into())
+}

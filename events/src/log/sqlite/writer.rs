@@ -1,0 +1,245 @@
+//! The one thread that writes: it takes what is queued, stores it in one transaction, and acknowledges after the fsync.
+//!
+//! ```text
+//! queue ─ take one, then whatever waits ─► BEGIN ─ append ─ append ─ … ─ COMMIT (fsync) ─► recent, tail ─► answers
+//! ```
+//! There is no timer: the batch is what queued up while the last one was synced.
+//! **Must never be true**: an answer before its COMMIT; a second try of a COMMIT that failed.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, params};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Shared, SqliteLogConfig, heads::Heads, lock::DirLock, row};
+use crate::{
+    commit::{Commit, Recorded},
+    id::CommitId,
+    ledger::ChainHash,
+    log::{
+        AppendError, Appended,
+        admission::{self, Admission},
+    },
+    metrics as names,
+    revision::Position,
+};
+
+const INSERT: &str = "INSERT INTO commits (position, tenant, first_revision, count, commit_id, owner_epoch, recorded_at, \
+     prev_hash, hash, body, payloads) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+const STORED: &str = "SELECT position, commit_id, hash FROM commits WHERE tenant = ?1 AND first_revision = ?2";
+
+/// An append in the queue.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) commit: Commit,
+    /// Packed; `None` when there are none.
+    pub(super) payloads: Option<Bytes>,
+    pub(super) size_bytes: usize,
+    pub(super) answer: oneshot::Sender<Result<Appended, AppendError>>,
+}
+
+/// The state of the writer's thread.
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) config: SqliteLogConfig,
+    pub(super) shared: Arc<Shared>,
+    pub(super) queue: mpsc::Receiver<Request>,
+    pub(super) tail: watch::Sender<Position>,
+    pub(super) heads: Heads,
+    /// Held as long as the thread lives.
+    pub(super) _lock: DirLock,
+}
+
+/// The transaction failed: nothing of it may be acknowledged, and nothing may be tried again.
+struct Fault(String);
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+            return Self(format!("the disk is full, or the log has reached its largest size: {error}"));
+        }
+        Self(error.to_string())
+    }
+}
+
+impl Writer {
+    /// Writes until the queue is closed and empty, or until the first fault.
+    pub(super) fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            let batch = self.gather(first);
+            let written = self.write(batch).and_then(|()| self.checkpoint_if_due());
+            if let Err(Fault(reason)) = written {
+                tracing::error!(%reason, "the event log has stopped after an error: the process must stop too");
+                // Before the queue is dropped: whoever waits in it reads the reason when its answer is dropped.
+                self.shared.poison.send_replace(Some(reason.into()));
+                return;
+            }
+        }
+        if self.shared.checkpoint_at_end.load(Ordering::Acquire)
+            && let Err(Fault(reason)) = self.checkpoint("TRUNCATE")
+        {
+            tracing::warn!(%reason, "the event log was closed without a checkpoint; the next start reads its WAL");
+        }
+    }
+
+    fn gather(&mut self, first: Request) -> Vec<Request> {
+        let mut bytes = first.size_bytes;
+        let mut batch = Vec::with_capacity(self.queue.len().min(self.config.batch_appends) + 1);
+        batch.push(first);
+        while batch.len() < self.config.batch_appends && bytes < self.config.batch_bytes {
+            let Ok(request) = self.queue.try_recv() else { break };
+            bytes = bytes.saturating_add(request.size_bytes);
+            batch.push(request);
+        }
+        batch
+    }
+
+    /// Stores a batch in one transaction and answers it.
+    #[expect(clippy::disallowed_methods, reason = "measures the transaction, decides nothing")]
+    fn write(&mut self, batch: Vec<Request>) -> Result<(), Fault> {
+        let started = Instant::now();
+        let _span = tracing::debug_span!("log.append", appends = batch.len()).entered();
+        let bytes: usize = batch.iter().map(|request| request.size_bytes).sum();
+        match self.execute("BEGIN IMMEDIATE") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                // Somebody else has held the file for the whole of `busy_timeout_ms`. Nothing was stored.
+                self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                batch.into_iter().for_each(|request| answer(request.answer, Err(AppendError::Busy)));
+                return Ok(());
+            }
+            begun => begun?,
+        }
+        let size = batch.len();
+        let (mut recorded, mut answers) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        let mut next = self.tail.borrow().next();
+        for request in batch {
+            let appended = self.append(&request, next)?;
+            if matches!(appended, Ok(Appended { repeated: false, .. })) {
+                recorded.push(Arc::new(Recorded { position: next, commit: request.commit }));
+                next = next.next();
+            }
+            answers.push((request.answer, appended));
+        }
+        self.execute("COMMIT")?;
+        self.shared.transactions.fetch_add(1, Ordering::Relaxed);
+        self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        metrics::histogram!(names::LOG_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
+        self.publish(recorded);
+        answers.into_iter().for_each(|(sender, appended)| answer(sender, appended));
+        Ok(())
+    }
+
+    /// Shows durable commits to those who follow the log.
+    #[expect(clippy::cast_precision_loss, reason = "a batch has at most some hundred commits")]
+    fn publish(&self, recorded: Vec<Arc<Recorded>>) {
+        let Some(last) = recorded.last().map(|last| last.position) else { return };
+        let events = recorded.iter().map(|recorded| u64::from(recorded.commit.header().count)).sum();
+        metrics::histogram!(names::LOG_BATCH_APPENDS).record(recorded.len() as f64);
+        metrics::counter!(names::LOG_COMMITS_TOTAL).increment(recorded.len() as u64);
+        metrics::counter!(names::LOG_EVENTS_TOTAL).increment(events);
+        self.shared.recent.push(recorded);
+        self.tail.send_replace(last);
+    }
+
+    /// One append inside the transaction. The outer error ends the log, the inner one is the answer.
+    fn append(&mut self, request: &Request, position: Position) -> Result<Result<Appended, AppendError>, Fault> {
+        let commit = &request.commit;
+        let head = match self.heads.of(&self.connection, commit.tenant())? {
+            Ok(head) => head,
+            Err(damage) => return Ok(Err(AppendError::Unknown(damage.into()))),
+        };
+        match admission::admit(&head, commit) {
+            Admission::Refused(refusal) => return Ok(Err(refusal)),
+            Admission::Taken(refusal) => return Ok(self.stored(commit)?.ok_or(refusal)),
+            Admission::Next => {}
+        }
+        match self.insert(request, position) {
+            Ok(()) => {}
+            // The statement has undone itself, and only itself: the others of the batch are not concerned.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                tracing::error!(tenant.id = %commit.tenant(), %error, "the log's table has refused a commit");
+                return Ok(Err(AppendError::Unknown(format!("the table has refused the commit: {error}").into())));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        // Ahead of the disk until COMMIT. If that fails, the writer ends and its cache with it.
+        self.heads.set(commit.tenant(), commit.head());
+        Ok(Ok(Appended { position, repeated: false }))
+    }
+
+    fn insert(&self, request: &Request, position: Position) -> rusqlite::Result<()> {
+        let (commit, header) = (&request.commit, request.commit.header());
+        self.execute("SAVEPOINT one")?;
+        let inserted = self.connection.prepare_cached(INSERT)?.execute(params![
+            row::bound(position.get()),
+            header.tenant.as_str(),
+            row::bound(header.first_revision.get()),
+            header.count,
+            header.commit_id.as_uuid().as_bytes(),
+            row::bound(header.owner_epoch.get()),
+            header.recorded_at.unix_ms(),
+            header.prev_hash.as_bytes(),
+            commit.hash().as_bytes(),
+            &commit.body()[..],
+            request.payloads.as_deref(),
+        ]);
+        if inserted.is_err() {
+            self.execute("ROLLBACK TO one")?;
+        }
+        self.execute("RELEASE one")?;
+        inserted.map(|_| ())
+    }
+
+    /// The same commit, if it is what is stored at its first revision.
+    fn stored(&self, commit: &Commit) -> Result<Option<Appended>, Fault> {
+        let mut statement = self.connection.prepare_cached(STORED)?;
+        let header = commit.header();
+        let mut rows = statement.query(params![header.tenant.as_str(), row::bound(header.first_revision.get())])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let position = Position::new(row.get::<_, i64>(0)?.unsigned_abs());
+        let id = row.get_ref(1)?.as_blob().ok().and_then(|id| uuid::Uuid::from_slice(id).ok()).map(CommitId::new);
+        let hash = row.get_ref(2)?.as_blob().ok().and_then(|hash| hash.try_into().ok()).map(ChainHash::from_bytes);
+        let same = id == Some(header.commit_id) && hash == Some(commit.hash());
+        Ok(same.then_some(Appended { position, repeated: true }))
+    }
+
+    fn checkpoint_if_due(&self) -> Result<(), Fault> {
+        let wal_bytes = self.checkpoint("NOOP")?;
+        if wal_bytes < self.config.checkpoint_bytes {
+            return Ok(());
+        }
+        let left = self.checkpoint("PASSIVE")?;
+        if left < self.config.wal_bytes {
+            return Ok(());
+        }
+        // A reader has kept the WAL from starting over: wait for it, at most `busy_timeout_ms`.
+        let left = self.checkpoint("RESTART")?;
+        if left >= self.config.wal_bytes {
+            tracing::warn!(wal_bytes = left, "a reader keeps the event log's WAL from being reused");
+        }
+        Ok(())
+    }
+
+    /// Checkpoints, and gives the bytes in the WAL that are not in the database yet.
+    fn checkpoint(&self, mode: &str) -> Result<u64, Fault> {
+        let mut statement = self.connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
+        let (in_wal, copied) = statement.query_row([], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
+        Ok(u64::try_from(in_wal - copied).unwrap_or(0).saturating_mul(8192))
+    }
+
+    fn execute(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
+    }
+}
+
+fn answer(sender: oneshot::Sender<Result<Appended, AppendError>>, appended: Result<Appended, AppendError>) {
+    if let Err(error) = &appended {
+        metrics::counter!(names::LOG_REFUSED_TOTAL, "reason" => admission::reason(error)).increment(1);
+    }
+    // Whoever asked may have gone; the commit is durable all the same.
+    let _ = sender.send(appended);
+}
