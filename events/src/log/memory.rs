@@ -13,7 +13,7 @@ use super::{
     admission::{self, Admission},
 };
 use crate::{
-    commit::Recorded,
+    commit::{Commit, Recorded},
     id::TenantId,
     ledger::Head,
     payload::Payload,
@@ -104,6 +104,18 @@ impl MemoryLog {
     pub async fn held_back(&self, appends: usize) {
         // The sender lives in `self`.
         let _ = self.shared.waiting.subscribe().wait_for(|waiting| *waiting >= appends).await;
+    }
+
+    /// Changes one byte of the last commit's body, as a damaged disk might.
+    pub fn damage_last_body(&self) {
+        let mut stored = self.shared.stored();
+        let Some(last) = stored.commits.last_mut() else { return };
+        let mut body = last.commit.body().to_vec();
+        if let Some(byte) = body.last_mut() {
+            *byte ^= 1;
+        }
+        let commit = Commit::from_stored(last.commit.header().clone(), last.commit.hash(), body.into());
+        *last = Arc::new(Recorded { position: last.position, commit });
     }
 
     /// All commits there are.
