@@ -131,6 +131,7 @@ impl<P: Projection> Runner<P> {
         if damaged && let Err(error) = self.file.mark_damaged() {
             tracing::error!(view = P::NAME, %error, "the damaged file cannot be marked: delete it by hand");
         }
+        self.progress.tail_seen(position);
         self.progress.enter(State::Stopped { position, reason: reason.into() });
         let _ordered = self.orders.wait_for(|order| *order != Order::Follow).await;
     }

@@ -319,3 +319,6 @@ impl Opening<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

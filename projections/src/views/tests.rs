@@ -1,0 +1,256 @@
+//! What all views promise together.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use wasmwiz_events::{commit::Recorded, execution::Outcome, revision::Position};
+
+use super::*;
+use crate::{
+    State,
+    page::Page,
+    testing::{
+        DEADLINE, History, TestLog, accepted, finished, issued, module_ref, registered, tenant_id, undecodable,
+        views_of,
+    },
+};
+
+fn small_batches() -> Config {
+    Config { batch_events: 7, linger_ms: 0, ..Config::default() }
+}
+
+async fn checksums_of(folder: &Path, log: &TestLog, config: Config) -> Vec<Checksum> {
+    let views = log.views_with(folder, config).await;
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    views.checksums().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_rebuilt_view_has_the_same_rows_however_the_log_is_cut_into_batches() {
+    for seed in 1..=4 {
+        let log = TestLog::of(&History::new(seed).commits(300));
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let at_once = checksums_of(folders[0].path(), &log, Config::default()).await;
+        let by_seven = checksums_of(folders[1].path(), &log, small_batches()).await;
+        assert_eq!(at_once, by_seven, "seed {seed}");
+        assert!(at_once.iter().all(|checksum| checksum.position == log.end()));
+        assert_eq!(at_once.len(), 5);
+    }
+}
+
+#[tokio::test]
+async fn a_view_that_died_on_the_way_goes_on_without_gap_or_repetition() {
+    let commits = History::new(9).commits(200);
+    let whole = TestLog::of(&commits);
+    let fresh = tempfile::tempdir().unwrap();
+    let expected = checksums_of(fresh.path(), &whole, Config::default()).await;
+    for died_after in [1, 2, 3, 50, 117, 199] {
+        let folder = tempfile::tempdir().unwrap();
+        // Death comes while one batch after the other is written, and again at a place of its own for every view.
+        for seen in [died_after, died_after, (died_after + 20).min(200)] {
+            let log = TestLog::of(&commits[..seen]);
+            let views = log.views_with(folder.path(), small_batches()).await;
+            views.wait_for_view(View::Usage, Position::new(seen as u64 / 2), DEADLINE).await.unwrap();
+            drop(views);
+        }
+        assert_eq!(checksums_of(folder.path(), &whole, small_batches()).await, expected, "died after {died_after}");
+    }
+}
+
+#[tokio::test]
+async fn deleting_the_folder_gives_the_same_rows_again() {
+    let log = TestLog::of(&History::new(5).commits(120));
+    let folder = tempfile::tempdir().unwrap();
+    let before = checksums_of(folder.path(), &log, Config::default()).await;
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    assert_eq!(checksums_of(folder.path(), &log, Config::default()).await, before);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_folded_again() {
+    let log = TestLog::of(&History::new(6).commits(120));
+    let folder = tempfile::tempdir().unwrap();
+    let before = checksums_of(folder.path(), &log, Config::default()).await;
+    std::fs::write(folder.path().join("usage.v1.db"), b"this is no database, however long it may be").unwrap();
+    std::fs::write(folder.path().join("audit.v1.db"), b"").unwrap();
+    std::fs::write(folder.path().join("keys.v1.db.damaged"), b"").unwrap();
+    assert_eq!(checksums_of(folder.path(), &log, Config::default()).await, before);
+    assert!(!folder.path().join("keys.v1.db.damaged").exists());
+}
+
+#[tokio::test]
+async fn views_of_another_log_are_folded_again() {
+    let (first, second) = (TestLog::of(&History::new(7).commits(90)), TestLog::of(&History::new(8).commits(60)));
+    let folder = tempfile::tempdir().unwrap();
+    checksums_of(folder.path(), &first, Config::default()).await;
+    let fresh = tempfile::tempdir().unwrap();
+    let expected = checksums_of(fresh.path(), &second, Config::default()).await;
+    assert_eq!(checksums_of(folder.path(), &second, Config::default()).await, expected);
+}
+
+#[tokio::test]
+async fn files_of_other_versions_go_once_the_view_has_caught_up() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["keys.v0.db", "keys.v0.db-wal", "keys.v9.db", "keys.vx.db"] {
+        std::fs::write(folder.path().join(file), b"old").unwrap();
+    }
+    let log = TestLog::of(&History::new(3).commits(10));
+    let views = log.views(folder.path()).await;
+    until(|| views.status().iter().all(|view| view.state == State::Live)).await;
+    for (file, kept) in [("keys.v0.db", false), ("keys.v0.db-wal", false), ("keys.v9.db", false), ("keys.vx.db", true)]
+    {
+        // Live is entered just before the files go.
+        until(|| folder.path().join(file).exists() == kept).await;
+    }
+    assert!(folder.path().join("keys.v1.db").exists());
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("the condition holds in time");
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_stops_the_views_at_the_commit_before_it() {
+    let mut commits = History::new(11).commits(30);
+    let poison = undecodable(commits.last().unwrap());
+    let good = TestLog::of(&commits);
+    let (good_folder, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = checksums_of(good_folder.path(), &good, Config::default()).await;
+    commits.push(Arc::clone(&poison));
+    let log = TestLog::of(&commits);
+
+    let views = log.views(folder.path()).await;
+    let behind = views.wait_for(log.end(), DEADLINE).await.unwrap_err();
+
+    assert!(behind.stopped);
+    until(|| views.status().iter().all(|view| matches!(view.state, State::Stopped { .. }))).await;
+    for status in views.status() {
+        assert!(matches!(status.state, State::Stopped { position, .. } if position == poison.position), "{status:?}");
+        assert_eq!((status.position, status.lag_commits), (good.end(), 1), "{status:?}");
+    }
+    assert_eq!(views.checksums().await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn an_impossible_end_stops_the_views_that_count_it_and_no_other() {
+    let acme = tenant_id("acme");
+    let mut history = History::new(1);
+    let module = module_ref("hello", 1);
+    let commits = [
+        history.commit(&acme, vec![registered("Acme"), issued("k123"), accepted(1, "k123", module)]),
+        history.commit(&acme, vec![finished(1, Outcome::Succeeded)]),
+        history.commit(&acme, vec![finished(1, Outcome::Trapped)]),
+        history.commit(&acme, vec![issued("k456")]),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let log = TestLog::of(&commits);
+    let views = log.views(folder.path()).await;
+
+    for view in [View::Keys, View::Modules, View::Audit] {
+        views.wait_for_view(view, log.end(), DEADLINE).await.unwrap();
+    }
+    for view in [View::Executions, View::Usage] {
+        let behind = views.wait_for_view(view, log.end(), DEADLINE).await.unwrap_err();
+        assert!(behind.stopped, "{behind:?}");
+    }
+    let record = views.executions().get(&acme, crate::testing::execution_id(1)).await.unwrap().unwrap();
+    assert_eq!(record.end.unwrap().outcome, Outcome::Succeeded, "a stopped view stays readable");
+    let stopped = views.status().into_iter().filter(|status| matches!(status.state, State::Stopped { .. })).count();
+    assert_eq!(stopped, 2);
+}
+
+#[tokio::test]
+async fn a_commit_that_holds_another_tenants_event_stops_the_views() {
+    let mut history = History::new(1);
+    let good = history.commit(&tenant_id("acme"), vec![registered("Acme")]);
+    let theirs = history.commit(&tenant_id("other"), vec![registered("Other")]);
+    let header = wasmwiz_events::commit::Header {
+        tenant: tenant_id("acme"),
+        first_revision: good.commit.last_revision().next(),
+        ..theirs.commit.header().clone()
+    };
+    let smuggled =
+        wasmwiz_events::commit::Commit::from_stored(header, theirs.commit.hash(), theirs.commit.body().clone());
+    let commits = [good, Arc::new(Recorded { position: theirs.position, commit: smuggled })];
+    let folder = tempfile::tempdir().unwrap();
+    let log = TestLog::of(&commits);
+    let views = log.views(folder.path()).await;
+    assert!(views.wait_for(log.end(), DEADLINE).await.unwrap_err().stopped);
+    assert!(views.keys().tenant(&tenant_id("other")).is_none());
+}
+
+#[tokio::test]
+async fn a_reader_waits_for_the_position_it_names_and_not_for_the_linger() {
+    let acme = tenant_id("acme");
+    let mut history = History::new(1);
+    let log = TestLog::of(&[history.commit(&acme, vec![registered("Acme")])]);
+    let folder = tempfile::tempdir().unwrap();
+    // A linger beyond the test's deadline: only the waiting reader makes the views write.
+    let config = Config { linger_ms: 10 * 60 * 1_000, ..Config::default() };
+    let views = log.views_with(folder.path(), config).await;
+    let end = log.push(history.commit(&acme, vec![issued("k123")]));
+
+    views.wait_for(end, DEADLINE).await.unwrap();
+
+    assert!(views.keys().authenticate_lookup(&crate::testing::key_id("k123")).is_some());
+    let page = views.keys().list_keys(&acme, Page::first(10)).await.unwrap();
+    assert_eq!(page.items.len(), 1);
+}
+
+#[tokio::test]
+async fn waiting_for_what_is_not_written_ends_at_the_timeout() {
+    let log = TestLog::of(&History::new(1).commits(3));
+    let folder = tempfile::tempdir().unwrap();
+    let views = log.views(folder.path()).await;
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    let wanted = log.end().next();
+    let behind = views.wait_for(wanted, Duration::from_millis(5)).await.unwrap_err();
+    assert_eq!((behind.position, behind.wanted, behind.stopped), (log.end(), wanted, false));
+}
+
+#[tokio::test]
+async fn shutdown_writes_what_was_gathered() {
+    let mut history = History::new(2);
+    let commits = history.commits(20);
+    let log = TestLog::of(&commits);
+    let folder = tempfile::tempdir().unwrap();
+    let views = log.views_with(folder.path(), Config { linger_ms: 10 * 60 * 1_000, ..Config::default() }).await;
+    // The views linger over the last commits, or have not yet seen them; in both cases shutdown must leave a prefix.
+    views.shutdown().await;
+    let checksums = views.checksums().await.unwrap();
+    for checksum in checksums {
+        let prefix = &commits[..usize::try_from(checksum.position.get()).unwrap()];
+        let fresh = tempfile::tempdir().unwrap();
+        let expected = views_of(fresh.path(), prefix).await.checksums().await.unwrap();
+        assert!(expected.contains(&checksum), "{checksum:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_events_are_folded() {
+    let acme = tenant_id("acme");
+    let mut history = History::new(1);
+    let mut commits = vec![history.commit(&acme, vec![registered("Acme"), issued("k123")])];
+    // 60 events a commit: 30 executions are accepted, and those of the commit before end.
+    let module = module_ref("hello", 1);
+    for first in (0..50_000_u32).step_by(30) {
+        let ending = first.saturating_sub(30)..first;
+        let ends = ending.map(|n| finished(n, Outcome::Succeeded));
+        let begins = (first..first + 30).map(|n| accepted(n, "k123", module.clone()));
+        commits.push(history.commit(&acme, ends.chain(begins).collect()));
+    }
+    let events: u64 = commits.iter().map(|recorded| u64::from(recorded.commit.header().count)).sum();
+    // Commits that are decoded already, as they are in the process that appended them.
+    let folder = tempfile::tempdir().unwrap();
+    let log = TestLog::of(&commits);
+    let started = tokio::time::Instant::now();
+    let views = log.views(folder.path()).await;
+    for view in [View::Keys, View::Modules, View::Usage, View::Audit, View::Executions] {
+        views.wait_for_view(view, log.end(), DEADLINE).await.unwrap();
+        println!("{view:?} has caught up on {events} events after {:?}", started.elapsed());
+    }
+}
