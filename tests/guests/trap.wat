@@ -1,0 +1,4 @@
+;; Does what is not allowed, at once.
+(module
+  (memory (export "memory") 1)
+  (func (export "_start") (unreachable)))
