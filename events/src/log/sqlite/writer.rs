@@ -7,6 +7,7 @@
 //! **Must never be true**: an answer before its COMMIT; a second try of a COMMIT that failed.
 
 use std::{
+    ops::ControlFlow,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -71,12 +72,11 @@ impl Writer {
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
             let batch = self.gather(first);
-            let written = self.write(batch).and_then(|()| self.checkpoint_if_due());
-            if let Err(Fault(reason)) = written {
-                tracing::error!(%reason, "the event log has stopped after an error: the process must stop too");
-                // Before the queue is dropped: whoever waits in it reads the reason when its answer is dropped.
-                self.shared.poison.send_replace(Some(reason.into()));
+            if self.write(batch).is_break() {
                 return;
+            }
+            if let Err(fault) = self.checkpoint_if_due() {
+                return self.poison(fault);
             }
         }
         if self.shared.checkpoint_at_end.load(Ordering::Acquire)
@@ -84,6 +84,12 @@ impl Writer {
         {
             tracing::warn!(%reason, "the event log was closed without a checkpoint; the next start reads its WAL");
         }
+    }
+
+    /// Says why the log has stopped. Whoever waits reads it when its answer is dropped, so this comes before any drop.
+    fn poison(&self, Fault(reason): Fault) {
+        tracing::error!(%reason, "the event log has stopped after an error: the process must stop too");
+        self.shared.poison.send_replace(Some(reason.into()));
     }
 
     fn gather(&mut self, first: Request) -> Vec<Request> {
@@ -98,39 +104,59 @@ impl Writer {
         batch
     }
 
-    /// Stores a batch in one transaction and answers it.
+    /// Makes a batch durable, shows it, and answers it.
     #[expect(clippy::disallowed_methods, reason = "measures the transaction, decides nothing")]
-    fn write(&mut self, batch: Vec<Request>) -> Result<(), Fault> {
+    fn write(&mut self, batch: Vec<Request>) -> ControlFlow<()> {
         let started = Instant::now();
         let _span = tracing::debug_span!("log.append", appends = batch.len()).entered();
-        let bytes: usize = batch.iter().map(|request| request.size_bytes).sum();
+        let answers = match self.store(&batch) {
+            Ok(answers) => answers,
+            Err(fault) => {
+                self.poison(fault);
+                return ControlFlow::Break(());
+            }
+        };
+        metrics::histogram!(names::LOG_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
+        let (mut recorded, mut waiting) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for (request, appended) in batch.into_iter().zip(answers) {
+            self.shared.queued_bytes.fetch_sub(request.size_bytes, Ordering::Relaxed);
+            if let Ok(Appended { position, repeated: false }) = appended {
+                recorded.push(Arc::new(Recorded { position, commit: request.commit }));
+            }
+            waiting.push((request.answer, appended));
+        }
+        self.publish(recorded);
+        for (sender, appended) in waiting {
+            if let Err(error) = &appended {
+                metrics::counter!(names::LOG_REFUSED_TOTAL, "reason" => admission::reason(error)).increment(1);
+            }
+            // Whoever asked may have gone; the commit is durable all the same.
+            let _ = sender.send(appended);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// One transaction: the answers for a batch, true when this returns.
+    fn store(&mut self, batch: &[Request]) -> Result<Vec<Result<Appended, AppendError>>, Fault> {
         match self.execute("BEGIN IMMEDIATE") {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
-                // Somebody else has held the file for the whole of `busy_timeout_ms`. Nothing was stored.
-                self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                batch.into_iter().for_each(|request| answer(request.answer, Err(AppendError::Busy)));
-                return Ok(());
+                // Another program has held the file for the whole of `busy_timeout_ms`. Nothing was stored.
+                return Ok(batch.iter().map(|_| Err(AppendError::Busy)).collect());
             }
             begun => begun?,
         }
-        let size = batch.len();
-        let (mut recorded, mut answers) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        let mut answers = Vec::with_capacity(batch.len());
         let mut next = self.tail.borrow().next();
         for request in batch {
-            let appended = self.append(&request, next)?;
+            let appended = self.append(request, next)?;
             if matches!(appended, Ok(Appended { repeated: false, .. })) {
-                recorded.push(Arc::new(Recorded { position: next, commit: request.commit }));
                 next = next.next();
             }
-            answers.push((request.answer, appended));
+            answers.push(appended);
         }
         self.execute("COMMIT")?;
         self.shared.transactions.fetch_add(1, Ordering::Relaxed);
-        self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        metrics::histogram!(names::LOG_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
-        self.publish(recorded);
-        answers.into_iter().for_each(|(sender, appended)| answer(sender, appended));
-        Ok(())
+        Ok(answers)
     }
 
     /// Shows durable commits to those who follow the log.
@@ -160,7 +186,7 @@ impl Writer {
         match self.insert(request, position) {
             Ok(()) => {}
             // The statement has undone itself, and only itself: the others of the batch are not concerned.
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            Err(error) if is_refusal(&error) => {
                 tracing::error!(tenant.id = %commit.tenant(), %error, "the log's table has refused a commit");
                 return Ok(Err(AppendError::Unknown(format!("the table has refused the commit: {error}").into())));
             }
@@ -187,10 +213,13 @@ impl Writer {
             &commit.body()[..],
             request.payloads.as_deref(),
         ]);
-        if inserted.is_err() {
+        // Only a refused row leaves the transaction standing: after an I/O error SQLite has rolled all of it back.
+        if inserted.as_ref().is_err_and(is_refusal) {
             self.execute("ROLLBACK TO one")?;
         }
-        self.execute("RELEASE one")?;
+        if inserted.is_ok() || inserted.as_ref().is_err_and(is_refusal) {
+            self.execute("RELEASE one")?;
+        }
         inserted.map(|_| ())
     }
 
@@ -236,10 +265,7 @@ impl Writer {
     }
 }
 
-fn answer(sender: oneshot::Sender<Result<Appended, AppendError>>, appended: Result<Appended, AppendError>) {
-    if let Err(error) = &appended {
-        metrics::counter!(names::LOG_REFUSED_TOTAL, "reason" => admission::reason(error)).increment(1);
-    }
-    // Whoever asked may have gone; the commit is durable all the same.
-    let _ = sender.send(appended);
+/// Did the table refuse the row? Everything else is the disk's fault, or the machine's.
+fn is_refusal(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
 }
