@@ -22,4 +22,5 @@ pub mod entity;
 pub mod handle;
 pub mod region;
 
+pub mod executor;
 pub mod metrics;

@@ -1,0 +1,227 @@
+//! The compiler, in a child process with limits: a module may be made to cost it any amount of time and memory.
+//!
+//! The child is this program under another name (the node's hidden `__compile` command calls [`worker_main`]). It limits
+//! itself before it reads the module, has an empty environment, and is killed when its time is up. Request, on standard
+//! input: magic, CPU seconds and bytes of address space (little-endian `u64`), then the module. Answer: the artefact on
+//! standard output and exit code 0, or one of the codes below and a line of JSON on standard error.
+
+use std::{
+    ffi::OsString,
+    io::{self, Read, Write},
+    os::unix::process::ExitStatusExt,
+    process::{ExitCode, ExitStatus, Stdio},
+    sync::atomic::AtomicU32,
+    time::Duration,
+};
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{Child, Command},
+    sync::Semaphore,
+};
+use wasmtime::Engine;
+
+use super::{
+    CompileConfig, PrepareError, Rejection, artefact::Code, engine, rejection::CompileResource, slots::Waiting,
+};
+
+/// What a request begins with.
+const MAGIC: &[u8; 4] = b"WWC1";
+/// The largest module the child reads, in bytes; uploads are far smaller.
+const MODULE_MAX_BYTES: u64 = 256 << 20;
+/// The largest artefact the parent reads, in bytes.
+const ARTEFACT_MAX_BYTES: u64 = 1 << 30;
+/// The most the parent reads of the child's complaints, in bytes.
+const COMPLAINT_MAX_BYTES: u64 = 16 << 10;
+/// Open files of the child: the three streams and some room.
+const FILES_MAX: u64 = 16;
+
+/// The module cannot be compiled: its own fault.
+const EXIT_REJECTED: u8 = 65;
+/// There was not enough memory.
+const EXIT_MEMORY: u8 = 66;
+/// Anything else.
+const EXIT_FAILED: u8 = 70;
+
+/// Signals that end the child, by their number on Linux.
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+const SIGXCPU: i32 = 24;
+
+/// Why the child gave up, on its standard error.
+#[derive(Debug, Serialize, Deserialize)]
+struct Complaint {
+    message: String,
+}
+
+/// Compiles, a bounded number at a time.
+pub(crate) struct Compiler {
+    engine: Engine,
+    config: CompileConfig,
+    permits: Semaphore,
+    waiting: AtomicU32,
+}
+
+impl Compiler {
+    pub(crate) fn new(engine: Engine, config: CompileConfig) -> Self {
+        let permits = Semaphore::new(config.permits.max(1));
+        Self { engine, config, permits, waiting: AtomicU32::new(0) }
+    }
+
+    /// Compiles a module that has passed inspection.
+    pub(crate) async fn compile(&self, wasm: Vec<u8>) -> Result<Code, PrepareError> {
+        let wall = Duration::from_millis(self.config.wall_ms);
+        let _permit = {
+            let waiting_max = u32::try_from(self.config.waiting_max).unwrap_or(u32::MAX);
+            let _in_line = Waiting::enter(&self.waiting, waiting_max).ok_or(PrepareError::Busy)?;
+            let permit = tokio::time::timeout(wall, self.permits.acquire()).await;
+            permit.map_err(|_| PrepareError::Busy)?.map_err(|_| PrepareError::Busy)?
+        };
+        let code = match self.config.worker.as_deref() {
+            Some([program, arguments @ ..]) => self.in_child(program, arguments, wasm, wall).await?,
+            Some([]) => return Err(PrepareError::Failed("no program is set that compiles".into())),
+            None => self.in_process(wasm).await?,
+        };
+        Ok(Code::compiled(code))
+    }
+
+    async fn in_process(&self, wasm: Vec<u8>) -> Result<Vec<u8>, PrepareError> {
+        let engine = self.engine.clone();
+        let compiled = tokio::task::spawn_blocking(move || engine.precompile_module(&wasm)).await;
+        let compiled = compiled.map_err(|_| PrepareError::Failed("the compiler panicked".into()))?;
+        compiled.map_err(|error| rejected(&format!("{error:#}")).into())
+    }
+
+    async fn in_child(
+        &self,
+        program: &OsString,
+        arguments: &[OsString],
+        wasm: Vec<u8>,
+        wall: Duration,
+    ) -> Result<Vec<u8>, PrepareError> {
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().current_dir("/").kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().map_err(|error| {
+            tracing::error!(%error, "the compile worker cannot be started");
+            PrepareError::Failed("the compile worker cannot be started".into())
+        })?;
+        let mut header = Vec::from(MAGIC);
+        header.extend_from_slice(&self.config.cpu_s.to_le_bytes());
+        header.extend_from_slice(&self.config.memory_bytes.to_le_bytes());
+        let answer = tokio::time::timeout(wall, converse(child, &header, &wasm)).await;
+        // Out of time: the future is dropped, and the child is killed with it.
+        let answer = answer.map_err(|_| Rejection::CompileLimit { which: CompileResource::Wall })?;
+        let (status, artefact, complaint) = answer
+            .map_err(|error| PrepareError::Failed(format!("the compile worker did not answer: {}", error.kind())))?;
+        if status.success() { Ok(artefact) } else { Err(verdict(status, &complaint)) }
+    }
+}
+
+async fn converse(mut child: Child, header: &[u8], wasm: &[u8]) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+    let missing = || io::Error::other("a stream of the child is missing");
+    let mut stdin = child.stdin.take().ok_or_else(missing)?;
+    let stdout = child.stdout.take().ok_or_else(missing)?;
+    let stderr = child.stderr.take().ok_or_else(missing)?;
+    let ask = async move {
+        // A child that died does not read; its status says why.
+        let _ = stdin.write_all(header).await;
+        let _ = stdin.write_all(wasm).await;
+    };
+    let answer = async move {
+        let mut bytes = Vec::new();
+        stdout.take(ARTEFACT_MAX_BYTES).read_to_end(&mut bytes).await.map(|_| bytes)
+    };
+    let complain = async move {
+        let mut bytes = Vec::new();
+        stderr.take(COMPLAINT_MAX_BYTES).read_to_end(&mut bytes).await.map(|_| bytes)
+    };
+    let ((), answer, complaint) = tokio::join!(ask, answer, complain);
+    Ok((child.wait().await?, answer?, complaint?))
+}
+
+/// What the end of an unsuccessful child means.
+fn verdict(status: ExitStatus, complaint: &[u8]) -> PrepareError {
+    let text = String::from_utf8_lossy(complaint);
+    let out_of_memory = text.contains("memory allocation of");
+    match (status.code(), status.signal()) {
+        (Some(code), _) if code == i32::from(EXIT_REJECTED) => {
+            let complaint = serde_json::from_str::<Complaint>(text.lines().next().unwrap_or_default());
+            rejected(complaint.as_ref().map_or("the compiler refused it", |complaint| &complaint.message)).into()
+        }
+        (Some(code), _) if code == i32::from(EXIT_MEMORY) => {
+            Rejection::CompileLimit { which: CompileResource::Memory }.into()
+        }
+        (_, Some(SIGXCPU)) => Rejection::CompileLimit { which: CompileResource::Cpu }.into(),
+        // Rust aborts when an allocation fails; the kernel kills when it runs out itself.
+        (_, Some(SIGABRT)) if out_of_memory => Rejection::CompileLimit { which: CompileResource::Memory }.into(),
+        (_, Some(SIGKILL)) => Rejection::CompileLimit { which: CompileResource::Memory }.into(),
+        _ => {
+            tracing::error!(%status, complaint = %text, "the compile worker failed");
+            PrepareError::Failed("the compile worker failed".into())
+        }
+    }
+}
+
+fn rejected(message: &str) -> Rejection {
+    Rejection::Invalid { message: message.chars().take(300).collect(), offset: 0 }
+}
+
+/// The child's side: one request from standard input, one answer. The program's hidden command calls this first thing, on
+/// its main thread, before it starts any other.
+pub fn worker_main() -> ExitCode {
+    match worker(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, message)) => {
+            let complaint = serde_json::to_string(&Complaint { message }).unwrap_or_default();
+            // Without a reader there is nobody to tell.
+            let _ = writeln!(io::stderr(), "{complaint}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn worker(stdin: &mut impl Read, stdout: &mut impl Write) -> Result<(), (u8, String)> {
+    let failed = |what: &'static str| move |error: io::Error| (EXIT_FAILED, format!("{what}: {error}"));
+    let mut header = [0; 20];
+    stdin.read_exact(&mut header).map_err(failed("reading the request"))?;
+    let (magic, limits) = header.split_at(MAGIC.len());
+    let (cpu_s, memory_bytes) = limits.split_at(8);
+    if magic != MAGIC {
+        return Err((EXIT_FAILED, "this is no request to compile".into()));
+    }
+    limit_self(number(cpu_s), number(memory_bytes)).map_err(failed("setting limits"))?;
+    let mut wasm = Vec::new();
+    stdin.take(MODULE_MAX_BYTES).read_to_end(&mut wasm).map_err(failed("reading the module"))?;
+    let compiled = Engine::new(&engine::settings()).and_then(|engine| engine.precompile_module(&wasm));
+    let artefact = compiled.map_err(|error| {
+        let code = if is_out_of_memory(&error) { EXIT_MEMORY } else { EXIT_REJECTED };
+        (code, format!("{error:#}"))
+    })?;
+    stdout.write_all(&artefact).and_then(|()| stdout.flush()).map_err(failed("writing the artefact"))
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_le_bytes)
+}
+
+fn is_out_of_memory(error: &wasmtime::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::OutOfMemory)
+            || cause.to_string().contains("annot allocate memory")
+    })
+}
+
+fn limit_self(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
+    let exactly = |limit: u64| Rlimit { current: Some(limit), maximum: Some(limit) };
+    setrlimit(Resource::Core, exactly(0))?;
+    setrlimit(Resource::Nofile, exactly(FILES_MAX))?;
+    setrlimit(Resource::As, exactly(memory_bytes))?;
+    // The signal that says why comes at the soft limit, the one that cannot be caught a second later.
+    setrlimit(Resource::Cpu, Rlimit { current: Some(cpu_s), maximum: Some(cpu_s.saturating_add(1)) })?;
+    // Those who serve go first. Not being allowed to be nicer is no reason not to compile.
+    let _ = rustix::process::nice(10);
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! From bytes to a module that is ready to run: memory, then disk, then the compiler; once for each digest.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use tokio::time::Instant;
+use wasmtime::{Engine, InstancePre, Linker};
+use wasmwiz_events::digest::Digest;
+
+use super::{
+    ExecutorConfig, Rejection,
+    artefact::{Artefacts, Code},
+    cache::Cache,
+    compile::Compiler,
+    engine::Imports,
+    inspect, metrics,
+    run::Guest,
+};
+
+/// A module that is compiled, loaded and linked. Cheap to clone.
+#[derive(Clone)]
+pub struct Prepared(Arc<Ready>);
+
+struct Ready {
+    digest: Digest,
+    size_bytes: u64,
+    instance: InstancePre<Guest>,
+}
+
+impl Prepared {
+    /// SHA-256 of the module's bytes.
+    pub fn digest(&self) -> Digest {
+        self.0.digest
+    }
+
+    /// Size of its machine code, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.0.size_bytes
+    }
+
+    pub(crate) fn instance(&self) -> &InstancePre<Guest> {
+        &self.0.instance
+    }
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Prepared").field(&self.0.digest).finish()
+    }
+}
+
+/// A module is not ready to run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PrepareError {
+    /// It never will be.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Too many compilations wait already. Try again.
+    #[error("this node compiles as many modules as it may")]
+    Busy,
+    /// The host could not compile or load it.
+    #[error("the module could not be prepared: {0}")]
+    Failed(String),
+}
+
+type Flight = Shared<BoxFuture<'static, Result<Option<Prepared>, PrepareError>>>;
+
+/// A digest, and whether the module may be compiled for it: those who only look do not share the others' error.
+type FlightKey = (Digest, bool);
+
+pub(crate) struct Preparer {
+    engine: Engine,
+    linker: Linker<Guest>,
+    imports: Imports,
+    artefacts: Artefacts,
+    compiler: Compiler,
+    memory_max_bytes: u64,
+    cache: Mutex<Cache>,
+    flights: Mutex<HashMap<FlightKey, Flight>>,
+}
+
+impl Preparer {
+    pub(crate) fn new(
+        engine: Engine,
+        linker: Linker<Guest>,
+        imports: Imports,
+        artefacts: Artefacts,
+        config: &ExecutorConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            compiler: Compiler::new(engine.clone(), config.compile.clone()),
+            engine,
+            linker,
+            imports,
+            artefacts,
+            memory_max_bytes: config.memory_max_bytes,
+            cache: Mutex::new(Cache::new(config.cached_modules_max, config.cached_bytes_max)),
+            flights: Mutex::default(),
+        })
+    }
+
+    pub(crate) async fn prepare(self: &Arc<Self>, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
+        if let Some(prepared) = self.cached(digest) {
+            return Ok(prepared);
+        }
+        let prepared = self.fly(digest, Some(wasm)).await?;
+        prepared.ok_or_else(|| PrepareError::Failed("the compilation gave no module".into()))
+    }
+
+    pub(crate) async fn prepared(self: &Arc<Self>, digest: Digest) -> Option<Prepared> {
+        if let Some(prepared) = self.cached(digest) {
+            return Some(prepared);
+        }
+        // A failure to read is the same as nothing to read: the caller compiles.
+        self.fly(digest, None).await.ok().flatten()
+    }
+
+    fn cached(&self, digest: Digest) -> Option<Prepared> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(digest)
+    }
+
+    /// Joins the flight of this digest, or starts it. It is a task: it lands also when all passengers have left.
+    fn fly(self: &Arc<Self>, digest: Digest, wasm: Option<Bytes>) -> Flight {
+        let key = (digest, wasm.is_some());
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&key) {
+            return flight.clone();
+        }
+        let preparer = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            // Takes the flight off the board however it ends, after the cache has the module.
+            let landing = Landing { preparer, key };
+            landing.preparer.make(digest, wasm).await
+        });
+        let flight = async move {
+            task.await.unwrap_or_else(|_| Err(PrepareError::Failed("the task that prepares it was lost".into())))
+        };
+        let flight = flight.boxed().shared();
+        flights.insert(key, flight.clone());
+        flight
+    }
+
+    async fn make(self: &Arc<Self>, digest: Digest, wasm: Option<Bytes>) -> Result<Option<Prepared>, PrepareError> {
+        // Somebody may have landed between the caller's look and this one.
+        if let Some(prepared) = self.cached(digest) {
+            return Ok(Some(prepared));
+        }
+        if let Some(prepared) = self.blocking(move |preparer| Ok(preparer.from_disk(digest))).await? {
+            count("artefact");
+            return Ok(Some(prepared));
+        }
+        let Some(wasm) = wasm else { return Ok(None) };
+        let made = self.compile(digest, wasm).await;
+        count(match &made {
+            Ok(_) => "compiled",
+            Err(PrepareError::Rejected(_)) => "rejected",
+            Err(PrepareError::Busy) => "busy",
+            Err(PrepareError::Failed(_)) => "failed",
+        });
+        made.map(Some)
+    }
+
+    async fn compile(self: &Arc<Self>, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
+        let wasm = self
+            .blocking(move |preparer| {
+                if Digest::of(&wasm) != digest {
+                    return Err(PrepareError::Failed("its bytes are not those of its digest".into()));
+                }
+                inspect::inspect(&wasm, Some(&preparer.imports), preparer.memory_max_bytes)?;
+                Ok(inspect::without_custom_sections(&wasm)?)
+            })
+            .await?;
+        let started = Instant::now();
+        let code = self.compiler.compile(wasm).await?;
+        ::metrics::histogram!(metrics::COMPILE_SECONDS).record(started.elapsed().as_secs_f64());
+        self.blocking(move |preparer| {
+            let prepared = preparer
+                .link(digest, &code)
+                .map_err(|error| PrepareError::Failed(format!("the compiled module cannot be loaded: {error:#}")))?;
+            preparer.artefacts.write(digest, &code);
+            Ok(prepared)
+        })
+        .await
+    }
+
+    fn from_disk(&self, digest: Digest) -> Option<Prepared> {
+        let code = self.artefacts.read(digest)?;
+        match self.link(digest, &code) {
+            Ok(prepared) => Some(prepared),
+            Err(error) => {
+                tracing::warn!(error = %format!("{error:#}"), "a compiled module on disk cannot be loaded; deleted");
+                self.artefacts.forget(digest);
+                None
+            }
+        }
+    }
+
+    fn link(&self, digest: Digest, code: &Code) -> wasmtime::Result<Prepared> {
+        let instance = self.linker.instantiate_pre(&code.load(&self.engine)?)?;
+        let prepared = Prepared(Arc::new(Ready { digest, size_bytes: code.size_bytes(), instance }));
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).put(prepared.clone());
+        Ok(prepared)
+    }
+
+    /// Hashing, reading and loading take milliseconds: not on a thread that serves.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, PrepareError> + Send + 'static,
+    ) -> Result<T, PrepareError> {
+        let preparer = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&preparer)).await;
+        done.unwrap_or_else(|_| Err(PrepareError::Failed("the thread that prepares it was lost".into())))
+    }
+}
+
+struct Landing {
+    preparer: Arc<Preparer>,
+    key: FlightKey,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.preparer.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+fn count(result: &'static str) {
+    ::metrics::counter!(metrics::COMPILE_RESULTS_TOTAL, "result" => result).increment(1);
+}

@@ -1,0 +1,179 @@
+//! One guest, from its store to its outcome.
+//!
+//! How an end becomes an [`Outcome`]:
+//! - returned, or exit code 0: *succeeded*; another exit code: *exited*; a trap: *trapped*;
+//! - the same failures after the guest was denied memory or table elements: *out of memory*. A guest that goes on
+//!   without them and succeeds has succeeded;
+//! - too little memory to begin with: *out of memory*; any other failure to begin: *failed*, the host's fault;
+//! - the wall clock, which also counts instantiation and waiting for turns: *deadline exceeded*.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, time::Instant};
+use wasmtime::{Engine, InstancePre, Store, Trap, UpdateDeadline};
+use wasmtime_wasi::{I32Exit, WasiCtxBuilder, p1::WasiP1Ctx};
+use wasmwiz_events::{execution::Outcome, time::Millis};
+
+use super::{
+    Job, Ran, Stream,
+    limits::{Denied, Limiter, MemoryBudget},
+    ticker::Ticker,
+    turns::Sliced,
+    wasi,
+};
+
+/// Everything that guests of one node share.
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    pub(crate) ticker: Ticker,
+    pub(crate) budget: Arc<MemoryBudget>,
+    pub(crate) heavy_after: Duration,
+}
+
+/// What a store holds.
+pub(crate) struct Guest {
+    pub(crate) wasi: WasiP1Ctx,
+    limiter: Limiter,
+}
+
+impl Guest {
+    /// A guest that never runs: for asking the linker about types.
+    pub(crate) fn nobody() -> Self {
+        Self { wasi: WasiCtxBuilder::new().build_p1(), limiter: Limiter::new(MemoryBudget::new(0), 0) }
+    }
+}
+
+/// How a guest stopped.
+enum End {
+    Returned,
+    Exit(i32),
+    Trap(Trap),
+    /// A host function ended it, for instance because it asked for too many random bytes at once.
+    HostCall,
+    NotInstantiated,
+    Deadline,
+    Cancelled,
+}
+
+/// Runs the guest to its end. `turns` is the permit of the heavy guests of this thread; `gone` resolves when nobody waits
+/// for the result any more.
+pub(crate) async fn run(
+    node: &Node,
+    turns: Arc<Semaphore>,
+    module: &InstancePre<Guest>,
+    job: &Job,
+    gone: impl Future<Output = ()>,
+) -> Ran {
+    let started = Instant::now();
+    let _ticking = node.ticker.guest_runs();
+    let stdout = wasi::Sink::new(job.limits.stdout_bytes);
+    let stderr = wasi::Sink::new(job.limits.stderr_bytes);
+    let mut store = store(node, job, stdout.clone(), stderr.clone());
+    let (end, cpu) = {
+        let mut call = std::pin::pin!(call(&mut store, module));
+        let mut sliced = Sliced::new(call.as_mut(), node.heavy_after, turns);
+        let wall = Duration::from_millis(job.limits.wall_ms);
+        let end = tokio::select! {
+            biased;
+            () = job.cancel.cancelled() => End::Cancelled,
+            () = gone => End::Cancelled,
+            end = tokio::time::timeout(wall, &mut sliced) => end.unwrap_or(End::Deadline),
+        };
+        (end, sliced.cpu())
+    };
+    // The instance goes first, then the memory it held returns to the node's budget.
+    let guest = store.into_data();
+    let (outcome, exit_code, message) = judge(&end, guest.limiter.denied(), job);
+    Ran {
+        outcome,
+        exit_code,
+        stdout: stdout.take(),
+        stderr: stderr.take(),
+        fuel: None,
+        cpu: Millis::from(cpu),
+        wall: Millis::from(started.elapsed()),
+        peak_memory_bytes: guest.limiter.peak_bytes(),
+        message,
+    }
+}
+
+fn store(node: &Node, job: &Job, stdout: wasi::Sink, stderr: wasi::Sink) -> Store<Guest> {
+    let limiter = Limiter::new(Arc::clone(&node.budget), job.limits.memory_bytes);
+    let mut store = Store::new(&node.engine, Guest { wasi: wasi::context(job, stdout, stderr), limiter });
+    store.limiter(|guest| &mut guest.limiter);
+    store.set_hostcall_fuel(wasi::host_copy_bytes(job));
+    store.set_epoch_deadline(1);
+    // tokio's own yield lets the thread look after its timers and its mailbox; the engine's would not.
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+    store
+}
+
+async fn call(store: &mut Store<Guest>, module: &InstancePre<Guest>) -> End {
+    let instance = match module.instantiate_async(&mut *store).await {
+        Ok(instance) => instance,
+        // A start function may trap or exit.
+        Err(error) => return stopped(&error).unwrap_or_else(|| not_instantiated(store, &error)),
+    };
+    let start = match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
+        Ok(start) => start,
+        Err(error) => return not_instantiated(store, &error),
+    };
+    match start.call_async(&mut *store, ()).await {
+        Ok(()) => End::Returned,
+        Err(error) => stopped(&error).unwrap_or_else(|| {
+            tracing::debug!(error = ?error, "a host call ended a guest");
+            End::HostCall
+        }),
+    }
+}
+
+fn not_instantiated(store: &Store<Guest>, error: &wasmtime::Error) -> End {
+    if store.data().limiter.denied().is_none() {
+        tracing::error!(error = ?error, "a guest could not be instantiated");
+    }
+    End::NotInstantiated
+}
+
+fn stopped(error: &wasmtime::Error) -> Option<End> {
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return Some(End::Exit(*code));
+    }
+    error.downcast_ref::<Trap>().map(|trap| End::Trap(*trap))
+}
+
+fn judge(end: &End, denied: Option<Denied>, job: &Job) -> (Outcome, Option<i32>, Option<String>) {
+    let said = |why: Denied| Some(why.to_string());
+    match (end, denied) {
+        (End::Returned | End::Exit(0), _) => (Outcome::Succeeded, Some(0), None),
+        (End::Exit(code), Some(why)) => (Outcome::OutOfMemory, Some(*code), said(why)),
+        (End::Trap(_) | End::HostCall | End::NotInstantiated, Some(why)) => (Outcome::OutOfMemory, None, said(why)),
+        (End::Exit(code), None) => (Outcome::Exited, Some(*code), Some(format!("the guest exited with code {code}"))),
+        (End::Trap(trap), None) => (Outcome::Trapped, None, Some(format!("the guest trapped: {trap}"))),
+        (End::HostCall, None) => {
+            (Outcome::Trapped, None, Some("the guest made a system call that cannot be answered".into()))
+        }
+        (End::NotInstantiated, None) => {
+            (Outcome::Failed, None, Some("the host could not make room for the guest".into()))
+        }
+        (End::Deadline, _) => {
+            let wall_ms = job.limits.wall_ms;
+            (Outcome::DeadlineExceeded, None, Some(format!("the guest ran longer than {wall_ms} ms")))
+        }
+        (End::Cancelled, _) => (Outcome::Cancelled, None, Some("the execution was cancelled".into())),
+    }
+}
+
+/// What is reported when the host lost the guest.
+pub(crate) fn failed(message: &str) -> Ran {
+    Ran {
+        outcome: Outcome::Failed,
+        exit_code: None,
+        stdout: Stream::default(),
+        stderr: Stream::default(),
+        fuel: None,
+        cpu: Millis::default(),
+        wall: Millis::default(),
+        peak_memory_bytes: 0,
+        message: Some(message.to_owned()),
+    }
+}
