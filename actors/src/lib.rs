@@ -22,5 +22,6 @@ pub mod entity;
 pub mod handle;
 pub mod region;
 
+pub mod dispatch;
 pub mod executor;
 pub mod metrics;
