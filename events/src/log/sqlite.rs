@@ -232,8 +232,17 @@ impl SqliteLog {
         });
         let queue_bytes = config.queue_bytes;
         let heads = heads::Heads::new(config.heads);
-        let writer =
-            writer::Writer { connection, config, shared: Arc::clone(&shared), queue, tail, heads, _lock: lock };
+        let writer = writer::Writer {
+            connection,
+            shared: Arc::clone(&shared),
+            queue,
+            tail,
+            heads,
+            // Unknown: a WAL may be left from a crash. The first transaction asks.
+            wal_bytes_at_most: config.checkpoint_bytes,
+            config,
+            _lock: lock,
+        };
         let (alive, ended) = std_mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || {
             writer.run();

@@ -29,7 +29,9 @@ const VERSION: i64 = 1;
 /// Statements kept prepared by a connection: more than it has.
 const STATEMENTS: usize = 32;
 
-/// Large pages: an execution's commit of a few KiB lies in its row, without overflow pages.
+/// Large pages: an execution's commit of a few KiB lies in its row, without overflow pages. Fixed when a file is made.
+pub(super) const PAGE_BYTES: usize = 8_192;
+
 const SETTINGS: &str = "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
      PRAGMA wal_autocheckpoint = 0; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;";
 
@@ -88,7 +90,11 @@ pub(super) fn open_writer(dir: &Path, config: &SqliteLogConfig) -> Result<Connec
     connection.execute_batch(SETTINGS).map_err(sqlite)?;
     if let Some(max_bytes) = config.max_bytes {
         connection
-            .pragma_update(None, "max_page_count", i64::try_from(max_bytes / 8192).unwrap_or(i64::MAX).max(1))
+            .pragma_update(
+                None,
+                "max_page_count",
+                i64::try_from(max_bytes / PAGE_BYTES as u64).unwrap_or(i64::MAX).max(1),
+            )
             .map_err(sqlite)?;
     }
     create_table(&connection).map_err(sqlite)?;
