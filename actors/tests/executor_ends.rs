@@ -1,5 +1,14 @@
 //! How guests end: by themselves, by a trap, by a limit, by their deadline.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
 mod guests;
 
 use std::time::Duration;

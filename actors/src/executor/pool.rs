@@ -255,3 +255,6 @@ async fn watch(member: &Member, arbiter: &mut Arbiter, plan: &Plan) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,7 +152,7 @@ impl Preparer {
         if let Some(prepared) = self.cached(digest) {
             return Ok(Some(prepared));
         }
-        if let Some(prepared) = self.blocking(move |preparer| Ok(preparer.from_disk(digest))).await? {
+        if let Some(prepared) = self.blocking(move |preparer| Ok(preparer.read_from_disk(digest))).await? {
             count("artefact");
             return Ok(Some(prepared));
         }
@@ -190,7 +190,7 @@ impl Preparer {
         .await
     }
 
-    fn from_disk(&self, digest: Digest) -> Option<Prepared> {
+    fn read_from_disk(&self, digest: Digest) -> Option<Prepared> {
         let code = self.artefacts.read(digest)?;
         match self.link(digest, &code) {
             Ok(prepared) => Some(prepared),
