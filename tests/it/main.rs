@@ -1,1 +1,3 @@
-//! Scenarios.
+//! Scenarios across the crates, in one binary: a module a subject.
+
+mod tidy;

@@ -1,1 +1,12 @@
-//! Harness.
+//! The harness of the scenarios: the real binary as a process, clients for its edges, and guests to run.
+//!
+//! Everything here gives an error that says what to do or to look at, and no test needs to know a port or a path. A
+//! scenario waits for a condition with a deadline, never for time to pass.
+
+pub mod guests;
+pub mod wait;
+
+pub mod harness;
+
+pub mod client;
+pub mod raw;

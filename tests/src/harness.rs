@@ -1,0 +1,356 @@
+//! A node as a process: the real binary, its own folder, a free port, and ways for it to die.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::{client::Client, wait};
+
+/// How long a node may take until it serves. Generous: it compiles its examples first, on a machine that runs tests.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a node may take to end after it was told to.
+const END_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How much of a node's standard error is shown when it fails, in bytes.
+const SHOWN_BYTES: usize = 8 * 1024;
+
+/// What a node tells in its ready file.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Ready {
+    /// Where the API is, for instance `http://127.0.0.1:40123`.
+    pub url: String,
+    /// Where the admin listener is.
+    pub admin_url: Option<String>,
+    /// The tenant that `dev` registers.
+    pub tenant: Option<String>,
+    /// An API key of that tenant.
+    pub api_key: Option<String>,
+    /// What an operator authenticates with.
+    pub operator_token: Option<String>,
+    /// The node's process.
+    pub pid: u32,
+}
+
+/// How to start a node. Starting the same launch again is a restart: same folder, same arguments.
+#[derive(Debug)]
+pub struct Launch {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    folder: TempDir,
+}
+
+impl Launch {
+    /// `wasmwiz dev`, on a free port and an empty folder.
+    ///
+    /// # Errors
+    /// When the binary was not built, or no folder can be made.
+    pub fn dev() -> anyhow::Result<Self> {
+        let launch = Self::of(binary()?)?;
+        let data = launch.data();
+        Ok(launch.argument("dev").argument("--listen").argument("127.0.0.1:0").argument("--data").argument(data))
+    }
+
+    /// `wasmwiz node` with this configuration file, in which `{data}` stands for the node's own empty folder.
+    ///
+    /// # Errors
+    /// As [`Self::dev`].
+    pub fn node(config: &str) -> anyhow::Result<Self> {
+        let launch = Self::of(binary()?)?;
+        let file = launch.folder.path().join("node.toml");
+        fs::write(&file, config.replace("{data}", &launch.data().to_string_lossy()))
+            .context("cannot write node.toml")?;
+        Ok(launch.argument("node").argument("--config").argument(file))
+    }
+
+    fn of(program: PathBuf) -> anyhow::Result<Self> {
+        let folder =
+            tempfile::Builder::new().prefix("wasmwiz-").tempdir().context("cannot make a folder for a node")?;
+        Ok(Self { program, arguments: Vec::new(), environment: Vec::new(), folder })
+    }
+
+    /// With one more argument.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// With this variable in its environment.
+    #[must_use]
+    pub fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Where the node keeps its data.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Starts it, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it ends before it serves, or does not serve in time; with the end of what it wrote to standard error.
+    pub async fn start(self) -> anyhow::Result<NodeProcess> {
+        let child = self.spawn()?;
+        let ready =
+            Ready { url: String::new(), admin_url: None, tenant: None, api_key: None, operator_token: None, pid: 0 };
+        let mut node = NodeProcess { launch: self, child, ready };
+        node.wait_until_ready().await?;
+        Ok(node)
+    }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
+        let ready_file = self.ready_file();
+        if ready_file.exists() {
+            fs::remove_file(&ready_file).context("cannot remove the old ready file")?;
+        }
+        let stderr = File::options().create(true).append(true).open(self.stderr_file());
+        let stdout = File::options().create(true).append(true).open(self.folder.path().join("stdout.log"));
+        Command::new(&self.program)
+            .args(&self.arguments)
+            .arg("--ready-file")
+            .arg(&ready_file)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(stdout.context("cannot write stdout.log")?)
+            .stderr(stderr.context("cannot write stderr.log")?)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))
+    }
+
+    fn ready_file(&self) -> PathBuf {
+        self.folder.path().join("ready.json")
+    }
+
+    fn stderr_file(&self) -> PathBuf {
+        self.folder.path().join("stderr.log")
+    }
+}
+
+/// A node that was started. It is killed when this is dropped, and its folder goes with it.
+#[derive(Debug)]
+pub struct NodeProcess {
+    launch: Launch,
+    child: Child,
+    ready: Ready,
+}
+
+impl NodeProcess {
+    /// Starts `wasmwiz dev` with nothing special.
+    ///
+    /// # Errors
+    /// As [`Launch::dev`] and [`Launch::start`].
+    pub async fn dev() -> anyhow::Result<Self> {
+        Launch::dev()?.start().await
+    }
+
+    /// What it told when it became ready.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Where it keeps its data.
+    pub fn data(&self) -> PathBuf {
+        self.launch.data()
+    }
+
+    /// A client of its API that holds the API key of the `dev` tenant, when there is one.
+    ///
+    /// # Errors
+    /// When no client can be made.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        Client::new(&self.ready.url, self.ready.api_key.as_deref())
+    }
+
+    /// A client of its API that holds the operator's token.
+    ///
+    /// # Errors
+    /// When the node gave none.
+    pub fn operator(&self) -> anyhow::Result<Client> {
+        let token = self.ready.operator_token.as_deref().context("the node gave no operator token")?;
+        Client::new(&self.ready.url, Some(token))
+    }
+
+    /// Kills it as a power cut would: it notices nothing.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill9(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::KILL)?;
+        self.ended().await.map(drop)
+    }
+
+    /// Tells it to end (SIGTERM), and gives how it did.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.ended().await
+    }
+
+    /// Sends it a signal, if it still runs.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
+        if self.exit_status()?.is_some() {
+            return Ok(());
+        }
+        kill_process(Pid::from_child(&self.child), signal).context("cannot send a signal to the node")
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not end in time; with the end of what it wrote to standard error.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let ended =
+            wait::until("the node's end", END_DEADLINE, async || self.child.try_wait().map_err(Into::into)).await;
+        ended.with_context(|| self.last_words())
+    }
+
+    /// How it ended, if it did.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn exit_status(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.child.try_wait().context("cannot ask for the node's end")
+    }
+
+    /// Starts it again on the same folder, and waits until it serves. A node that still runs is told to end first. Its
+    /// port is another one.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.terminate().await?;
+        self.child = self.launch.spawn()?;
+        self.wait_until_ready().await
+    }
+
+    /// All that it has written to standard error, over all its lives.
+    pub fn stderr(&self) -> String {
+        fs::read(self.launch.stderr_file())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let file = self.launch.ready_file();
+        let ready = wait::until("the node's ready file", START_DEADLINE, async || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the node ended with {status} before it served");
+            }
+            read_ready(&file)
+        });
+        let ready = ready.await;
+        self.ready = ready.with_context(|| self.last_words())?;
+        Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        let stderr = self.stderr();
+        let start =
+            (stderr.len().saturating_sub(SHOWN_BYTES)..=stderr.len()).find(|start| stderr.is_char_boundary(*start));
+        let end = start.and_then(|start| stderr.get(start..)).unwrap_or_default();
+        format!("the node's standard error ends with:\n{end}\n(end of the node's standard error)")
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.last_words());
+        }
+        // Both fail only when the node is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The ready file, once it is there. It appears complete, so what cannot be read is an error and not a reason to wait.
+fn read_ready(file: &Path) -> anyhow::Result<Option<Ready>> {
+    match fs::read(file) {
+        Ok(bytes) => serde_json::from_slice(&bytes).context("the ready file is not of its shape").map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context("cannot read the ready file"),
+    }
+}
+
+/// The node's binary, built with the same settings as this test: `target/<profile>/wasmwiz`, beside `deps/`.
+///
+/// # Errors
+/// When it is not there.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe().context("cannot find this test's own binary")?;
+    let found = test.ancestors().skip(1).take(2).map(|folder| folder.join("wasmwiz")).find(|program| program.is_file());
+    found.context("the node is not built: run `cargo build --workspace --all-features --bins`, or `cargo xtask test`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A launch of a shell script in the node's place. It gets `--ready-file FILE` as its arguments.
+    fn script(text: &str) -> Launch {
+        Launch::of(PathBuf::from("/bin/sh")).unwrap().argument("-c").argument(text).argument("script")
+    }
+
+    const SERVES: &str =
+        r#"echo life >&2; echo '{"url": "http://127.0.0.1:1", "pid": '$$'}' > $2.new && mv $2.new $2; exec sleep 600"#;
+
+    #[tokio::test]
+    async fn a_node_is_started_when_its_ready_file_is_there() {
+        let node = script(SERVES).start().await.unwrap();
+        assert_eq!(node.ready().url, "http://127.0.0.1:1");
+        assert_eq!(node.ready().pid, node.child.id());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_ends_before_it_serves_is_an_error_with_its_last_words() {
+        let error = script("echo no log to be found >&2; exit 3").start().await.unwrap_err();
+        let message = format!("{error:#}");
+        assert!(message.contains("no log to be found") && message.contains("exit status: 3"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_killed_node_starts_again_on_the_same_folder() {
+        let mut node = script(SERVES).start().await.unwrap();
+        let (first, data) = (node.ready().pid, node.data());
+        node.kill9().await.unwrap();
+        assert!(node.exit_status().unwrap().is_some_and(|status| !status.success()));
+        node.restart().await.unwrap();
+        assert_ne!(node.ready().pid, first);
+        assert_eq!(node.data(), data);
+        assert_eq!(node.stderr(), "life\nlife\n");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_told_to_end_says_how_it_did() {
+        let loops = SERVES.replace("exec sleep 600", "while :; do sleep 0.01; done");
+        let mut node = script(&format!("trap 'exit $CODE' TERM; {loops}")).variable("CODE", "9").start().await.unwrap();
+        assert_eq!(node.terminate().await.unwrap().code(), Some(9));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_node_is_gone() {
+        let node = script(SERVES).start().await.unwrap();
+        let pid = Pid::from_child(&node.child);
+        drop(node);
+        assert!(rustix::process::test_kill_process(pid).is_err());
+    }
+}
