@@ -110,3 +110,6 @@ impl Audit {
         self.readers.read(move |connection| rows::head(connection, &tenant)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,3 +143,6 @@ impl Executions {
 
 /// The most rows that one list call looks at: a few milliseconds.
 pub const SCANNED_ROWS: u32 = 5_000;
+
+#[cfg(test)]
+mod tests;

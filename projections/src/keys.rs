@@ -220,3 +220,6 @@ impl Keys {
         self.readers.read(move |connection| rows::list_tenants(connection, &page)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -316,3 +316,6 @@ fn delete(transaction: &Transaction<'_>, tenant: &TenantId, at: Timestamp, name:
         .execute([tenant.as_str(), name.as_str()])?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

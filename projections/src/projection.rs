@@ -76,6 +76,11 @@ impl From<StoreError> for Fault {
 }
 
 impl Fault {
+    /// Is it what the log says, and not what the file does, that stops the view?
+    pub(crate) const fn is_of_content(&self) -> bool {
+        !matches!(self, Self::Sqlite(_) | Self::Checkpoint(_))
+    }
+
     /// Is the file itself damaged? Then it must be thrown away at the next start.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(self, Self::Sqlite(error) if is_damage(error))

@@ -100,7 +100,14 @@ impl<P: Projection> Runner<P> {
         let mut pause = FIRST_PAUSE;
         loop {
             let before = self.checkpoint.position;
-            match self.follow().await {
+            // Folding and writing await nothing in between, so a view can be abandoned wherever it waits.
+            let orders = self.orders.clone();
+            let end = tokio::select! {
+                biased;
+                () = abandoned(orders) => return,
+                end = self.follow() => end,
+            };
+            match end {
                 End::Ordered => return,
                 End::Fault { position, fault } => {
                     return self.stop(position, &fault.in_full(), fault.is_damage()).await;
@@ -170,7 +177,8 @@ impl<P: Projection> Runner<P> {
         }
     }
 
-    /// Is the view live? It is when it has reached what was the end of the log, and still is.
+    /// Is the view live? It is when it has reached what was the end of the log, and is less than a batch behind what is:
+    /// under load there is always a commit more.
     async fn approach(&self, goal: Position) -> Result<Option<Position>, End> {
         if self.checkpoint.position < goal {
             self.progress.tail_seen(goal);
@@ -178,7 +186,8 @@ impl<P: Projection> Runner<P> {
         }
         let tail = self.log.tail().await.map_err(unreadable)?;
         self.progress.tail_seen(tail);
-        if self.checkpoint.position < tail {
+        let behind = tail.get().saturating_sub(self.checkpoint.position.get());
+        if behind > self.config.batch_events as u64 {
             return Ok(Some(tail));
         }
         self.progress.enter(State::Live);
@@ -260,23 +269,31 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    /// Writes rows and checkpoint in one transaction, then shows them to readers.
+    /// Writes the batch. When its content is at fault, the commits before the faulty one are written all the same.
     fn write(&mut self, batch: Batch) -> Result<(), End> {
         let Some(first) = batch.commits.first() else { return Ok(()) };
-        let started = Instant::now();
-        match self.transact(&batch.delta) {
-            Ok(checkpoint) => {
-                self.checkpoint = checkpoint;
-                self.projection.committed();
-                self.progress.advance(checkpoint);
-                ::metrics::histogram!(metrics::PROJECTION_FLUSH_SECONDS, "view" => P::NAME).record(started.elapsed());
-                Ok(())
-            }
-            Err(fault) => {
-                self.projection.discard();
-                Err(End::Fault { position: first.position, fault })
-            }
+        let Err(fault) = self.commit(&batch.delta) else { return Ok(()) };
+        self.projection.discard();
+        if !fault.is_of_content() {
+            return Err(End::Fault { position: first.position, fault });
         }
+        for recorded in &batch.commits {
+            let mut single = Batch::beginning_at(&self.checkpoint);
+            let written = self.fold(&mut single, recorded).and_then(|()| self.commit(&single.delta));
+            written.map_err(|fault| End::Fault { position: recorded.position, fault })?;
+        }
+        // Alone, every commit could be written: they are, and nothing is left of the fault.
+        Ok(())
+    }
+
+    /// Writes rows and checkpoint in one transaction, then shows them to readers.
+    fn commit(&mut self, delta: &Delta) -> Result<(), Fault> {
+        let started = Instant::now();
+        self.checkpoint = self.transact(delta)?;
+        self.projection.committed();
+        self.progress.advance(self.checkpoint);
+        ::metrics::histogram!(metrics::PROJECTION_FLUSH_SECONDS, "view" => P::NAME).record(started.elapsed());
+        Ok(())
     }
 
     fn transact(&mut self, delta: &Delta) -> Result<Checkpoint, Fault> {
@@ -295,6 +312,11 @@ impl<P: Projection> Runner<P> {
         ::metrics::gauge!(metrics::PROJECTION_LAG_COMMITS, "view" => P::NAME).set(lag as f64);
         ::metrics::histogram!(metrics::PROJECTION_BATCH_EVENTS, "view" => P::NAME).record(events as f64);
     }
+}
+
+async fn abandoned(mut orders: watch::Receiver<Order>) {
+    // When the sender is gone there is nobody to work for.
+    let _abandoned = orders.wait_for(|order| *order == Order::Abandon).await;
 }
 
 fn unreadable(error: ReadError) -> End {

@@ -1,6 +1,14 @@
 //! Histories and a log for tests.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -274,12 +282,12 @@ impl History {
             9..=13 if !life.open.is_empty() => {
                 let at = usize::try_from(n).unwrap() % life.open.len();
                 let execution = life.open.swap_remove(at);
-                if n % 9 == 0 { lost(execution) } else { finished(execution, Outcome::ALL[(n % 8) as usize]) }
+                if n.is_multiple_of(9) { lost(execution) } else { finished(execution, Outcome::ALL[(n % 8) as usize]) }
             }
             _ => {
                 self.executions += 1;
                 life.open.push(self.executions);
-                let module = if n % 4 == 0 {
+                let module = if n.is_multiple_of(4) {
                     ModuleRef { name: None, version: None, digest: Digest::of(&(n % 40).to_be_bytes()) }
                 } else {
                     module_ref(&name, 1)
@@ -292,11 +300,16 @@ impl History {
 
 /// A log in memory that tests write to directly.
 #[derive(Debug, Clone)]
-pub(crate) struct TestLog(Arc<watch::Sender<Vec<Arc<Recorded>>>>);
+pub(crate) struct TestLog(Arc<watch::Sender<Vec<Arc<Recorded>>>>, Arc<AtomicU32>);
 
 impl TestLog {
     pub(crate) fn of(commits: &[Arc<Recorded>]) -> Self {
-        Self(Arc::new(watch::Sender::new(commits.to_vec())))
+        Self(Arc::new(watch::Sender::new(commits.to_vec())), Arc::default())
+    }
+
+    /// The same log, of which every other of the next reads fails, `times` times in all.
+    pub(crate) fn failing(&self, times: u32) -> Self {
+        Self(Arc::clone(&self.0), Arc::new(AtomicU32::new(2 * times)))
     }
 
     pub(crate) fn push(&self, recorded: Arc<Recorded>) -> Position {
@@ -357,7 +370,7 @@ impl EventLog for TestLog {
     }
 
     async fn subscribe(&self, after: Position) -> Result<Box<dyn Subscription>, ReadError> {
-        Ok(Box::new(Follower { commits: self.0.subscribe(), after }))
+        Ok(Box::new(Follower { commits: self.0.subscribe(), after, failing: Arc::clone(&self.1) }))
     }
 
     async fn head(&self, tenant: &TenantId) -> Result<Head, ReadError> {
@@ -376,11 +389,16 @@ impl EventLog for TestLog {
 struct Follower {
     commits: watch::Receiver<Vec<Arc<Recorded>>>,
     after: Position,
+    failing: Arc<AtomicU32>,
 }
 
 #[async_trait]
 impl Subscription for Follower {
     async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        let left = self.failing.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left.is_ok_and(|left| left % 2 == 1) {
+            return Err(ReadError::Unavailable("out of reach".into()));
+        }
         let from = self.after;
         let more = |commits: &Vec<Arc<Recorded>>| commits.last().is_some_and(|recorded| recorded.position > from);
         let next = {

@@ -105,3 +105,6 @@ impl Usage {
         self.readers.read(move |connection| rows::report(connection, &tenant, from, to, by)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

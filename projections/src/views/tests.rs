@@ -156,11 +156,13 @@ async fn an_impossible_end_stops_the_views_that_count_it_and_no_other() {
     for view in [View::Executions, View::Usage] {
         let behind = views.wait_for_view(view, log.end(), DEADLINE).await.unwrap_err();
         assert!(behind.stopped, "{behind:?}");
+        assert_eq!(behind.position, commits[1].position, "what came before it is written");
     }
     let record = views.executions().get(&acme, crate::testing::execution_id(1)).await.unwrap().unwrap();
     assert_eq!(record.end.unwrap().outcome, Outcome::Succeeded, "a stopped view stays readable");
-    let stopped = views.status().into_iter().filter(|status| matches!(status.state, State::Stopped { .. })).count();
-    assert_eq!(stopped, 2);
+    let at_the_end =
+        |state: &State| matches!(state, State::Stopped { position, .. } if *position == commits[2].position);
+    assert_eq!(views.status().iter().filter(|status| at_the_end(&status.state)).count(), 2);
 }
 
 #[tokio::test]
@@ -210,6 +212,16 @@ async fn waiting_for_what_is_not_written_ends_at_the_timeout() {
     let wanted = log.end().next();
     let behind = views.wait_for(wanted, Duration::from_millis(5)).await.unwrap_err();
     assert_eq!((behind.position, behind.wanted, behind.stopped), (log.end(), wanted, false));
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_read_for_a_while_is_asked_again() {
+    let log = TestLog::of(&History::new(4).commits(60));
+    let (folder, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let views = log.failing(10).views_with(folder.path(), small_batches()).await;
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    let expected = checksums_of(fresh.path(), &log, Config::default()).await;
+    assert_eq!(views.checksums().await.unwrap(), expected);
 }
 
 #[tokio::test]
