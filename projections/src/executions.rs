@@ -117,7 +117,8 @@ impl Executions {
     /// Executions of this tenant, the newest first.
     ///
     /// One call looks at no more than [`SCANNED_ROWS`] rows: a filter that few rows pass gives a short page, even an
-    /// empty one, and a cursor that goes on from there.
+    /// empty one, and a cursor that goes on from there. Times are of acceptance; rows far outside of them are not even
+    /// looked at, because an id says when it was drawn.
     ///
     /// # Errors
     /// [`QueryError`] when the view cannot be read.

@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 
 /// What a view is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
+#[serde(tag = "is", rename_all = "snake_case")]
 pub enum State {
     /// It folds what was in the log when it started.
     CatchingUp,
@@ -39,7 +39,6 @@ pub struct ViewStatus {
     /// When the last commit that it has folded was recorded; `None` before the first one.
     pub last_recorded_at: Option<Timestamp>,
     /// What it is doing.
-    #[serde(flatten)]
     pub state: State,
 }
 

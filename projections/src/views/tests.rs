@@ -2,7 +2,15 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use wasmwiz_events::{commit::Recorded, execution::Outcome, revision::Position};
+use wasmwiz_events::{
+    commit::Recorded,
+    execution::Outcome,
+    log::{
+        Append,
+        sqlite::{SqliteLog, SqliteLogConfig},
+    },
+    revision::Position,
+};
 
 use super::*;
 use crate::{
@@ -218,7 +226,7 @@ async fn waiting_for_what_is_not_written_ends_at_the_timeout() {
 async fn a_log_that_cannot_be_read_for_a_while_is_asked_again() {
     let log = TestLog::of(&History::new(4).commits(60));
     let (folder, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let views = log.failing(10).views_with(folder.path(), small_batches()).await;
+    let views = log.failing(4).views_with(folder.path(), small_batches()).await;
     views.wait_for(log.end(), DEADLINE).await.unwrap();
     let expected = checksums_of(fresh.path(), &log, Config::default()).await;
     assert_eq!(views.checksums().await.unwrap(), expected);
@@ -264,5 +272,27 @@ async fn a_hundred_thousand_events_are_folded() {
     for view in [View::Keys, View::Modules, View::Usage, View::Audit, View::Executions] {
         views.wait_for_view(view, log.end(), DEADLINE).await.unwrap();
         println!("{view:?} has caught up on {events} events after {:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn views_of_the_embedded_log_are_the_views_of_its_commits() {
+    let commits = History::new(12).commits(150);
+    let (data, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = data.path().join("views");
+    let expected = checksums_of(fresh.path(), &TestLog::of(&commits), Config::default()).await;
+    for half in [&commits[..70], &commits[70..]] {
+        // The second time the log and the views are opened again, and go on where they were.
+        let log: Arc<dyn EventLog> = Arc::new(SqliteLog::open(data.path(), SqliteLogConfig::default()).unwrap());
+        let views = Views::open(&folder, small_batches(), Arc::clone(&log)).await.unwrap();
+        for recorded in half {
+            let append = Append { commit: recorded.commit.clone(), payloads: Vec::new() };
+            assert_eq!(log.append(append).await.unwrap().position, recorded.position);
+        }
+        views.wait_for(log.tail().await.unwrap(), DEADLINE).await.unwrap();
+        views.shutdown().await;
+        if half.last().unwrap().position == commits.last().unwrap().position {
+            assert_eq!(views.checksums().await.unwrap(), expected);
+        }
     }
 }
