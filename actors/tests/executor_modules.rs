@@ -134,7 +134,7 @@ async fn a_module_over_a_limit_is_refused_and_one_at_it_runs() {
         ),
         ("data segments", 2_000, 0, Box::new(|n| module(&format!("{PAGE}{}", many(n, "(data \"x\")")), ""))),
         ("element segments", 200, 0, Box::new(|n| module(&format!("{PAGE}{}", many(n, "(elem func $say)")), ""))),
-        ("blocks inside each other", 500, 1, Box::new(|n| module(PAGE, &blocks(n)))),
+        ("blocks inside each other", 2_000, 1, Box::new(|n| module(PAGE, &blocks(n)))),
         (
             "targets of one br_table",
             4_096,
@@ -153,7 +153,7 @@ async fn a_module_over_a_limit_is_refused_and_one_at_it_runs() {
         assert_eq!(over_what(&over), what);
     }
     // What is at the limit also compiles and runs.
-    let deep = run(&executors, &module(PAGE, &blocks(499)), job()).await;
+    let deep = run(&executors, &module(PAGE, &blocks(1_999)), job()).await;
     assert_eq!(deep.outcome, Outcome::Succeeded);
 }
 

@@ -63,7 +63,7 @@ impl Default for ExecutorConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompileConfig {
-    /// Program and arguments of the child process that compiles (it calls [`worker_main`](super::compile::worker_main)).
+    /// Absolute path and arguments of the program that compiles as a child process (it calls [`worker_main`](super::compile::worker_main)).
     /// `None` compiles in this process without the limits below: for tests alone.
     #[serde(skip)]
     pub worker: Option<Vec<OsString>>,

@@ -124,20 +124,21 @@ pub(crate) const IMPORT_MODULE: &str = "wasi_snapshot_preview1";
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<(Linker<Guest>, Imports)> {
     let mut linker = Linker::<Guest>::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
-    // The library's own function turns an exit code of 126 and more into an error; programs do use 255.
-    linker.allow_shadowing(true);
-    linker.func_wrap(IMPORT_MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> {
-        Err(wasmtime_wasi::I32Exit(code).into())
-    })?;
-    linker.allow_shadowing(false);
+    replace_functions(&mut linker)?;
 
+    let imports = imports(engine, &linker);
+    Ok((linker, imports))
+}
+
+/// The names and types of what `linker` offers.
+fn imports(engine: &Engine, linker: &Linker<Guest>) -> Imports {
     let mut store = Store::new(engine, Guest::nobody());
     let functions: Vec<(String, wasmtime::Func)> = linker
         .iter(&mut store)
         .filter(|(module, _, _)| *module == IMPORT_MODULE)
         .filter_map(|(_, name, item)| item.into_func().map(|function| (name.to_owned(), function)))
         .collect();
-    let imports = functions
+    functions
         .into_iter()
         .filter_map(|(name, function)| {
             let ty = function.ty(&store);
@@ -145,8 +146,29 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<(Linker<Guest>, Import
             let results = ty.results().map(|ty| number(&ty)).collect::<Option<_>>()?;
             Some((name, Signature { params, results }))
         })
-        .collect();
-    Ok((linker, imports))
+        .collect()
+}
+
+/// Our own versions of the few functions whose originals do something that we do not want.
+fn replace_functions(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    /// There are no sockets: descriptors 0 to 2 are something else, and there are no others.
+    const fn no_socket(descriptor: i32) -> i32 {
+        const EBADF: i32 = 8;
+        const ENOTSOCK: i32 = 57;
+        if matches!(descriptor, 0..=2) { ENOTSOCK } else { EBADF }
+    }
+    linker.allow_shadowing(true);
+    // The original turns an exit code of 126 and more into an error; programs do use 255.
+    linker.func_wrap(IMPORT_MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> {
+        Err(wasmtime_wasi::I32Exit(code).into())
+    })?;
+    // The originals write a warning to the node's log for each call.
+    linker.func_wrap(IMPORT_MODULE, "sock_accept", |fd: i32, _: i32, _: i32| no_socket(fd))?;
+    linker.func_wrap(IMPORT_MODULE, "sock_shutdown", |fd: i32, _: i32| no_socket(fd))?;
+    linker.func_wrap(IMPORT_MODULE, "sock_send", |fd: i32, _: i32, _: i32, _: i32, _: i32| no_socket(fd))?;
+    linker.func_wrap(IMPORT_MODULE, "sock_recv", |fd: i32, _: i32, _: i32, _: i32, _: i32, _: i32| no_socket(fd))?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 /// The number types are all that WASI preview 1 uses.
@@ -182,6 +204,16 @@ mod tests {
         assert_eq!((pool.get_total_memories(), pool.get_total_tables(), pool.get_total_stacks()), (12, 12, 12));
         assert_eq!((pool.get_max_memories_per_module(), pool.get_max_tables_per_module()), (1, 1));
         assert_eq!((pool.get_max_memory_size(), pool.get_table_elements()), (1 << 30, TABLE_ELEMENTS_MAX));
+    }
+
+    #[test]
+    fn a_function_of_ours_has_the_type_of_the_one_it_replaces() {
+        let engine = Engine::new(&settings()).unwrap();
+        let mut originals = Linker::<Guest>::new(&engine);
+        wasmtime_wasi::p1::add_to_linker_async(&mut originals, |guest: &mut Guest| &mut guest.wasi).unwrap();
+        let (_, ours) = linker(&engine).unwrap();
+        let theirs = imports(&engine, &originals);
+        assert_eq!((theirs.len(), &theirs), (46, &ours));
     }
 
     #[test]

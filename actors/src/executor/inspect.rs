@@ -40,8 +40,8 @@ const LOCALS_MAX: u64 = 2_000;
 const PARAMS_MAX: u64 = 64;
 /// Targets of one `br_table`.
 const TARGETS_MAX: u64 = 4_096;
-/// Blocks inside each other.
-const NESTING_MAX: u64 = 500;
+/// Blocks inside each other. Compilers make one of each case of a `switch`; the largest interpreters have some hundred.
+const NESTING_MAX: u64 = 2_000;
 /// Bytes of one name. The mangled names of C++ templates and Rust generics stay below when they are exported at all.
 const NAME_BYTES_MAX: u64 = 256;
 /// Bytes in all custom sections together. They are not compiled.
