@@ -258,7 +258,7 @@ mod tests {
     #[tokio::test]
     async fn a_problem_is_known_by_the_last_word_of_its_type() {
         let (client, _asked) = answering(
-            "HTTP/1.1 404 Not Found\r\ncontent-type: application/problem+json\r\ncontent-length: 52\r\n\r\n\
+            "HTTP/1.1 404 Not Found\r\ncontent-type: application/problem+json\r\ncontent-length: 53\r\n\r\n\
              {\"type\": \"https://wasmwiz.dev/problems/no-such-page\"}",
         )
         .await;

@@ -40,13 +40,13 @@ enum Chore {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
-        Chore::Setup(arguments) => setup::run(&arguments),
+        Chore::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Test(arguments) => test::run(&arguments),
-        Chore::Ci(arguments) => ci::run(&arguments),
-        Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Ci(arguments) => ci::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE

@@ -1,6 +1,8 @@
 //! `cargo xtask test`: every test of the workspace.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Context;
 
 use crate::{
     process::{command, run as run_command},
@@ -19,7 +21,9 @@ pub(crate) struct Arguments {
     nextest: Vec<OsString>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+/// Runs them. A failed test is no error of this chore, but its exit code: the runner has said what there is to say, and its
+/// summary stays the last thing printed.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     setup::for_tests()?;
     // Cargo builds a package's program for that package's own tests only; the scenarios of another one start it too.
     run_command(command("cargo").args(["build", "--workspace", "--all-features", "--bins"]))?;
@@ -32,7 +36,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !names_packages {
         nextest.arg("--workspace");
     }
-    run_command(nextest.args(&arguments.nextest))
+    let status = nextest.args(&arguments.nextest).status().context("cannot start cargo-nextest")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Does the word choose packages? Then it must win over `--workspace`.
