@@ -36,8 +36,8 @@ use crate::{
     tenant::{Command, Execute, ModuleChoice, Refusal},
 };
 
-/// How often the end of an execution is offered to its entity before it is left to be declared lost. With the pauses
-/// below this is about fifteen seconds: longer than an entity takes to be read back, shorter than the grace of a loss.
+/// How often the end of an execution is offered to its entity before it is left to be declared lost. The pauses below
+/// add up to about eight seconds: longer than an entity takes to be read back, shorter than the grace of a loss.
 const FINISH_ATTEMPTS: u32 = 8;
 
 /// The first pause between those; each further one is twice as long.

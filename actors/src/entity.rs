@@ -31,14 +31,13 @@ use crate::{
     limits::Policy,
     metrics,
     region::Live,
-    tenant::{Command, Tenant},
+    tenant::{Command, Tenant, executions::LOST_AT_ONCE},
 };
 
 mod append;
 mod rehydrate;
 
-/// The most events that are decided into one commit before it is appended. One command gives at most
-/// [`crate::tenant::executions::LOST_AT_ONCE`] more, which stays within [`wasmwiz_events::commit::MAX_EVENTS`].
+/// The most events that are decided into one commit before it is appended. One command gives at most [`LOST_AT_ONCE`] more, which stays within [`wasmwiz_events::commit::MAX_EVENTS`].
 const BATCH_EVENTS: usize = 512;
 
 /// The most bytes of variable length (arguments, names, messages) in one commit, well inside
@@ -170,9 +169,14 @@ impl Entity {
     }
 
     fn rehydrated(&self, folded: Result<Box<Rehydrated>, Arc<str>>, state: &mut State) {
+        if !matches!(state.phase, Phase::Rehydrating) {
+            // It was told to retire meanwhile.
+            return;
+        }
         match folded {
             Ok(folded) => {
-                if !folded.tenant.executions().is_empty() {
+                // What an earlier life of this node accepted comes before anything new, and one sweep is bounded.
+                for _ in 0..folded.tenant.executions().len().div_ceil(LOST_AT_ONCE) {
                     let reap = Command::Reap { node: self.world.node.clone(), boot: self.world.boot };
                     state.waiting.push_front(self.internal(reap));
                 }

@@ -142,6 +142,11 @@ struct Inner {
 }
 
 impl Executors {
+    /// The engine's settings, for a benchmark that runs the same engine without executors.
+    pub fn engine_settings(config: &ExecutorConfig) -> wasmtime::Config {
+        engine::pooled(config)
+    }
+
     /// Starts the executor threads.
     ///
     /// # Errors

@@ -2,10 +2,10 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Settings of the executors of one node.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExecutorConfig {
     /// Executor threads. Default: one for each core this process may use.
@@ -60,7 +60,7 @@ impl Default for ExecutorConfig {
 }
 
 /// How modules are compiled, and what one compilation may use.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompileConfig {
     /// Absolute path and arguments of the program that compiles as a child process (it calls [`worker_main`](super::compile::worker_main)).

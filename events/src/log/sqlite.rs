@@ -24,7 +24,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Append, AppendError, Appended, EventLog, ReadError, ReadLimit, Subscription, admission, recent::Recent};
@@ -54,7 +54,7 @@ pub use audit::{Found, Rows, SqliteAudit, StoredRow};
 const DROP_WAIT: Duration = Duration::from_secs(10);
 
 /// The bounds of an embedded log.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SqliteLogConfig {
     /// The most appends that wait; more are refused as busy.
