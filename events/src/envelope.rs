@@ -210,3 +210,6 @@ impl TryFrom<Read<'_>> for Envelope {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

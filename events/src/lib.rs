@@ -33,4 +33,6 @@ pub mod payload;
 
 pub mod blobs;
 pub mod log;
+
+pub mod audit;
 pub mod metrics;

@@ -14,32 +14,23 @@
     reason = "a suite of tests: a broken promise panics"
 )]
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{sync::Barrier, task::JoinSet};
-use uuid::Uuid;
 
 use super::{Append, AppendError, Appended, EventLog, ReadLimit, Subscription};
 use crate::{
     commit::{Commit, Header, MAX_BODY_BYTES, Recorded},
-    envelope::{Actor, Cause, Envelope},
-    event::Event,
-    id::{CommandId, CommitId, EventId, TenantId},
+    id::TenantId,
     ledger::{ChainHash, Head, Verifier},
     payload::{MAX_COMMIT_BYTES, MAX_INLINE_BYTES, Payload},
     revision::{Epoch, Position, Revision},
-    tenant,
-    time::Timestamp,
 };
+
+mod stream;
+
+pub use stream::Stream;
 
 /// How long a promise may take: far more than any log needs, so that only a log that hangs is caught.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -100,71 +91,6 @@ pub async fn run<K>(make: impl AsyncFn() -> (Log, K)) {
         tracing::info!(promise = name, "trying");
         let (log, _keep) = make().await;
         promise(log).await;
-    }
-}
-
-/// A stream to write to, by the one who owns it: knows its end and numbers its events.
-#[derive(Debug, Clone)]
-pub struct Stream {
-    /// Whose.
-    pub tenant: TenantId,
-    /// Its end, as far as the owner knows.
-    pub head: Head,
-    /// The owner's epoch.
-    pub epoch: Epoch,
-}
-
-static IDS: AtomicU64 = AtomicU64::new(1);
-
-fn uuid() -> Uuid {
-    Uuid::from_u64_pair(0x0192_f0c1_7a2b_7c3d, 0x8000_0000_0000_0000 | IDS.fetch_add(1, Ordering::Relaxed))
-}
-
-impl Stream {
-    /// An empty stream of a tenant that no other test has.
-    #[expect(clippy::disallowed_methods, reason = "a server may keep the tenants of earlier runs")]
-    pub fn fresh() -> Self {
-        Self::of(TenantId::new(&format!("c-{}", Uuid::now_v7().simple())).unwrap())
-    }
-
-    /// An empty stream of `tenant`.
-    pub fn of(tenant: TenantId) -> Self {
-        let head = Head::genesis(&tenant);
-        Self { tenant, head, epoch: Epoch::FIRST }
-    }
-
-    /// Seals a commit of `events` small events onto the end. The end stays where it is.
-    pub fn seal(&self, events: usize) -> Commit {
-        self.seal_named(events, "a name")
-    }
-
-    /// The same, with a name of any length in each event.
-    pub fn seal_named(&self, events: usize, name: &str) -> Commit {
-        let now = Timestamp::from_unix_ms(1_795_466_491_250);
-        let envelope = |offset: usize| Envelope {
-            id: EventId::new(uuid()),
-            tenant: self.tenant.clone(),
-            revision: self.head.revision.plus(offset as u64 + 1),
-            time: now,
-            cause: Cause {
-                command: CommandId::new(uuid()),
-                correlation: None,
-                actor: Actor::system(),
-                traceparent: None,
-            },
-            event: Event::TenantRenamed(tenant::Renamed { name: name.to_owned() }),
-        };
-        let (id, events) = (CommitId::new(uuid()), (0..events).map(envelope).collect());
-        Commit::seal(&self.head, self.tenant.clone(), id, self.epoch, now, events).unwrap()
-    }
-
-    /// Appends a commit of `events` events and moves the end on.
-    pub async fn append(&mut self, log: &Log, events: usize) -> (Position, Commit) {
-        let commit = self.seal(events);
-        let appended = append(log, &commit).await.unwrap();
-        assert!(!appended.repeated);
-        self.head = commit.head();
-        (appended.position, commit)
     }
 }
 

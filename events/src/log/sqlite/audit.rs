@@ -18,6 +18,9 @@ const CHUNK_ROWS: usize = 256;
 /// A chunk ends when it holds this many bytes.
 const CHUNK_BYTES: usize = 16 << 20;
 
+/// After so many positions in a row that cannot be read, the rest is taken for lost.
+const MAX_UNREADABLE: usize = 100;
+
 /// How long a read waits for a lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -74,9 +77,21 @@ impl SqliteAudit {
         Ok(Self { connection })
     }
 
+    /// Reads through a connection that a test also writes with.
+    #[cfg(test)]
+    pub(crate) const fn over(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// The connection.
+    #[cfg(test)]
+    pub(crate) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// All rows in the order of their positions, up to the last one there is now.
     pub fn rows(&self) -> Rows<'_> {
-        Rows { connection: &self.connection, after: None, chunk: VecDeque::new(), end: None }
+        Rows { connection: &self.connection, after: None, chunk: VecDeque::new(), end: None, unreadable: 0 }
     }
 
     /// What SQLite's own check finds wrong with the file: its pages, and whether index and table agree. Empty is well.
@@ -101,31 +116,34 @@ pub struct Rows<'a> {
     chunk: VecDeque<Found>,
     /// The last position when the walk began.
     end: Option<i64>,
+    /// Places in a row that could not be read.
+    unreadable: usize,
 }
 
 impl Rows<'_> {
     fn fill(&mut self) {
-        let end = match self.end {
-            Some(end) => end,
-            None => {
-                self.connection.query_row("SELECT max(position) FROM commits", [], |row| row.get(0)).unwrap_or(i64::MAX)
-            }
-        };
+        let last = || self.connection.query_row("SELECT max(position) FROM commits", [], |row| row.get(0));
+        let end = self.end.unwrap_or_else(|| last().unwrap_or(i64::MAX));
         self.end = Some(end);
         let after = self.after.unwrap_or(i64::MIN);
         if after >= end {
             return;
         }
-        let failure = self.read(after, end).err();
-        let reached = self.chunk.iter().filter_map(Found::position).max().unwrap_or(after).max(after);
-        self.after = Some(if self.chunk.is_empty() { end } else { reached });
-        if let Some(error) = failure {
-            // Only a place that was not read yet can be skipped: a walk over damage goes on, one position at a time.
-            let position = if reached == i64::MIN { 1 } else { reached.saturating_add(1) };
-            let indexed = self.indexed(position);
-            self.chunk.push_back(Found::Damage { position, indexed, what: error.to_string() });
-            self.after = Some(position);
-        }
+        let failure = self.read(after, end).err().map(|error| error.to_string());
+        let reached = self.chunk.iter().map(Found::position).max();
+        // A damaged tree may give the same rows again for ever: the walk ends where it does not get further.
+        let stuck = reached.is_some_and(|reached| reached <= after).then(|| "the table has no order".to_owned());
+        self.unreadable = if reached.is_some() { 0 } else { self.unreadable + 1 };
+        let reached = reached.unwrap_or(after).max(after);
+        let Some(what) = failure.or(stuck) else {
+            self.after = Some(if self.chunk.is_empty() { end } else { reached });
+            return;
+        };
+        // Go on behind the place that cannot be read, one position at a time.
+        let position = if reached == i64::MIN { 1 } else { reached.saturating_add(1) };
+        let indexed = self.indexed(position);
+        self.chunk.push_back(Found::Damage { position, indexed, what });
+        self.after = Some(if self.unreadable < MAX_UNREADABLE { position } else { end });
     }
 
     fn read(&mut self, after: i64, end: i64) -> rusqlite::Result<()> {
@@ -169,10 +187,10 @@ impl Iterator for Rows<'_> {
 }
 
 impl Found {
-    fn position(&self) -> Option<i64> {
+    fn position(&self) -> i64 {
         match self {
-            Self::Row(row) => Some(row.position),
-            Self::Damage { .. } => None,
+            Self::Row(row) => row.position,
+            Self::Damage { position, .. } => *position,
         }
     }
 }

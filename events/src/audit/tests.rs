@@ -1,0 +1,308 @@
+//! Whatever is changed in a stored log is found, with its tenant and its revision.
+
+use std::{fs, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use rusqlite::{Connection, types::Value};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    log::{
+        Append, EventLog, ReadLimit, conformance,
+        sqlite::{SqliteLog, SqliteLogConfig},
+    },
+    payload::Payload,
+};
+
+/// Two tenants, alternating: `a` has revisions 1-2, 3-4, 5-6 at positions 1, 3, 5; `b` the same at 2, 4, 6.
+async fn log() -> (TempDir, [TenantId; 2]) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
+    let mut streams = ["tenant-a", "tenant-b"].map(|id| conformance::Stream::of(TenantId::new(id).unwrap()));
+    for _ in 0..3 {
+        for stream in &mut streams {
+            let commit = stream.seal(2);
+            stream.head = commit.head();
+            let payloads = vec![Payload::new(Bytes::from_static(b"in")), Payload::new(Bytes::from_static(b"out"))];
+            log.append(Append { commit, payloads }).await.unwrap();
+        }
+    }
+    log.close();
+    (dir, streams.map(|stream| stream.tenant))
+}
+
+/// The log through a connection that may also change it, without waiting for a disk.
+fn open(dir: &Path) -> SqliteAudit {
+    let connection = Connection::open(dir.join("events.db")).unwrap();
+    connection.execute_batch("PRAGMA synchronous = OFF").unwrap();
+    SqliteAudit::over(connection)
+}
+
+fn names(report: &Report, tenant: &TenantId, revision: u64) -> bool {
+    let (tenant, revision) = (Some(tenant), Some(Revision::new(revision)));
+    report.findings.iter().any(|found| found.tenant.as_ref() == tenant && found.revision == revision)
+}
+
+#[tokio::test]
+async fn an_untouched_log_is_clean() {
+    let (dir, _) = log().await;
+    let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
+    assert!(report.is_clean(), "{:?}", report.findings);
+    assert_eq!((report.commits, report.events, report.tenants), (6, 12, 2));
+}
+
+#[tokio::test]
+async fn a_log_is_audited_while_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap());
+    let mut stream = conformance::Stream::fresh();
+    for commits in 1..=5 {
+        stream.append(&(Arc::clone(&log) as conformance::Log), 1).await;
+        let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
+        assert!(report.is_clean(), "{:?}", report.findings);
+        assert_eq!(report.commits, commits);
+    }
+}
+
+/// Every value that a column has with one byte of it changed.
+fn flips(value: &Value) -> Vec<Value> {
+    let flipped = |bytes: &[u8]| -> Vec<Vec<u8>> {
+        let masks = [0x01, 0x20, 0x80];
+        let flip = |index: usize, mask: u8| {
+            let mut bytes = bytes.to_vec();
+            bytes[index] ^= mask;
+            bytes
+        };
+        (0..bytes.len()).flat_map(|index| masks.map(|mask| flip(index, mask))).collect()
+    };
+    match value {
+        Value::Integer(number) => flipped(&number.to_be_bytes())
+            .into_iter()
+            .map(|bytes| Value::Integer(i64::from_be_bytes(bytes.try_into().unwrap())))
+            .collect(),
+        // Bound as a blob: half of the flips are no UTF-8 any more. The statement casts it.
+        Value::Text(text) => flipped(text.as_bytes()).into_iter().map(Value::Blob).collect(),
+        Value::Blob(bytes) => flipped(bytes).into_iter().map(Value::Blob).collect(),
+        Value::Null | Value::Real(_) => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn every_changed_byte_of_every_column_is_found() {
+    let (dir, tenants) = log().await;
+    let audit = open(dir.path());
+    let columns = [
+        "position",
+        "tenant",
+        "first_revision",
+        "count",
+        "commit_id",
+        "owner_epoch",
+        "recorded_at",
+        "prev_hash",
+        "hash",
+        "body",
+        "payloads",
+    ];
+    // The first, a middle and the last commit of a stream.
+    for (row, revision) in [(1, 1), (3, 3), (5, 5)] {
+        for column in columns {
+            let sql = format!("SELECT {column} FROM commits WHERE position = {row}");
+            let original: Value = audit.connection().query_row(&sql, [], |row| row.get(0)).unwrap();
+            let flips = flips(&original);
+            assert!(flips.len() >= 8, "{column}");
+            for flip in flips {
+                let shown = format!("{column} of position {row}: {original:?} to {flip:?}");
+                let value = if column == "tenant" { "CAST(?1 AS TEXT)" } else { "?1" };
+                let update = format!("UPDATE commits SET {column} = {value} WHERE position = {row}");
+                audit.connection().execute_batch("BEGIN").unwrap();
+                match audit.connection().execute(&update, [flip]) {
+                    Ok(1) => {
+                        let report = verify(&audit);
+                        assert!(names(&report, &tenants[0], revision), "{shown}: {:?}", report.findings);
+                        let others = report.findings.iter().filter(|found| found.tenant.as_ref() == Some(&tenants[1]));
+                        // A position that has moved is also missed by the commit that follows it.
+                        assert!(column == "position" || others.count() == 0, "{shown}: {:?}", report.findings);
+                    }
+                    // Another row has that position already.
+                    refused => assert!(column == "position" && refused.is_err(), "{shown}: {refused:?}"),
+                }
+                audit.connection().execute_batch("ROLLBACK").unwrap();
+            }
+        }
+    }
+    assert!(verify(&audit).is_clean());
+}
+
+#[tokio::test]
+async fn one_altered_commit_is_one_finding_and_the_walk_goes_on() {
+    let (dir, tenants) = log().await;
+    let audit = open(dir.path());
+    let change = |sql: &str| audit.connection().execute_batch(sql).unwrap();
+    change(
+        "UPDATE commits SET body = CAST(replace(CAST(body AS TEXT), 'a name', 'A name') AS BLOB) WHERE position = 3",
+    );
+    let report = verify(&audit);
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    assert_eq!(
+        report.findings[0].to_string(),
+        format!("tenant {}, revision 3, position 3: its hash is not the hash of its content", tenants[0])
+    );
+    assert_eq!((report.commits, report.tenants), (5, 2));
+    // A second one, behind it, is found too.
+    change("UPDATE commits SET recorded_at = recorded_at + 1 WHERE position = 5");
+    assert!(names(&verify(&audit), &tenants[0], 5));
+}
+
+#[tokio::test]
+async fn a_commit_that_is_missing_is_found() {
+    for (position, tenant, revision) in [(1, 0, 1), (3, 0, 3), (4, 1, 3)] {
+        let (dir, tenants) = log().await;
+        let audit = open(dir.path());
+        audit.connection().execute("DELETE FROM commits WHERE position = ?1", [position]).unwrap();
+        let report = verify(&audit);
+        assert!(names(&report, &tenants[tenant], revision), "{:?}", report.findings);
+        assert!(report.findings.iter().any(|found| found.position == Some(Position::new(position as u64))));
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_of_two_streams_is_found() {
+    let (dir, tenants) = log().await;
+    let audit = open(dir.path());
+    let swap = "UPDATE commits SET position = -3 WHERE position = 3; UPDATE commits SET position = 3 WHERE position = 5; \
+                UPDATE commits SET position = 5 WHERE position = -3;";
+    audit.connection().execute_batch(swap).unwrap();
+    assert!(names(&verify(&audit), &tenants[0], 3));
+}
+
+#[tokio::test]
+async fn a_rewritten_commit_with_a_fitting_hash_breaks_the_chain() {
+    let (dir, tenants) = log().await;
+    let audit = open(dir.path());
+    let Some(Found::Row(row)) = audit.rows().nth(2) else { panic!("no third row") };
+    let commit = row.commit.unwrap();
+    let body = Bytes::from(String::from_utf8(commit.body().to_vec()).unwrap().replace("a name", "A name"));
+    let hash = ledger::chain_hash(commit.header(), &body);
+    let update = "UPDATE commits SET body = ?1, hash = ?2 WHERE position = 3";
+    audit.connection().execute(update, (&body[..], hash.as_bytes())).unwrap();
+    let report = verify(&audit);
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    assert!(names(&report, &tenants[0], 5), "{:?}", report.findings);
+}
+
+#[tokio::test]
+async fn rows_of_other_types_and_lengths_are_findings() {
+    let (dir, tenants) = log().await;
+    let audit = open(dir.path());
+    let loose = "CREATE TABLE loose AS SELECT * FROM commits; DROP TABLE commits; CREATE TABLE commits (position INTEGER \
+                 PRIMARY KEY, tenant, first_revision, count, commit_id, owner_epoch, recorded_at, prev_hash, hash, body, \
+                 payloads, UNIQUE (tenant, first_revision)); INSERT INTO commits SELECT * FROM loose;";
+    audit.connection().execute_batch(loose).unwrap();
+    assert!(verify(&audit).is_clean());
+    let values = ["NULL", "'text'", "7", "-7", "1.5", "x'00'", "zeroblob(32)", "zeroblob(16)", "9223372036854775807"];
+    let columns = ["tenant", "first_revision", "count", "commit_id", "owner_epoch", "prev_hash", "hash", "body"];
+    for column in columns {
+        for value in values {
+            audit.connection().execute_batch("BEGIN").unwrap();
+            let update = format!("UPDATE commits SET {column} = {value} WHERE position = 3");
+            audit.connection().execute_batch(&update).unwrap();
+            let report = verify(&audit);
+            assert!(names(&report, &tenants[0], 3), "{update}: {:?}", report.findings);
+            audit.connection().execute_batch("ROLLBACK").unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_size_of_a_payload_is_found() {
+    use crate::execution::Output;
+    let dir = tempfile::tempdir().unwrap();
+    let log = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
+    let stream = conformance::Stream::fresh();
+    let mut envelopes = stream.seal(1).events().unwrap().to_vec();
+    let golden = include_str!("../../golden/dev.wasmwiz.execution.finished.v1.json");
+    let mut golden = envelope::decode(format!("[{golden}]").as_bytes()).unwrap();
+    let Event::ExecutionFinished(finished) = &mut golden[0].event else { panic!("not finished") };
+    finished.stdout = Output { digest: Digest::of(b"out"), size_bytes: 4, truncated: false };
+    envelopes[0].event = golden[0].event.clone();
+    let header = stream.seal(1).header().clone();
+    let (id, epoch, at) = (header.commit_id, header.owner_epoch, header.recorded_at);
+    let commit = Commit::seal(&stream.head, stream.tenant.clone(), id, epoch, at, envelopes).unwrap();
+    let payloads = vec![Payload::new(Bytes::from_static(b"out"))];
+    log.append(Append { commit, payloads }).await.unwrap();
+    let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
+    assert!(names(&report, &stream.tenant, 1) && report.findings[0].what.contains("3 bytes"), "{:?}", report.findings);
+}
+
+#[tokio::test]
+async fn every_changed_byte_of_a_body_in_the_file_is_found() {
+    let (dir, tenants) = log().await;
+    let Some(Found::Row(row)) = open(dir.path()).rows().nth(2) else { panic!("no third row") };
+    let body = row.body.unwrap();
+    let path = dir.path().join("events.db");
+    let original = fs::read(&path).unwrap();
+    let start = original.windows(body.len()).position(|window| window == body).expect("the body lies in one piece");
+    for index in start..start + body.len() {
+        let mut bytes = original.clone();
+        bytes[index] ^= 0x04;
+        fs::write(&path, &bytes).unwrap();
+        let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
+        assert!(names(&report, &tenants[0], 3), "byte {index}: {:?}", report.findings);
+    }
+}
+
+/// Anywhere in the file, also in pages, cells and headers: either the audit finds it, or every commit is as it was.
+#[tokio::test]
+async fn a_changed_byte_anywhere_in_the_file_is_found_or_harmless() {
+    let (dir, _) = log().await;
+    let path = dir.path().join("events.db");
+    let original = fs::read(&path).unwrap();
+    let hashes = |audit: &SqliteAudit| -> Vec<_> {
+        let hash = |found: Found| match found {
+            Found::Row(row) => row.commit.ok().map(|commit| (row.position, commit.hash())),
+            Found::Damage { .. } => None,
+        };
+        audit.rows().map(hash).collect()
+    };
+    let expected = hashes(&SqliteLog::open_read_only(dir.path()).unwrap());
+    let mut found = 0;
+    for index in (0..original.len()).step_by(23) {
+        let mut bytes = original.clone();
+        bytes[index] ^= 1 << (index % 8);
+        fs::write(&path, &bytes).unwrap();
+        // A file that cannot be opened is a finding as well.
+        let Ok(audit) = SqliteLog::open_read_only(dir.path()) else { continue };
+        let report = verify(&audit);
+        found += usize::from(!report.is_clean());
+        assert!(!report.is_clean() || hashes(&audit) == expected, "byte {index}");
+    }
+    assert!(found > 100, "{found}");
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_read_costs_its_rows_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
+    let mut stream = conformance::Stream::fresh();
+    for _ in 0..200 {
+        let commit = stream.seal(1);
+        stream.head = commit.head();
+        log.append(Append { commit, payloads: Vec::new() }).await.unwrap();
+    }
+    let middle = log.read_all(Position::new(100), ReadLimit { commits: 1, bytes: 0 }).await.unwrap().remove(0);
+    log.close();
+    let path = dir.path().join("events.db");
+    let mut bytes = fs::read(&path).unwrap();
+    let body = middle.commit.body();
+    let at = bytes.windows(body.len()).position(|window| window == body).unwrap();
+    // The page's kind and the number of its cells.
+    let page = at / 8_192 * 8_192;
+    bytes[page..page + 8].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
+    assert!(report.commits > 150, "{}", report.commits);
+    let named = report.findings.iter().filter(|found| found.tenant.as_ref() == Some(&stream.tenant));
+    assert!(named.count() > 0 && names(&report, &stream.tenant, 101), "{:?}", report.findings);
+}
