@@ -13,6 +13,7 @@
 //! - Only the writer checkpoints; no connection maps the file into memory.
 
 use std::{
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -75,7 +76,8 @@ pub struct SqliteLogConfig {
     pub heads: usize,
     /// The WAL is copied into the database when it holds this many bytes that are not there yet.
     pub checkpoint_bytes: u64,
-    /// Beyond this many bytes the writer waits for the readers that keep the WAL from being reused.
+    /// Beyond this many bytes appends wait a moment for the readers that keep the WAL from being reused; a WAL file that
+    /// has grown larger is cut to this.
     pub wal_bytes: u64,
     /// How long a connection waits for a lock, in milliseconds. In one process there is none to wait for.
     pub busy_timeout_ms: u64,
@@ -240,12 +242,18 @@ impl SqliteLog {
             heads,
             // Unknown: a WAL may be left from a crash. The first transaction asks.
             wal_bytes_at_most: config.checkpoint_bytes,
+            next_checkpoint_at: config.checkpoint_bytes,
             config,
             _lock: lock,
         };
         let (alive, ended) = std_mpsc::sync_channel(1);
+        let watched = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || {
-            writer.run();
+            let run = AssertUnwindSafe(|| writer.run());
+            if std::panic::catch_unwind(run).is_err() {
+                tracing::error!("the event log's writer has panicked");
+                watched.poison.send_replace(Some("the writer has panicked".into()));
+            }
             drop(alive);
         });
         let thread = thread.map_err(|source| OpenError::Io { path, source })?;
@@ -267,11 +275,8 @@ impl SqliteLog {
         self.shared.checkpoint_at_end.store(true, Ordering::Release);
         self.stop_queue();
         let ending = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Ending { thread, .. }) = ending
-            && thread.join().is_err()
-        {
-            tracing::error!("the event log's writer has panicked");
-        }
+        // A panic of the writer was caught and has poisoned the log.
+        let _ = ending.map(|ending| ending.thread.join());
     }
 
     /// Transactions committed since the log was opened: with the number of appends, how well they are grouped.

@@ -88,6 +88,8 @@ pub(super) fn open_writer(dir: &Path, config: &SqliteLogConfig) -> Result<Connec
     let connection = Connection::open_with_flags(&path, flags).map_err(sqlite)?;
     prepare(&connection, Duration::from_millis(config.busy_timeout_ms)).map_err(sqlite)?;
     connection.execute_batch(SETTINGS).map_err(sqlite)?;
+    let wal_bytes = i64::try_from(config.wal_bytes).unwrap_or(i64::MAX);
+    connection.pragma_update(None, "journal_size_limit", wal_bytes).map_err(sqlite)?;
     if let Some(max_bytes) = config.max_bytes {
         connection
             .pragma_update(

@@ -359,3 +359,27 @@ async fn reading_a_tenant_that_nobody_knows_is_empty() {
     assert!(log.read_stream(&tenant, Revision::new(1), ReadLimit::default()).await.unwrap().is_empty());
     assert_eq!(log.tail().await.unwrap(), Position::START);
 }
+
+#[tokio::test]
+async fn a_reader_that_stays_delays_the_checkpoint_and_not_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SqliteLogConfig { checkpoint_bytes: 100_000, wal_bytes: 400_000, ..SqliteLogConfig::default() };
+    let log = Arc::new(SqliteLog::open(dir.path(), config).unwrap());
+    let mut stream = Stream::fresh();
+    stream.append(&(Arc::clone(&log) as Log), 1).await;
+    let reader = rusqlite::Connection::open(dir.path().join("events.db")).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM commits;").unwrap();
+    let mut fill = async |commits: usize| {
+        for _ in 0..commits {
+            let commit = stream.seal_named(1, &"x".repeat(10_000));
+            log.append(bare(commit.clone())).await.unwrap();
+            stream.head = commit.head();
+        }
+    };
+    let size = || fs::metadata(dir.path().join("events.db-wal")).unwrap().len();
+    fill(50).await;
+    assert!(size() > 400_000, "the reader needs the WAL: {}", size());
+    drop(reader);
+    fill(50).await;
+    assert!(size() <= 450_000, "the WAL is cut when it starts over: {}", size());
+}

@@ -9,7 +9,7 @@
 use std::{
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -40,6 +40,9 @@ const PAGES_OF_AN_APPEND: usize = 6;
 /// Pages that a transaction may write beside those of its appends: the way from the roots to the leaves.
 const PAGES_OF_A_TRANSACTION: usize = 8;
 
+/// How long appends wait for a reader when the WAL has reached its bound.
+const READER_WAIT: Duration = Duration::from_millis(500);
+
 /// An append in the queue.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -60,6 +63,8 @@ pub(super) struct Writer {
     pub(super) heads: Heads,
     /// Bytes of the WAL that are not in the database yet: counted too high, so that SQLite is seldom asked.
     pub(super) wal_bytes_at_most: u64,
+    /// The next checkpoint is due when they are so many.
+    pub(super) next_checkpoint_at: u64,
     /// Held as long as the thread lives.
     pub(super) _lock: DirLock,
 }
@@ -149,7 +154,8 @@ impl Writer {
     fn store(&mut self, batch: &[Request]) -> Result<Vec<Result<Appended, AppendError>>, Fault> {
         match self.execute("BEGIN IMMEDIATE") {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
-                // Another program has held the file for the whole of `busy_timeout_ms`. Nothing was stored.
+                // For the whole of `busy_timeout_ms`. Nothing was stored.
+                tracing::warn!("another program holds the event log's file: appends are refused");
                 return Ok(batch.iter().map(|_| Err(AppendError::Busy)).collect());
             }
             begun => begun?,
@@ -243,22 +249,28 @@ impl Writer {
     }
 
     fn checkpoint_if_due(&mut self) -> Result<(), Fault> {
-        if self.wal_bytes_at_most < self.config.checkpoint_bytes {
+        if self.wal_bytes_at_most < self.next_checkpoint_at {
             return Ok(());
         }
         self.wal_bytes_at_most = self.checkpoint("NOOP")?;
-        if self.wal_bytes_at_most < self.config.checkpoint_bytes {
+        if self.wal_bytes_at_most < self.next_checkpoint_at {
             return Ok(());
         }
         self.wal_bytes_at_most = self.checkpoint("PASSIVE")?;
-        if self.wal_bytes_at_most < self.config.wal_bytes {
-            return Ok(());
-        }
-        // A reader has kept the WAL from starting over: wait for it, at most `busy_timeout_ms`.
-        self.wal_bytes_at_most = self.checkpoint("RESTART")?;
         if self.wal_bytes_at_most >= self.config.wal_bytes {
-            tracing::warn!(wal_bytes = self.wal_bytes_at_most, "a reader keeps the event log's WAL from being reused");
+            // A reader keeps the WAL from starting over: wait for it, but not for long, as all appends wait too.
+            self.connection.busy_timeout(READER_WAIT)?;
+            self.wal_bytes_at_most = self.checkpoint("RESTART")?;
+            self.connection.busy_timeout(Duration::from_millis(self.config.busy_timeout_ms))?;
+            if self.wal_bytes_at_most >= self.config.wal_bytes {
+                tracing::warn!(
+                    wal_bytes = self.wal_bytes_at_most,
+                    "a reader keeps the event log's WAL from being reused"
+                );
+            }
         }
+        // What a reader has kept back is tried again when as much has come as makes a checkpoint worth it.
+        self.next_checkpoint_at = self.wal_bytes_at_most + self.config.checkpoint_bytes;
         Ok(())
     }
 
