@@ -74,7 +74,7 @@ fn every_source_file_opens_by_saying_what_it_is() {
 #[test]
 fn a_module_is_named_after_its_file() {
     let tree = Tree::here();
-    let findings = tree.paths().filter(|path| path.ends_with("/mod.rs")).map(str::to_owned);
+    let findings = tree.paths().filter(|path| sources::is_unnamed(path)).map(str::to_owned);
     assert_tidy(&findings.collect::<Vec<_>>(), "name it foo.rs, beside foo/");
 }
 

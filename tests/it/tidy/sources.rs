@@ -58,6 +58,13 @@ fn lines_without_tests(text: &str) -> usize {
     counted
 }
 
+/// Is it a `mod.rs` that could have a name? What the test programs of one crate share has none: directly in `tests/`, cargo
+/// would take it for a test program.
+pub(super) fn is_unnamed(path: &str) -> bool {
+    let shared_by_tests = matches!(path.split('/').collect::<Vec<_>>()[..], [_, "tests", _, "mod.rs"]);
+    path.ends_with("/mod.rs") && !shared_by_tests
+}
+
 /// A file that does not begin with a `//!` comment.
 pub(super) fn undocumented(path: &str, text: &str) -> Option<String> {
     let documented =
@@ -140,6 +147,14 @@ mod tests {
         assert!(undocumented("a.rs", "//!\nuse std::fs;\n").is_some());
         assert!(undocumented("a.rs", "").is_some());
         assert!(undocumented("a.rs", "//! What it is.\n").is_none());
+    }
+
+    #[test]
+    fn a_module_without_a_name_is_found_but_for_what_test_programs_share() {
+        assert!(
+            is_unnamed("events/src/log/mod.rs") && is_unnamed("tests/it/mod.rs") && is_unnamed("events/tests/mod.rs")
+        );
+        assert!(!is_unnamed("actors/tests/guests/mod.rs") && !is_unnamed("events/src/log.rs"));
     }
 
     #[test]
