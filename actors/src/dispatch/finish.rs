@@ -1,0 +1,168 @@
+//! The end of an execution, recorded before anybody hears of it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wasmwiz_events::{
+    envelope::Envelope,
+    event::Event,
+    execution::{Accepted, Finished, Outcome, Output},
+    id::{ExecutionId, TenantId},
+    log::ReadLimit,
+    payload::Payload,
+    revision::Revision,
+    time::{Millis, Timestamp},
+};
+
+use super::{DispatchError, Done, End, Shared};
+use crate::{
+    aggregate::Authority,
+    executor::{Ran, Stream},
+    handle::{Ask, AskError, Decided, Origin},
+    tenant::{Command, Refusal},
+};
+
+/// How often the end of an execution is offered to its entity before it is left to be declared lost. The pauses below
+/// add up to about eight seconds: longer than an entity takes to be read back, shorter than the grace of a loss.
+const FINISH_ATTEMPTS: u32 = 8;
+
+/// The first pause between those; each further one is twice as long.
+const FINISH_PAUSE_MS: u64 = 60;
+
+impl Shared {
+    pub(super) async fn finish(&self, began: Began, mut ran: Ran) -> Result<Done, DispatchError> {
+        let mut outputs = ran.outputs();
+        let payloads = match self.keep(outputs.clone()).await {
+            Ok(payloads) => payloads,
+            Err(error) => {
+                tracing::error!(execution.id = %began.accepted.execution_id, %error, "an output cannot be kept");
+                ran = Ran::failed("the host could not keep the output".into());
+                outputs = ran.outputs();
+                self.keep(outputs.clone()).await?
+            }
+        };
+        let finished = finished(&began.accepted, &ran, &outputs);
+        match self.record_end(&began, &finished, payloads).await {
+            Ok(decided) => {
+                let [stdout, stderr] = outputs.map(|output| output.bytes().clone());
+                let (end, finished_at) = (End::Finished(Box::new(finished)), decided.time);
+                let (accepted, accepted_at, position) = (began.accepted, began.at, decided.position);
+                Ok(Done { accepted, accepted_at, end, finished_at, stdout, stderr, position })
+            }
+            Err(AskError::Refused(Refusal::ExecutionNotOpen)) => self.ended_already(began, outputs).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn record_end(
+        &self,
+        began: &Began,
+        finished: &Finished,
+        payloads: Vec<Payload>,
+    ) -> Result<Decided, AskError> {
+        let mut pause_ms = FINISH_PAUSE_MS;
+        for attempt in 1.. {
+            let command = Command::Finish(Box::new(finished.clone()));
+            let origin = Origin { command: self.ids.command(), ..began.origin.clone() };
+            let ask = Ask { command, by: Authority::System, origin, payloads: payloads.clone() };
+            match self.deps.region.ask(&began.tenant, ask).await {
+                Err(AskError::Busy { .. } | AskError::Unavailable { .. }) if attempt < FINISH_ATTEMPTS => {
+                    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                    pause_ms *= 2;
+                }
+                answered => return answered,
+            }
+        }
+        Err(AskError::Busy { retry_after_ms: pause_ms })
+    }
+
+    /// The execution has its end in the log: it was declared lost, or an earlier report of ours was recorded and only
+    /// its answer got lost. Whoever asks is told what the log says, and nothing else.
+    async fn ended_already(&self, began: Began, outputs: [Payload; 2]) -> Result<Done, DispatchError> {
+        let unreadable =
+            |error: &dyn std::fmt::Display| DispatchError::Host(format!("its end cannot be read: {error}"));
+        let mut from = began.revision.next();
+        loop {
+            let read = self.deps.log.read_stream(&began.tenant, from, ReadLimit::default()).await;
+            let commits = read.map_err(|error| unreadable(&error))?;
+            let Some(last) = commits.last() else { return Err(unreadable(&"the stream ends before it")) };
+            from = last.commit.last_revision().next();
+            for recorded in &commits {
+                let events = recorded.commit.events().map_err(|error| unreadable(&error))?;
+                let id = began.accepted.execution_id;
+                let Some((end, finished_at)) = events.iter().find_map(|envelope| end_of(id, envelope)) else {
+                    continue;
+                };
+                let kept = matches!(end, End::Finished(_));
+                let [stdout, stderr] = outputs.map(|output| if kept { output.bytes().clone() } else { Bytes::new() });
+                let (accepted, accepted_at, position) = (began.accepted, began.at, recorded.position);
+                return Ok(Done { accepted, accepted_at, end, finished_at, stdout, stderr, position });
+            }
+        }
+    }
+}
+
+/// What is known of an execution once it is admitted.
+pub(super) struct Began {
+    pub(super) tenant: TenantId,
+    pub(super) origin: Origin,
+    pub(super) accepted: Box<Accepted>,
+    pub(super) at: Timestamp,
+    /// The stream's revision when the admission was durable: its end comes after it.
+    pub(super) revision: Revision,
+}
+
+fn end_of(id: ExecutionId, envelope: &Envelope) -> Option<(End, Timestamp)> {
+    match &envelope.event {
+        Event::ExecutionFinished(finished) if finished.execution_id == id => {
+            Some((End::Finished(finished.clone()), envelope.time))
+        }
+        Event::ExecutionLost(lost) if lost.execution_id == id => Some((End::Lost(lost.clone()), envelope.time)),
+        _ => None,
+    }
+}
+
+fn finished(accepted: &Accepted, ran: &Ran, [stdout, stderr]: &[Payload; 2]) -> Finished {
+    let output = |payload: &Payload, truncated| Output {
+        digest: payload.digest(),
+        size_bytes: payload.bytes().len() as u64,
+        truncated,
+    };
+    Finished {
+        execution_id: accepted.execution_id,
+        attempt: accepted.attempt,
+        outcome: ran.outcome,
+        exit_code: ran.exit_code,
+        stdout: output(stdout, ran.stdout.truncated),
+        stderr: output(stderr, ran.stderr.truncated),
+        fuel: ran.fuel,
+        cpu_ms: ran.cpu,
+        wall_ms: ran.wall,
+        peak_memory_bytes: ran.peak_memory_bytes,
+        trace_digest: None,
+        deterministic: false,
+        message: ran.message.clone(),
+    }
+}
+
+impl Ran {
+    /// The host could not run it: never the guest's fault.
+    pub(super) fn failed(message: String) -> Self {
+        let nothing = || Stream { bytes: Bytes::new(), truncated: false };
+        Self {
+            outcome: Outcome::Failed,
+            exit_code: None,
+            stdout: nothing(),
+            stderr: nothing(),
+            fuel: None,
+            cpu: Millis::default(),
+            wall: Millis::default(),
+            peak_memory_bytes: 0,
+            message: Some(message),
+        }
+    }
+
+    fn outputs(&self) -> [Payload; 2] {
+        [&self.stdout, &self.stderr].map(|stream| Payload::new(stream.bytes.clone()))
+    }
+}
