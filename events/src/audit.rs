@@ -25,7 +25,7 @@ use crate::{
 const MAX_FINDINGS: usize = 1_000;
 
 /// What an audit found.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize)]
 pub struct Report {
     /// Commits that are as they should be.
     pub commits: u64,
@@ -47,7 +47,7 @@ impl Report {
 }
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// Whose stream, where that can be told.
     pub tenant: Option<TenantId>,
