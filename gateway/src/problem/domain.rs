@@ -1,0 +1,166 @@
+//! From the refusals and errors of the other crates to problems: the only place that does.
+
+use http::HeaderName;
+use wasmwiz_actors::{handle::AskError, tenant::Refusal};
+use wasmwiz_events::{blobs::BlobError, log::ReadError};
+
+use super::{Kind, Problem};
+
+/// When to try again after the log or a view could not, in milliseconds: about the time a failover takes.
+const UNAVAILABLE_RETRY_MS: u64 = 1_000;
+
+/// When to try again while as many executions are open as may be, in milliseconds: most end within it.
+const CONCURRENT_RETRY_MS: u64 = 1_000;
+
+/// One text for everything that can be wrong with a credential: which part is wrong helps nobody but a guesser.
+pub(crate) const UNAUTHENTICATED: &str = "No valid credential came with the request. Send `Authorization: Bearer <API key>` with a key that is neither \
+     revoked nor expired.";
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let kind = match &refusal {
+            Refusal::NotRegistered => Kind::TenantNotFound,
+            Refusal::AlreadyRegistered => Kind::TenantExists,
+            Refusal::Suspended => Kind::TenantSuspended,
+            Refusal::InvalidName => Kind::InvalidName,
+            Refusal::KeyUnknown => Kind::KeyNotFound,
+            Refusal::KeyRevoked | Refusal::KeyExpired(_) => return Self::new(Kind::Unauthenticated, UNAUTHENTICATED),
+            Refusal::MissingScope(_) | Refusal::NotAKey => Kind::MissingScope,
+            Refusal::WiderScopes => Kind::WiderScopes,
+            Refusal::NoScopes | Refusal::ExpiresInThePast => Kind::InvalidBody,
+            Refusal::KeyExists => Kind::KeyExists,
+            Refusal::TooManyKeys { .. } => Kind::TooManyKeys,
+            Refusal::ModuleUnknown => Kind::ModuleNotFound,
+            Refusal::VersionUnknown { .. } => Kind::VersionNotFound,
+            Refusal::TooManyModules { .. } => Kind::TooManyModules,
+            Refusal::TooManyVersions { .. } => Kind::TooManyVersions,
+            Refusal::ModuleTooLarge { .. } | Refusal::StdinTooLarge { .. } => Kind::BodyTooLarge,
+            Refusal::BadArguments { .. } => Kind::InvalidArguments,
+            Refusal::RateLimited { .. } => Kind::RateLimited,
+            Refusal::DailyQuotaUsed { .. } => Kind::DailyQuotaUsed,
+            Refusal::TooManyConcurrent { .. } => Kind::TooManyConcurrent,
+            Refusal::ExecutionNotOpen | Refusal::StaleAttempt { .. } | Refusal::ExecutionExists => {
+                Kind::ExecutionNotOpen
+            }
+        };
+        let problem = Self::new(kind, sentence(&refusal.to_string()));
+        match refusal {
+            Refusal::RateLimited { per_minute, retry_after_ms } => {
+                limited(problem, "executions", u64::from(per_minute), 60, retry_after_ms)
+            }
+            Refusal::DailyQuotaUsed { per_day, retry_after_ms } => {
+                limited(problem, "executions-daily", per_day, 86_400, retry_after_ms)
+            }
+            Refusal::TooManyConcurrent { .. } => problem.retry_after_ms(CONCURRENT_RETRY_MS),
+            Refusal::MissingScope(scope) => problem.because(scope.as_str()),
+            Refusal::NoScopes => problem.at("/scopes", "must name at least one scope"),
+            Refusal::ExpiresInThePast => problem.at("/expires_at", "must lie in the future"),
+            _ => problem,
+        }
+    }
+}
+
+/// The headers of draft-ietf-httpapi-ratelimit-headers, beside `Retry-After`.
+fn limited(problem: Problem, policy: &str, quota: u64, window_seconds: u64, retry_after_ms: u64) -> Problem {
+    let seconds = retry_after_ms.div_ceil(1_000).max(1);
+    problem
+        .retry_after_ms(retry_after_ms)
+        .header(HeaderName::from_static("ratelimit-policy"), &format!("\"{policy}\";q={quota};w={window_seconds}"))
+        .header(HeaderName::from_static("ratelimit"), &format!("\"{policy}\";r=0;t={seconds}"))
+}
+
+impl From<AskError> for Problem {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Refused(refusal) => refusal.into(),
+            AskError::Busy { retry_after_ms } => Self::busy(retry_after_ms),
+            AskError::Unavailable { reason, retry_after_ms } => Self::new(
+                Kind::Unavailable,
+                "The command could not be recorded, and it may not be known whether it took effect. Read the resource \
+                 before you try again.",
+            )
+            .retry_after_ms(retry_after_ms)
+            .caused_by(reason),
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unavailable(_) => Self::unavailable("The log cannot be read at the moment.", &error),
+            ReadError::Damaged { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<BlobError> for Problem {
+    fn from(error: BlobError) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl Problem {
+    fn busy(retry_after_ms: u64) -> Self {
+        Self::new(Kind::NodeBusy, "This node has as much to do as it takes. Try again after the pause, or elsewhere.")
+            .retry_after_ms(retry_after_ms)
+    }
+
+    pub(crate) fn unavailable(detail: &'static str, cause: impl std::fmt::Display) -> Self {
+        Self::new(Kind::Unavailable, detail).retry_after_ms(UNAVAILABLE_RETRY_MS).caused_by(cause)
+    }
+}
+
+/// A refusal's text as a sentence of an answer.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    [first.as_str(), chars.as_str(), "."].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmwiz_events::{id::RequestId, key::Scope, time::Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn a_dead_key_is_not_told_how_it_died() {
+        for refusal in [Refusal::KeyRevoked, Refusal::KeyExpired(Timestamp::from_unix_ms(0))] {
+            let problem = Problem::from(refusal);
+            assert_eq!((problem.kind(), problem.detail()), (Kind::Unauthenticated, UNAUTHENTICATED));
+        }
+    }
+
+    #[test]
+    fn a_tenant_over_its_rate_is_told_when_to_come_back() {
+        let refusal = Refusal::RateLimited { per_minute: 10, retry_after_ms: 5_400 };
+        let written = Problem::from(refusal).write("/", &RequestId::new("r").unwrap());
+        assert_eq!(written.status(), 429);
+        assert_eq!(written.headers()["retry-after"], "6");
+        assert_eq!(written.headers()["ratelimit-policy"], "\"executions\";q=10;w=60");
+        assert_eq!(written.headers()["ratelimit"], "\"executions\";r=0;t=6");
+    }
+
+    #[test]
+    fn a_refusal_has_the_status_of_its_kind() {
+        for (refusal, status) in [
+            (Refusal::NotRegistered, 404),
+            (Refusal::MissingScope(Scope::KeysManage), 403),
+            (Refusal::TooManyKeys { limit: 1 }, 409),
+            (Refusal::ModuleTooLarge { limit_bytes: 1 }, 413),
+            (Refusal::TooManyConcurrent { limit: 1 }, 429),
+            (Refusal::NoScopes, 400),
+        ] {
+            assert_eq!(Problem::from(refusal.clone()).kind().status(), status, "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_the_log_is_not_told() {
+        let error = AskError::Unavailable { reason: "disk /x failed".into(), retry_after_ms: 1_000 };
+        let problem = Problem::from(error);
+        assert!(!problem.detail().contains("disk"));
+        assert_eq!(problem.cause(), Some("disk /x failed"));
+    }
+}

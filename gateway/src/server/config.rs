@@ -1,0 +1,80 @@
+//! The bounds of the serve loop.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What the listener takes from its clients. Every bound is a number with a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Connections in all. More are answered 503 and closed: file descriptors are finite.
+    pub connections_max: usize,
+    /// Connections of one address. One client must not take all; a proxy in front needs many.
+    pub connections_per_address_max: usize,
+    /// From the accept, or from the end of the answer before, to the end of a request's head, in milliseconds.
+    pub header_read_timeout_ms: u64,
+    /// Header fields of one request.
+    pub headers_max: usize,
+    /// Read buffer of an HTTP/1 connection, in bytes: also the largest head of a request.
+    pub http1_buffer_bytes: usize,
+    /// Largest decoded header list of an HTTP/2 request, in bytes.
+    pub http2_header_list_bytes: u32,
+    /// Requests under way on one HTTP/2 connection.
+    pub http2_streams_max: u32,
+    /// Flow-control window of one HTTP/2 stream, in bytes.
+    pub http2_stream_window_bytes: u32,
+    /// Flow-control window of one HTTP/2 connection, in bytes.
+    pub http2_connection_window_bytes: u32,
+    /// Streams that a client reset before they were served, until the connection is closed (rapid reset).
+    pub http2_resets_max: usize,
+    /// Between two pings of an HTTP/2 connection, in milliseconds.
+    pub http2_ping_every_ms: u64,
+    /// For the answer to a ping, in milliseconds.
+    pub http2_ping_timeout_ms: u64,
+    /// A connection without a request under way for this long is closed, in milliseconds.
+    pub idle_ms: u64,
+    /// A client that takes no byte of its answer for this long is cut off, in milliseconds.
+    pub write_stall_ms: u64,
+    /// The first pause after the system could not accept (out of file descriptors); doubled up to a second.
+    pub accept_backoff_ms: u64,
+    /// How long connections may go on after the shutdown began, in milliseconds.
+    pub drain_ms: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            connections_max: 8_192,
+            connections_per_address_max: 1_024,
+            header_read_timeout_ms: 10_000,
+            headers_max: 64,
+            http1_buffer_bytes: 64 << 10,
+            http2_header_list_bytes: 32 << 10,
+            http2_streams_max: 128,
+            http2_stream_window_bytes: 256 << 10,
+            http2_connection_window_bytes: 1 << 20,
+            http2_resets_max: 20,
+            http2_ping_every_ms: 20_000,
+            http2_ping_timeout_ms: 10_000,
+            idle_ms: 75_000,
+            write_stall_ms: 30_000,
+            accept_backoff_ms: 10,
+            drain_ms: 30_000,
+        }
+    }
+}
+
+impl ServerConfig {
+    pub(super) const fn header_read_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_read_timeout_ms)
+    }
+
+    pub(super) const fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle_ms)
+    }
+
+    pub(super) const fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+}
