@@ -120,6 +120,11 @@ impl Problem {
         &self.0.detail
     }
 
+    /// The parts of the request that are wrong.
+    pub fn faults(&self) -> &[Fault] {
+        &self.0.faults
+    }
+
     /// The cause, for the operator's log.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.0.cause.as_deref()

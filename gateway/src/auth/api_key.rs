@@ -9,7 +9,7 @@
 use std::fmt;
 
 use hmac::{Hmac, Mac as _};
-use rand::{CryptoRng, Rng as _, RngExt as _};
+use rand::{CryptoRng, RngExt as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use wasmwiz_events::{digest::Digest, id::KeyId};
@@ -164,14 +164,16 @@ impl fmt::Debug for NewSecret {
 }
 
 /// Draws a key.
-///
-/// # Errors
-/// [`NotAKey`] never: what is drawn has the right form.
-pub fn draw(rng: &mut impl CryptoRng, hasher: &Hasher) -> Result<NewSecret, NotAKey> {
-    let (id, secret) = (letters(rng, KEY_ID_CHARS), letters(rng, SECRET_CHARS));
-    let body = [PREFIX, &id, "_", &secret].concat();
-    let text = [body.as_str(), &checksum(&body)].concat();
-    NewSecret::supplied(&text, hasher)
+pub fn draw(rng: &mut impl CryptoRng, hasher: &Hasher) -> NewSecret {
+    loop {
+        let (id, secret) = (letters(rng, KEY_ID_CHARS), letters(rng, SECRET_CHARS));
+        let body = [PREFIX, &id, "_", &secret].concat();
+        let text = [body.as_str(), &checksum(&body)].concat();
+        // What is drawn has the right form, so the first round is the last.
+        if let Ok(new) = NewSecret::supplied(&text, hasher) {
+            return new;
+        }
+    }
 }
 
 fn letters(rng: &mut impl CryptoRng, count: usize) -> String {
@@ -198,7 +200,7 @@ mod tests {
 
     #[expect(clippy::disallowed_methods, reason = "tests draw keys")]
     fn drawn() -> NewSecret {
-        draw(&mut rand::rng(), &Hasher::default()).unwrap()
+        draw(&mut rand::rng(), &Hasher::default())
     }
 
     #[test]

@@ -1,0 +1,2 @@
+//! Authentication.
+pub mod api_key;

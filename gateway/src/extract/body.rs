@@ -1,0 +1,278 @@
+//! Bodies: counted while they come, in time, and within what all bodies together may take.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{Version, header};
+use http_body_util::{BodyExt as _, combinators::BoxBody};
+use hyper::body::Body as _;
+use poem::Request;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use wasmwiz_events::tenant::Tier;
+
+use crate::{
+    config::GatewayConfig,
+    problem::{Kind, Problem},
+};
+
+/// The unit in which memory is shared out, in bytes.
+const UNIT_BYTES: u64 = 1_024;
+
+/// When to try again while bodies take all the memory they may, in milliseconds.
+const RETRY_MS: u64 = 1_000;
+
+/// How much one body may be, and who says so.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    /// The most bytes.
+    pub(crate) bytes: u64,
+    /// What the body is, for people.
+    pub(crate) what: &'static str,
+    /// The tier whose limit it is; `None` when it holds for everybody.
+    pub(crate) tier: Option<Tier>,
+}
+
+impl Limit {
+    pub(crate) fn exceeded(&self) -> Problem {
+        let Self { bytes, what, tier } = self;
+        let whose = tier.map_or_else(|| "here".to_owned(), |tier| format!("in tier {}", tier.as_str()));
+        let remedy = if tier.is_some() { "Send less, or ask for another tier." } else { "Send less." };
+        Problem::new(Kind::BodyTooLarge, format!("{what} may have {bytes} bytes {whose}. {remedy}"))
+    }
+}
+
+/// The memory that all bodies share.
+#[derive(Debug, Clone)]
+pub(crate) struct Memory(Arc<Semaphore>);
+
+impl Memory {
+    pub(crate) fn new(bytes: u64) -> Self {
+        let units = usize::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(usize::MAX);
+        Self(Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Room for `bytes`, if there is any.
+    pub(crate) fn room(&self, bytes: u64) -> Result<Room, Problem> {
+        let mut room = Room { memory: self.clone(), permit: None, bytes: 0 };
+        room.grow_to(bytes)?;
+        Ok(room)
+    }
+}
+
+/// Room for one body; it is given back when the body is no longer needed.
+#[derive(Debug)]
+pub(crate) struct Room {
+    memory: Memory,
+    permit: Option<OwnedSemaphorePermit>,
+    bytes: u64,
+}
+
+impl Room {
+    fn grow_to(&mut self, bytes: u64) -> Result<(), Problem> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
+        let units = bytes.saturating_sub(self.bytes).div_ceil(UNIT_BYTES);
+        let more = u32::try_from(units).ok().and_then(|units| {
+            Arc::clone(&self.memory.0).try_acquire_many_owned(units).ok()
+        });
+        let more = more.ok_or_else(|| {
+            Problem::new(
+                Kind::TooManyUploads,
+                "The bodies that are on their way to this node take all the memory they may. Try again after the pause.",
+            )
+            .retry_after_ms(RETRY_MS)
+        })?;
+        match &mut self.permit {
+            Some(permit) => permit.merge(more),
+            None => self.permit = Some(more),
+        }
+        self.bytes = self.bytes.saturating_add(units.saturating_mul(UNIT_BYTES));
+        Ok(())
+    }
+}
+
+/// A body that has come in full.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Its bytes.
+    pub(crate) bytes: Bytes,
+    /// Kept for as long as the bytes are worked on.
+    pub(crate) room: Room,
+}
+
+/// How fast a body must come.
+struct Pace {
+    begun: Instant,
+    idle: Duration,
+    grace: Duration,
+    rate_bytes: u64,
+}
+
+impl Pace {
+    fn begin(config: &GatewayConfig) -> Self {
+        let ms = Duration::from_millis;
+        let (idle, grace) = (ms(config.body_idle_ms), ms(config.body_grace_ms));
+        Self { begun: Instant::now(), idle, grace, rate_bytes: config.body_rate_bytes.max(1) }
+    }
+
+    /// When the next piece must be here, after `bytes` of them.
+    fn deadline(&self, bytes: u64) -> Instant {
+        let earned = Duration::from_millis(bytes.saturating_mul(1_000) / self.rate_bytes);
+        (Instant::now() + self.idle).min(self.begun + self.grace + earned)
+    }
+}
+
+/// Does the request have a body that says where it ends? HTTP/1.1 without a length has none; HTTP/1.0 may mean one that
+/// ends with the connection, which is not taken.
+pub(crate) fn has_length(request: &Request) -> bool {
+    let given = |name| request.headers().contains_key(name);
+    given(header::CONTENT_LENGTH)
+        || given(header::TRANSFER_ENCODING)
+        || !matches!(request.version(), Version::HTTP_09 | Version::HTTP_10 | Version::HTTP_11)
+}
+
+/// Refuses a request whose resource needs a body when it names no length.
+pub(crate) fn require_length(request: &Request) -> Result<(), Problem> {
+    if has_length(request) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Kind::LengthRequired,
+        "This resource needs a body. Send it with a Content-Length, or chunked.",
+    ))
+}
+
+/// Reads the body of `request`, which becomes empty.
+pub(crate) async fn read(
+    config: &GatewayConfig,
+    memory: &Memory,
+    request: &mut Request,
+    limit: Limit,
+) -> Result<Held, Problem> {
+    let named = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    // Before any byte is read: a client that waits for `100 Continue` is spared the sending.
+    if named.is_some_and(|bytes| bytes > limit.bytes) {
+        return Err(limit.exceeded());
+    }
+    let mut room = memory.room(0)?;
+    let mut body: BoxBody<Bytes, std::io::Error> = request.take_body().into();
+    let (mut first, mut rest, mut count) = (Bytes::new(), BytesMut::new(), 0_u64);
+    let pace = Pace::begin(config);
+    while !body.is_end_stream() {
+        let frame = tokio::time::timeout_at(pace.deadline(count), body.frame()).await.map_err(|_| too_slow(config))?;
+        let Some(frame) = frame else { break };
+        let broken = |error| Problem::new(Kind::MalformedRequest, "The body broke off. Send it in full.").caused_by(error);
+        let Ok(piece) = frame.map_err(|error: std::io::Error| broken(error))?.into_data() else { continue };
+        count = count.saturating_add(piece.len() as u64);
+        if count > limit.bytes {
+            return Err(limit.exceeded());
+        }
+        room.grow_to(count)?;
+        if first.is_empty() {
+            // A body of one piece, which most are, is never copied.
+            first = piece;
+            continue;
+        }
+        if rest.is_empty() {
+            // The named length is within the limit, and room is taken only as bytes come.
+            let capacity = named.map_or(0, |bytes| bytes.min(UNIT_BYTES * UNIT_BYTES));
+            rest.reserve(usize::try_from(capacity).unwrap_or(0).max(first.len().saturating_add(piece.len())));
+            rest.extend_from_slice(&first);
+        }
+        rest.extend_from_slice(&piece);
+    }
+    let bytes = if rest.is_empty() { first } else { rest.freeze() };
+    Ok(Held { bytes, room })
+}
+
+fn too_slow(config: &GatewayConfig) -> Problem {
+    let (idle, rate) = (config.body_idle_ms, config.body_rate_bytes);
+    Problem::new(
+        Kind::BodyTooSlow,
+        format!("The body comes too slowly. Send at least {rate} bytes a second, without pauses of more than {idle} ms."),
+    )
+    .header(header::CONNECTION, "close")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use poem::Body;
+
+    use super::*;
+
+    const LIMIT: Limit = Limit { bytes: 10, what: "A module", tier: Some(Tier::Free) };
+
+    fn chunked(pieces: &[&'static [u8]]) -> Request {
+        let pieces: Vec<_> = pieces.iter().map(|piece| Ok::<_, std::io::Error>(Bytes::from_static(piece))).collect();
+        Request::builder().body(Body::from_bytes_stream(stream::iter(pieces)))
+    }
+
+    async fn read_with(memory: &Memory, mut request: Request) -> Result<Held, Problem> {
+        read(&GatewayConfig::default(), memory, &mut request, LIMIT).await
+    }
+
+    #[tokio::test]
+    async fn a_body_in_pieces_is_put_together() {
+        let memory = Memory::new(1 << 20);
+        for pieces in [&[][..], &[b"abc"], &[b"abc", b"def"], &[b"", b"abcde", b"", b"fghij"]] {
+            let held = read_with(&memory, chunked(pieces)).await.unwrap();
+            assert_eq!(held.bytes, pieces.concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_grows_past_its_limit_is_stopped_there() {
+        let problem = read_with(&Memory::new(1 << 20), chunked(&[b"0123456789", b"0"])).await.unwrap_err();
+        assert_eq!(problem.kind(), Kind::BodyTooLarge);
+        assert!(problem.detail().contains("10 bytes in tier free"), "{problem:?}");
+    }
+
+    #[tokio::test]
+    async fn a_named_length_over_the_limit_is_refused_unread() {
+        let request = Request::builder().header("content-length", "11").body(Body::from_bytes_stream(
+            stream::pending::<Result<Bytes, std::io::Error>>(),
+        ));
+        let problem = read_with(&Memory::new(1 << 20), request).await.unwrap_err();
+        assert_eq!(problem.kind(), Kind::BodyTooLarge);
+    }
+
+    #[tokio::test]
+    async fn bodies_together_have_a_bound_and_give_it_back() {
+        let memory = Memory::new(1_024);
+        let held = read_with(&memory, chunked(&[b"a"])).await.unwrap();
+        let problem = read_with(&memory, chunked(&[b"b"])).await.unwrap_err();
+        assert_eq!(problem.kind(), Kind::TooManyUploads);
+        drop(held);
+        assert!(read_with(&memory, chunked(&[b"b"])).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_coming_is_given_up() {
+        let stalled = Request::builder().body(Body::from_bytes_stream(
+            stream::pending::<Result<Bytes, std::io::Error>>(),
+        ));
+        let problem = read_with(&Memory::new(1_024), stalled).await.unwrap_err();
+        assert_eq!(problem.kind(), Kind::BodyTooSlow);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_the_callers_fault() {
+        let broken = stream::iter([Ok(Bytes::from_static(b"a")), Err(std::io::Error::other("reset"))]);
+        let request = Request::builder().body(Body::from_bytes_stream(broken));
+        let problem = read_with(&Memory::new(1_024), request).await.unwrap_err();
+        assert_eq!(problem.kind(), Kind::MalformedRequest);
+    }
+
+    #[test]
+    fn only_old_requests_can_lack_a_length() {
+        let request = |version| Request::builder().version(version).finish();
+        assert!(require_length(&request(Version::HTTP_10)).is_err());
+        assert!(require_length(&request(Version::HTTP_11)).is_err());
+        assert!(require_length(&request(Version::HTTP_2)).is_ok());
+    }
+}

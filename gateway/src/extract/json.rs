@@ -1,0 +1,172 @@
+//! JSON bodies: one object, its members taken one by one; what is left over was misspelt.
+
+use std::fmt;
+
+use http::header;
+use poem::Request;
+use serde::{
+    Deserializer as _,
+    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
+};
+use serde_json::Value;
+
+use super::body::{self, Limit};
+use crate::{
+    Gateway,
+    problem::{Fault, Kind, Problem},
+};
+
+/// The members of a body that is a JSON object. serde_json bounds its depth at 128.
+#[derive(Debug)]
+pub(crate) struct Fields {
+    members: Vec<(String, Value)>,
+    asked: Vec<&'static str>,
+    faults: Vec<Fault>,
+}
+
+impl Fields {
+    /// Reads a body that must be there.
+    pub(crate) async fn read(gateway: &Gateway, request: &mut Request) -> Result<Self, Problem> {
+        body::require_length(request)?;
+        let fields = Self::read_optional(gateway, request).await?;
+        fields.ok_or_else(|| Problem::new(Kind::EmptyBody, "This resource needs a JSON object as its body."))
+    }
+
+    /// Reads a body that may be left out.
+    pub(crate) async fn read_optional(gateway: &Gateway, request: &mut Request) -> Result<Option<Self>, Problem> {
+        let limit = Limit { bytes: gateway.config().json_bytes_max, what: "A JSON body", tier: None };
+        let media_type = media_type(request);
+        let held = body::read(gateway.config(), gateway.memory(), request, limit).await?;
+        if held.bytes.is_empty() {
+            return Ok(None);
+        }
+        if media_type.as_deref() != Some("application/json") {
+            return Err(unsupported("application/json"));
+        }
+        Self::parse(&held.bytes).map(Some)
+    }
+
+    fn parse(json: &[u8]) -> Result<Self, Problem> {
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        let members = reader.deserialize_map(Members).and_then(|members| reader.end().map(|()| members));
+        let members = members.map_err(|error| {
+            // serde_json's words name a place and what was expected there, not the body's content.
+            Problem::new(Kind::InvalidBody, format!("The body is not the JSON object that this resource takes: {error}."))
+        })?;
+        Ok(Self { members, asked: Vec::new(), faults: Vec::new() })
+    }
+
+    /// A member that must be there.
+    pub(crate) fn required<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<T> {
+        if !self.members.iter().any(|(given, _)| given == name) {
+            self.fault(format!("/{name}"), "is missing");
+        }
+        self.optional(name)
+    }
+
+    /// A member that may be absent or null.
+    pub(crate) fn optional<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<T> {
+        self.asked.push(name);
+        let place = self.members.iter().position(|(given, _)| given == name)?;
+        let (_, value) = self.members.swap_remove(place);
+        match serde_json::from_value::<Option<T>>(value) {
+            Ok(value) => value,
+            Err(error) => {
+                self.fault(format!("/{name}"), error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Names one more thing that is wrong.
+    pub(crate) fn fault(&mut self, at: impl Into<String>, detail: impl Into<String>) {
+        self.faults.push(Fault { at: at.into(), detail: detail.into() });
+    }
+
+    /// Ends the reading: every member must have been asked for and well formed.
+    pub(crate) fn finish<T>(mut self, read: Option<T>) -> Result<T, Problem> {
+        let known = self.asked.join(", ");
+        for (name, _) in std::mem::take(&mut self.members) {
+            let name: String = name.chars().take(64).collect();
+            self.fault(format!("/{name}"), format!("is unknown; this resource takes {known}"));
+        }
+        match read {
+            Some(read) if self.faults.is_empty() => Ok(read),
+            _ => Err(Problem::new(Kind::InvalidBody, "The body is not as it should be; errors says where.")
+                .with_faults(self.faults)),
+        }
+    }
+}
+
+/// Members in the order given; a name that comes twice is refused, because readers disagree on which one counts.
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(String, Value)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members: Self::Value = Vec::new();
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            // Bodies are small and their objects flat.
+            if members.len() >= 64 {
+                return Err(A::Error::custom("more than 64 members"));
+            }
+            if members.iter().any(|(given, _)| *given == name) {
+                return Err(A::Error::custom("a member is given twice"));
+            }
+            members.push((name, value));
+        }
+        Ok(members)
+    }
+}
+
+/// The media type of the body, without parameters, in lower case.
+pub(crate) fn media_type(request: &Request) -> Option<String> {
+    let given = request.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// The body is of another media type than the resource takes.
+pub(crate) fn unsupported(accepted: &str) -> Problem {
+    Problem::new(Kind::UnsupportedMediaType, format!("Send the body as {accepted}, and name it in Content-Type."))
+        .header(header::ACCEPT, accepted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<(String, Option<u32>), Problem> {
+        let mut fields = Fields::parse(json.as_bytes())?;
+        let name = fields.required("name");
+        let count = fields.optional("count");
+        fields.finish(name.map(|name| (name, count)))
+    }
+
+    #[test]
+    fn members_are_read_whatever_their_order() {
+        assert_eq!(read(r#"{"count":3,"name":"a"}"#).unwrap(), ("a".into(), Some(3)));
+        assert_eq!(read(r#"{"name":"a","count":null}"#).unwrap(), ("a".into(), None));
+    }
+
+    #[test]
+    fn every_member_that_is_wrong_is_named() {
+        let problem = read(r#"{"count":"x","colour":1}"#).unwrap_err();
+        assert_eq!(problem.kind(), Kind::InvalidBody);
+        let at: Vec<_> = problem.faults().iter().map(|fault| fault.at.as_str()).collect();
+        assert_eq!(at, ["/name", "/count", "/colour"]);
+    }
+
+    #[test]
+    fn bodies_that_readers_could_take_in_two_ways_are_refused() {
+        let deep = format!(r#"{{"name":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        for json in ["", "[]", "null", r#"{"name":"a"} x"#, r#"{"name":"a","name":"b"}"#, "{\"name\":\"\u{0}\"}", &deep] {
+            assert_eq!(read(json).unwrap_err().kind(), Kind::InvalidBody, "{json}");
+        }
+        assert!(Fields::parse(b"{\"name\":\"\xff\"}").is_err());
+    }
+}
