@@ -15,6 +15,7 @@ mod catalogue;
 mod domain;
 
 pub use catalogue::Kind;
+pub(crate) use domain::UNAUTHENTICATED;
 
 /// The media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";

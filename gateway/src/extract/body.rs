@@ -219,7 +219,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_in_pieces_is_put_together() {
         let memory = Memory::new(1 << 20);
-        for pieces in [&[][..], &[b"abc"], &[b"abc", b"def"], &[b"", b"abcde", b"", b"fghij"]] {
+        let bodies: [&[&'static [u8]]; 4] = [&[], &[b"abc"], &[b"abc", b"def"], &[b"", b"abcde", b"", b"fghij"]];
+        for pieces in bodies {
             let held = read_with(&memory, chunked(pieces)).await.unwrap();
             assert_eq!(held.bytes, pieces.concat());
         }

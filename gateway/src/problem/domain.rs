@@ -1,8 +1,9 @@
 //! From the refusals and errors of the other crates to problems: the only place that does.
 
 use http::HeaderName;
-use wasmwiz_actors::{handle::AskError, tenant::Refusal};
+use wasmwiz_actors::{dispatch::DispatchError, executor::Rejection, handle::AskError, tenant::Refusal};
 use wasmwiz_events::{blobs::BlobError, log::ReadError};
+use wasmwiz_projections::{Behind, QueryError};
 
 use super::{Kind, Problem};
 
@@ -82,6 +83,45 @@ impl From<AskError> for Problem {
             .retry_after_ms(retry_after_ms)
             .caused_by(reason),
         }
+    }
+}
+
+impl From<DispatchError> for Problem {
+    fn from(error: DispatchError) -> Self {
+        match error {
+            DispatchError::Ask(error) => error.into(),
+            DispatchError::Rejected(rejection) => rejection.into(),
+            DispatchError::Busy { retry_after_ms } => Self::busy(retry_after_ms),
+            DispatchError::Blobs(error) => error.into(),
+            DispatchError::Host(cause) => Self::internal(cause),
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let detail = format!("{} {}", sentence(&rejection.to_string()), rejection.remedy());
+        Self::new(Kind::ModuleRejected, detail).because(rejection.slug())
+    }
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Busy => Self::busy(UNAVAILABLE_RETRY_MS),
+            QueryError::BrokenOff => Self::unavailable("The query was broken off. Try again after the pause.", error),
+            QueryError::Unreadable(error) => Self::internal(error),
+        }
+    }
+}
+
+impl From<Behind> for Problem {
+    fn from(behind: Behind) -> Self {
+        if behind.stopped {
+            return Self::unavailable("A view of this node has stopped. Ask another node.", &behind);
+        }
+        let detail = "This node has not reached the position of Wasmwiz-Min-Position yet. Try again after the pause.";
+        Self::new(Kind::NotThereYet, detail).retry_after_ms(UNAVAILABLE_RETRY_MS)
     }
 }
 

@@ -1,0 +1,216 @@
+//! Every route on one screen: method, path, the scope it needs, its handler, and its page in the document.
+
+use http::Method;
+use poem::{Endpoint, EndpointExt as _, Request, Response, Route as Tree, endpoint::BoxEndpoint};
+use wasmwiz_events::key::Scope::{self, *};
+
+use crate::{
+    auth::{self, Caller},
+    gateway::Gateway,
+    middleware::RouteLabel,
+    openapi::Operation,
+    position,
+    problem::Problem,
+    routes::{audit, docs, executions, health, keys, modules, tenants, usage},
+};
+
+/// All routes that face clients.
+pub(crate) fn table() -> Vec<Route> {
+    let (get, post) = (Method::GET, Method::POST);
+    let (put, patch, delete) = (Method::PUT, Method::PATCH, Method::DELETE);
+    vec![
+        open(&get, "/livez", health::livez, health::livez_doc),
+        open(&get, "/readyz", health::readyz, health::readyz_doc),
+        open(&get, "/health", health::health, health::health_doc),
+        open(&get, "/openapi.json", docs::document, docs::document_doc),
+        open(&get, "/docs", docs::page, docs::page_doc),
+        key(&post, "/v1/tenants", Operator, tenants::register, tenants::register_doc),
+        key(&get, "/v1/tenants", Operator, tenants::list, tenants::list_doc),
+        key(&get, "/v1/tenants/{tenant}", Operator, tenants::get, tenants::get_doc),
+        key(&patch, "/v1/tenants/{tenant}", Operator, tenants::change, tenants::change_doc),
+        key(&post, "/v1/tenants/{tenant}/suspend", Operator, tenants::suspend, tenants::suspend_doc),
+        key(&post, "/v1/tenants/{tenant}/resume", Operator, tenants::resume, tenants::resume_doc),
+        key(&post, "/v1/keys", KeysManage, keys::issue, keys::issue_doc),
+        key(&get, "/v1/keys", KeysManage, keys::list, keys::list_doc),
+        key(&get, "/v1/keys/{key_id}", KeysManage, keys::get, keys::get_doc),
+        key(&delete, "/v1/keys/{key_id}", KeysManage, keys::revoke, keys::revoke_doc),
+        key(&get, "/v1/modules", ModulesRead, modules::list, modules::list_doc),
+        key(&put, "/v1/modules/{name}", ModulesWrite, modules::publish, modules::publish_doc),
+        key(&get, "/v1/modules/{name}", ModulesRead, modules::get, modules::get_doc),
+        key(&delete, "/v1/modules/{name}", ModulesWrite, modules::delete, modules::delete_doc),
+        key(&get, "/v1/modules/{name}/versions", ModulesRead, modules::versions, modules::versions_doc),
+        key(&get, "/v1/modules/{name}/versions/{version}/wasm", ModulesRead, modules::wasm, modules::wasm_doc),
+        key(&post, "/v1/modules/{name}/executions", ExecutionsRun, executions::run, executions::run_doc),
+        key(&post, "/v1/executions", ExecutionsRun, executions::run_upload, executions::run_upload_doc),
+        key(&get, "/v1/executions", ExecutionsRead, executions::list, executions::list_doc),
+        key(&get, "/v1/executions/{execution_id}", ExecutionsRead, executions::get, executions::get_doc),
+        key(&get, "/v1/executions/{execution_id}/stdin", ExecutionsRead, executions::stdin, executions::stdin_doc),
+        key(&get, "/v1/executions/{execution_id}/stdout", ExecutionsRead, executions::stdout, executions::stdout_doc),
+        key(&get, "/v1/executions/{execution_id}/stderr", ExecutionsRead, executions::stderr, executions::stderr_doc),
+        key(&get, "/v1/usage", UsageRead, usage::report, usage::report_doc),
+        key(&get, "/v1/audit", AuditRead, audit::list, audit::list_doc),
+        key(&get, "/v1/audit/head", AuditRead, audit::head, audit::head_doc),
+    ]
+}
+
+/// What a handler gives.
+pub(crate) type Answer = Result<Response, Problem>;
+
+/// One row of the table.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    /// As the document writes it: parameters in braces.
+    pub(crate) path: &'static str,
+    /// What the caller's key needs; `None`: no key at all.
+    pub(crate) scope: Option<Scope>,
+    pub(crate) document: fn() -> Operation,
+    endpoint: Box<dyn FnOnce(&Gateway) -> BoxEndpoint<'static>>,
+}
+
+/// A route for everybody.
+fn open<F, Fut>(method: &Method, path: &'static str, run: F, document: fn() -> Operation) -> Route
+where
+    F: Fn(Gateway, Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Answer> + Send + 'static,
+{
+    let endpoint = |gateway: &Gateway| Open { gateway: gateway.clone(), run }.boxed();
+    Route { method: method.clone(), path, scope: None, document, endpoint: Box::new(endpoint) }
+}
+
+/// A route for callers whose key has `scope`.
+fn key<F, Fut>(method: &Method, path: &'static str, scope: Scope, run: F, document: fn() -> Operation) -> Route
+where
+    F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Answer> + Send + 'static,
+{
+    let endpoint = move |gateway: &Gateway| Secured { gateway: gateway.clone(), scope, run }.boxed();
+    Route { method: method.clone(), path, scope: Some(scope), document, endpoint: Box::new(endpoint) }
+}
+
+struct Open<F> {
+    gateway: Gateway,
+    run: F,
+}
+
+impl<F, Fut> Endpoint for Open<F>
+where
+    F: Fn(Gateway, Request) -> Fut + Send + Sync,
+    Fut: Future<Output = Answer> + Send,
+{
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        Ok((self.run)(self.gateway.clone(), request).await.unwrap_or_else(Problem::into_response))
+    }
+}
+
+struct Secured<F> {
+    gateway: Gateway,
+    scope: Scope,
+    run: F,
+}
+
+impl<F, Fut> Secured<F>
+where
+    F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync,
+    Fut: Future<Output = Answer> + Send,
+{
+    async fn answer(&self, request: Request) -> Answer {
+        let deps = self.gateway.deps();
+        let now = deps.clock.now();
+        let caller = auth::authenticate(request.headers(), deps.views.keys(), self.gateway.hasher(), now)?;
+        caller.authorise(self.scope)?;
+        if request.method() == Method::GET
+            && let Some(wanted) = position::wanted(request.headers())?
+        {
+            let wait = std::time::Duration::from_millis(self.gateway.config().position_wait_ms);
+            deps.views.wait_for(wanted, wait).await?;
+        }
+        (self.run)(self.gateway.clone(), caller, request).await
+    }
+}
+
+impl<F, Fut> Endpoint for Secured<F>
+where
+    F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync,
+    Fut: Future<Output = Answer> + Send,
+{
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        Ok(self.answer(request).await.unwrap_or_else(Problem::into_response))
+    }
+}
+
+/// The methods of one path.
+struct Methods {
+    path: &'static str,
+    allow: String,
+    by_method: Vec<(Method, BoxEndpoint<'static>)>,
+}
+
+impl Endpoint for Methods {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        // A HEAD is a GET whose body hyper leaves out.
+        if request.method() == Method::HEAD {
+            request.set_method(Method::GET);
+        }
+        let found = self.by_method.iter().find(|(method, _)| method == request.method());
+        let mut response = match found {
+            Some((_, endpoint)) => endpoint.call(request).await?,
+            None => Problem::method_not_allowed(&self.allow).into_response(),
+        };
+        response.set_data(RouteLabel(self.path));
+        Ok(response)
+    }
+}
+
+/// What finds the route of a request.
+struct Router(Tree);
+
+impl Endpoint for Router {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let answer = self.0.call(request).await;
+        Ok(answer.unwrap_or_else(|error| Problem::from_poem(&error).into_response()))
+    }
+}
+
+/// Builds the routes of `table`.
+pub(crate) fn build(table: Vec<Route>, gateway: &Gateway) -> impl Endpoint<Output = Response> + 'static {
+    let mut paths: Vec<Methods> = Vec::new();
+    for Route { method, path, endpoint, .. } in table {
+        let endpoint = (method, endpoint(gateway));
+        match paths.iter_mut().find(|methods| methods.path == path) {
+            Some(methods) => methods.by_method.push(endpoint),
+            None => paths.push(Methods { path, allow: String::new(), by_method: vec![endpoint] }),
+        }
+    }
+    let tree = paths.into_iter().fold(Tree::new(), |tree, mut methods| {
+        let mut names: Vec<_> = methods.by_method.iter().map(|(method, _)| method.as_str()).collect();
+        if names.contains(&"GET") {
+            names.push("HEAD");
+        }
+        methods.allow = names.join(", ");
+        tree.at(methods.path.replace('{', ":").replace('}', ""), methods)
+    });
+    Router(tree)
+}
+
+/// The routes of the admin listener.
+pub(crate) fn admin(
+    gateway: &Gateway,
+    metrics: impl Fn() -> Response + Send + Sync + 'static,
+) -> impl Endpoint<Output = Response> + 'static {
+    let get = Method::GET;
+    let text = move |_, _| std::future::ready(Ok(metrics()));
+    let table = vec![
+        open(&get, "/livez", health::livez, health::livez_doc),
+        open(&get, "/readyz", health::readyz, health::readyz_doc),
+        open(&get, "/metrics", text, health::livez_doc),
+    ];
+    build(table, gateway)
+}

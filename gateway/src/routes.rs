@@ -1,0 +1,29 @@
+//! The routes: each extracts, asks, and shows. One file a resource; the documents of a file's routes are at its end.
+
+use http::{HeaderValue, StatusCode, header};
+use poem::Response;
+use serde::Serialize;
+
+use crate::problem::Problem;
+
+pub(crate) mod audit;
+pub(crate) mod docs;
+pub(crate) mod executions;
+pub(crate) mod health;
+pub(crate) mod keys;
+pub(crate) mod modules;
+pub(crate) mod tenants;
+pub(crate) mod usage;
+
+/// An answer of JSON.
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(body).map_err(Problem::internal)?;
+    Ok(Response::builder().status(status).header(header::CONTENT_TYPE, "application/json").body(body))
+}
+
+/// Says where the new thing is.
+pub(crate) fn locate(response: &mut Response, path: &str) {
+    if let Ok(path) = HeaderValue::from_str(path) {
+        response.headers_mut().insert(header::LOCATION, path);
+    }
+}

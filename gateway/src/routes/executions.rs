@@ -1,0 +1,233 @@
+//! Executions of the caller's tenant: two doors to run, and what is remembered.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use poem::{Request, Response};
+use wasmwiz_actors::dispatch::{self, Code, Done, End};
+use wasmwiz_events::{
+    digest::Digest,
+    execution::Outcome,
+    id::{ExecutionId, ModuleName},
+    revision::Position,
+};
+use wasmwiz_projections::executions::{ExecutionFilter, ExecutionRecord};
+
+use super::{json, locate};
+use crate::{
+    auth::Caller,
+    extract::{
+        Context, Query,
+        body::{self, Held, Limit},
+        json::media_type,
+        multipart, not_found, path,
+    },
+    gateway::Gateway,
+    page::Paging,
+    position,
+    problem::{Kind, Problem},
+    router::Answer,
+    views::{ExecutionSummary, Resource, Streams},
+};
+
+mod document;
+
+pub(crate) use document::*;
+
+const BYTES: &str = "application/octet-stream";
+
+/// How many times the size of its streams an execution takes while it is written as JSON: the bytes themselves, and
+/// their text with escapes.
+const JSON_FACTOR: u64 = 3;
+
+/// POST /v1/modules/{name}/executions
+pub(crate) async fn run(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
+    let name: ModuleName = path(&request, "name", Kind::ModuleNotFound)?;
+    let mut query = Query::of(&request)?;
+    let (version, timeout_ms) = (query.one("version"), timeout(&mut query));
+    let args = query.all("arg");
+    query.finish()?;
+    let stdin = read_stdin(&gateway, &caller, &mut request).await?;
+    let (code, bytes) = (Code::Named { name, version }, stdin.bytes.clone());
+    execute(&gateway, &caller, &request, code, bytes, args, timeout_ms).await
+}
+
+/// POST /v1/executions
+pub(crate) async fn run_upload(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
+    let mut query = Query::of(&request)?;
+    let timeout_ms = timeout(&mut query);
+    query.finish()?;
+    let tier = caller.tenant.tier;
+    let parts = multipart::read(&gateway, &mut request, tier, gateway.deps().policy.of(tier)).await?;
+    let multipart::Parts { wasm, input, args, room } = parts;
+    let answer = execute(&gateway, &caller, &request, Code::Inline(wasm), input, args, timeout_ms).await;
+    drop(room);
+    answer
+}
+
+fn timeout(query: &mut Query) -> Option<u64> {
+    let timeout_ms = query.one::<u64>("timeout_ms");
+    if timeout_ms == Some(0) {
+        query.fault("timeout_ms", "is at least 1");
+    }
+    timeout_ms
+}
+
+/// Any media type is input. Without a length there is none, except from HTTP/1.0, where it may end with the connection.
+async fn read_stdin(gateway: &Gateway, caller: &Caller, request: &mut Request) -> Result<Held, Problem> {
+    if request.version() < Version::HTTP_11 {
+        body::require_length(request)?;
+    }
+    if media_type(request).as_deref() == Some("multipart/form-data") {
+        return Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "The body is the input itself, of any media type but multipart/form-data. POST /v1/executions takes parts.",
+        ));
+    }
+    let tier = caller.tenant.tier;
+    let bytes = gateway.deps().policy.of(tier).stdin_bytes;
+    let limit = Limit { bytes, what: "Standard input", tier: Some(tier) };
+    body::read(gateway.config(), gateway.memory(), request, limit).await
+}
+
+async fn execute(
+    gateway: &Gateway,
+    caller: &Caller,
+    request: &Request,
+    code: Code,
+    stdin: Bytes,
+    args: Vec<String>,
+    timeout_ms: Option<u64>,
+) -> Answer {
+    let raw = wants_bytes(request);
+    let (tenant, key) = (caller.tenant_id().clone(), caller.key.id.clone());
+    let origin = Context::origin(request);
+    let wanted = dispatch::Request { tenant, key, origin, code, stdin, args, timeout_ms };
+    let done = gateway.deps().dispatch.execute(wanted).await?;
+    let mut response = if raw { raw_answer(&done) } else { json(StatusCode::OK, &Resource::of(&done))? };
+    position::mark(&mut response, done.position);
+    if !raw {
+        locate(&mut response, &format!("/v1/executions/{}", done.accepted.execution_id));
+    }
+    Ok(response)
+}
+
+/// Does the caller want the guest's output itself?
+fn wants_bytes(request: &Request) -> bool {
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.split([',', ';']).any(|part| part.trim().eq_ignore_ascii_case(BYTES)))
+}
+
+fn raw_answer(done: &Done) -> Response {
+    let (outcome, exit_code) = match &done.end {
+        End::Finished(finished) => (finished.outcome, finished.exit_code),
+        End::Lost(_) => (Outcome::Lost, None),
+    };
+    let mut response = Response::builder().header(header::CONTENT_TYPE, BYTES).body(done.stdout.clone());
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("wasmwiz-outcome"), HeaderValue::from_static(outcome.as_str()));
+    if let Some(code) = exit_code {
+        headers.insert(HeaderName::from_static("wasmwiz-exit-code"), code.into());
+    }
+    if let Ok(id) = HeaderValue::from_str(&done.accepted.execution_id.to_string()) {
+        headers.insert(HeaderName::from_static("wasmwiz-execution-id"), id);
+    }
+    if let End::Finished(finished) = &done.end {
+        let timing = format!("exec;dur={}, cpu;dur={}", finished.wall_ms.as_ms(), finished.cpu_ms.as_ms());
+        if let Ok(timing) = HeaderValue::from_str(&timing) {
+            headers.insert(HeaderName::from_static("server-timing"), timing);
+        }
+    }
+    response
+}
+
+/// GET /v1/executions
+pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    let mut query = Query::of(&request)?;
+    let filter = ExecutionFilter {
+        module: query.one("module"),
+        outcome: query.one("outcome"),
+        key: query.one("key"),
+        from: query.one("from"),
+        to: query.one("to"),
+    };
+    let (paging, page) = Paging::of(&request, &mut query, "executions", caller.tenant_id())?;
+    query.finish()?;
+    let listed = gateway.deps().views.executions().list(caller.tenant_id(), filter, page).await?;
+    paging.answer(listed, ExecutionSummary::from)
+}
+
+async fn found(gateway: &Gateway, caller: &Caller, request: &Request) -> Result<ExecutionRecord, Problem> {
+    Query::of(request)?.finish()?;
+    let id: ExecutionId = path(request, "execution_id", Kind::ExecutionNotFound)?;
+    let found = gateway.deps().views.executions().get(caller.tenant_id(), id).await?;
+    found.ok_or_else(|| not_found(Kind::ExecutionNotFound))
+}
+
+/// GET /v1/executions/{execution_id}
+pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    let record = found(&gateway, &caller, &request).await?;
+    let mut streams = Streams::default();
+    let mut _room = None;
+    if let Some(end) = &record.end {
+        let size = [end.stdout, end.stderr].into_iter().flatten().map(|output| output.size_bytes).sum::<u64>();
+        _room = Some(gateway.memory().room(size.saturating_mul(JSON_FACTOR))?);
+        if let Some(output) = end.stdout {
+            streams.stdout = kept(&gateway, end.finished_position, output.digest, output.size_bytes).await?;
+        }
+        if let Some(output) = end.stderr {
+            streams.stderr = kept(&gateway, end.finished_position, output.digest, output.size_bytes).await?;
+        }
+    }
+    json(StatusCode::OK, &Resource::stored(&record, &streams))
+}
+
+/// Bytes that a commit names: they ride with it, or are a blob; `None` when they are no longer kept.
+async fn kept(gateway: &Gateway, at: Position, digest: Digest, size_bytes: u64) -> Result<Option<Bytes>, Problem> {
+    if size_bytes == 0 {
+        return Ok(Some(Bytes::new()));
+    }
+    match gateway.deps().log.payload(at, digest).await? {
+        Some(bytes) => Ok(Some(bytes)),
+        None => Ok(gateway.deps().blobs.get(digest).await?),
+    }
+}
+
+async fn stream(gateway: &Gateway, at: Position, digest: Digest, size_bytes: u64) -> Answer {
+    let bytes = kept(gateway, at, digest, size_bytes).await?;
+    let bytes = bytes.ok_or_else(|| {
+        let detail = "The bytes are no longer kept: their retention has passed. Their digest stays in the record.";
+        Problem::new(Kind::PayloadGone, detail)
+    })?;
+    Ok(Response::builder().header(header::CONTENT_TYPE, BYTES).body(bytes))
+}
+
+/// GET /v1/executions/{execution_id}/stdin
+pub(crate) async fn stdin(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    let record = found(&gateway, &caller, &request).await?;
+    stream(&gateway, record.accepted_position, record.stdin.digest, record.stdin.size_bytes).await
+}
+
+/// GET /v1/executions/{execution_id}/stdout
+pub(crate) async fn stdout(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    output(&gateway, &found(&gateway, &caller, &request).await?, |end| end.stdout).await
+}
+
+/// GET /v1/executions/{execution_id}/stderr
+pub(crate) async fn stderr(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    output(&gateway, &found(&gateway, &caller, &request).await?, |end| end.stderr).await
+}
+
+async fn output(
+    gateway: &Gateway,
+    record: &ExecutionRecord,
+    of: fn(&wasmwiz_projections::executions::ExecutionEnd) -> Option<wasmwiz_events::execution::Output>,
+) -> Answer {
+    let Some(end) = &record.end else {
+        let detail = "The execution still runs. Its outputs are there once it has an outcome.";
+        return Err(Problem::new(Kind::ExecutionRunning, detail).retry_after_ms(1_000));
+    };
+    let Some(output) = of(end) else {
+        return Err(Problem::new(Kind::PayloadGone, "The execution was lost with its node. No output was recorded."));
+    };
+    stream(gateway, end.finished_position, output.digest, output.size_bytes).await
+}

@@ -1,0 +1,96 @@
+//! What the document says about executions.
+
+use poem_openapi::{
+    registry::{MetaSchema, MetaSchemaRef},
+    types::Type as _,
+};
+
+use super::BYTES;
+use crate::{
+    openapi::Operation,
+    problem::Kind,
+    views::{Execution, ExecutionSummary},
+};
+
+/// What a run can be refused for, whichever door it came through.
+const REFUSED: [Kind; 5] =
+    [Kind::InvalidArguments, Kind::RateLimited, Kind::DailyQuotaUsed, Kind::TooManyConcurrent, Kind::InvalidQuery];
+
+fn ran(operation: Operation) -> Operation {
+    operation
+        .query::<u64>("timeout_ms", "The most wall-clock time to wait, in milliseconds; at most the tier's.")
+        .answers::<Execution>(200, "It ran; see its outcome. A guest that fails is no error of the platform")
+        .answers_bytes(200, BYTES, "The guest's standard output itself, with Accept: application/octet-stream")
+        .with_header("Location", "Where the execution is.")
+        .with_header("Wasmwiz-Execution-Id", "With octet-stream: the execution.")
+        .with_header("Wasmwiz-Outcome", "With octet-stream: how it ended.")
+        .with_header("Wasmwiz-Exit-Code", "With octet-stream: the guest's exit code, when it ended by itself.")
+        .with_header("Server-Timing", "With octet-stream: exec and cpu, in milliseconds.")
+        .problem(&REFUSED)
+}
+
+pub(crate) fn run_doc() -> Operation {
+    let operation = Operation::new("runModule", "executions", "Run a published module")
+        .describe(
+            "Needs the scope executions:run. The body is standard input, of any media type but multipart/form-data. \
+             A request without a length has no input; from HTTP/1.0 it is refused as length-required.",
+        )
+        .query::<u32>("version", "The version to run; the latest when absent.")
+        .query::<Vec<String>>("arg", "An argument; may be repeated.")
+        .takes_bytes(BYTES, "Standard input", false)
+        .problem(&[Kind::ModuleNotFound, Kind::VersionNotFound, Kind::LengthRequired, Kind::UnsupportedMediaType]);
+    ran(operation)
+}
+
+pub(crate) fn run_upload_doc() -> Operation {
+    let binary = || MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "binary")));
+    let mut parts = MetaSchema::new("object");
+    parts.required = vec!["wasm"];
+    parts.properties = vec![("wasm", binary()), ("input", binary()), ("arg", Vec::<String>::schema_ref())];
+    let operation = Operation::new("runUpload", "executions", "Upload a module and run it at once")
+        .describe("Needs the scope executions:run. For instance: curl -F wasm=@hello.wasm -F input=world.")
+        .takes_parts("The module, its input, and its arguments in their order", parts)
+        .problem(&[Kind::ModuleRejected]);
+    ran(operation)
+}
+
+pub(crate) fn list_doc() -> Operation {
+    Operation::new("listExecutions", "executions", "List executions, the newest first")
+        .describe(
+            "Needs the scope executions:read. A filter that few pass gives short pages, even empty ones; go on while \
+             next_cursor is not null.",
+        )
+        .query::<String>("module", "Only of this module.")
+        .query::<String>("outcome", "Only those that ended like this.")
+        .query::<String>("key", "Only those asked for with this key.")
+        .query::<String>("from", "Only those accepted at this time or later, as in RFC 3339.")
+        .query::<String>("to", "Only those accepted before this time, as in RFC 3339.")
+        .paged()
+        .answers_page::<ExecutionSummary>("A page of executions, without their streams")
+}
+
+pub(crate) fn get_doc() -> Operation {
+    Operation::new("getExecution", "executions", "Read an execution")
+        .describe("Needs the scope executions:read. While it runs, outcome is null.")
+        .answers::<Execution>(200, "The execution, with its outputs as far as they are kept")
+        .problem(&[Kind::ExecutionNotFound, Kind::TooManyUploads])
+}
+
+fn stream(id: &'static str, summary: &'static str) -> Operation {
+    Operation::new(id, "executions", summary)
+        .describe("Needs the scope executions:read.")
+        .answers_bytes(200, BYTES, "The bytes")
+        .problem(&[Kind::ExecutionNotFound, Kind::PayloadGone])
+}
+
+pub(crate) fn stdin_doc() -> Operation {
+    stream("getExecutionStdin", "Read the standard input of an execution")
+}
+
+pub(crate) fn stdout_doc() -> Operation {
+    stream("getExecutionStdout", "Read the standard output of an execution").problem(&[Kind::ExecutionRunning])
+}
+
+pub(crate) fn stderr_doc() -> Operation {
+    stream("getExecutionStderr", "Read the standard error of an execution").problem(&[Kind::ExecutionRunning])
+}

@@ -1,0 +1,128 @@
+//! Probes: is the process alive, does it want requests, and how is each part?
+
+use std::time::Duration;
+
+use http::StatusCode;
+use poem::Request;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+use wasmwiz_projections::State;
+
+use super::json;
+use crate::{
+    gateway::Gateway,
+    openapi::Operation,
+    problem::{Kind, Problem},
+    router::Answer,
+    views::{Check, Checks, Health, Probe},
+};
+
+/// The last result of the executor's check: it runs a module, and probes must not keep the executors busy.
+#[derive(Debug, Default)]
+pub(crate) struct CheckCache(Mutex<Option<(Instant, Result<(), String>)>>);
+
+impl CheckCache {
+    async fn result(&self, gateway: &Gateway) -> Result<(), String> {
+        let config = gateway.config();
+        // Held while the check runs: those who ask meanwhile get its result.
+        let mut last = self.0.lock().await;
+        if let Some((at, result)) = &*last
+            && at.elapsed() < Duration::from_millis(config.check_every_ms)
+        {
+            return result.clone();
+        }
+        let limit = Duration::from_millis(config.check_timeout_ms);
+        let result = timeout(limit, gateway.deps().dispatch.check()).await;
+        let result = result.unwrap_or_else(|_| Err("a module did not run in time".to_owned()));
+        if let Err(reason) = &result {
+            tracing::warn!(reason, "the executors do not run the module of the health check");
+        }
+        *last = Some((Instant::now(), result.clone()));
+        result
+    }
+}
+
+async fn event_log(gateway: &Gateway) -> Result<String, String> {
+    let limit = Duration::from_millis(gateway.config().check_timeout_ms);
+    match timeout(limit, gateway.deps().log.tail()).await {
+        Ok(Ok(tail)) => Ok(format!("at position {tail}")),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the log does not answer the health check");
+            Err("the log cannot be read".to_owned())
+        }
+        Err(_) => Err("the log did not answer in time".to_owned()),
+    }
+}
+
+fn projections(gateway: &Gateway) -> Result<String, String> {
+    let mut lag = 0;
+    for view in gateway.deps().views.status() {
+        lag = view.lag_commits.max(lag);
+        match view.state {
+            State::Live => {}
+            State::CatchingUp => return Err(format!("view {} is catching up with the log", view.name)),
+            State::Stopped { .. } => return Err(format!("view {} has stopped", view.name)),
+        }
+    }
+    Ok(format!("at most {lag} commits behind"))
+}
+
+fn check(result: Result<String, String>) -> Check {
+    let (status, message) = result.map_or_else(|bad| ("failing", bad), |good| ("ok", good));
+    Check { status: status.to_owned(), message }
+}
+
+/// GET /livez
+pub(crate) async fn livez(_: Gateway, _: Request) -> Answer {
+    json(StatusCode::OK, &Probe { status: "ok".to_owned(), not_ready: Vec::new() })
+}
+
+/// GET /readyz
+pub(crate) async fn readyz(gateway: Gateway, _: Request) -> Answer {
+    let mut not_ready = Vec::new();
+    if gateway.deps().readiness.is_draining() {
+        not_ready.push("the node is draining".to_owned());
+    }
+    not_ready.extend(event_log(&gateway).await.err());
+    not_ready.extend(projections(&gateway).err());
+    not_ready.extend(gateway.executor_check().result(&gateway).await.err());
+    if not_ready.is_empty() {
+        return json(StatusCode::OK, &Probe { status: "ok".to_owned(), not_ready });
+    }
+    let detail = format!("Not ready: {}. Send requests to another node.", not_ready.join("; "));
+    Err(Problem::new(Kind::Unavailable, detail).retry_after_ms(1_000))
+}
+
+/// GET /health
+pub(crate) async fn health(gateway: Gateway, _: Request) -> Answer {
+    let executor = gateway.executor_check().result(&gateway).await.map(|()| "a module ran".to_owned());
+    let checks = Checks {
+        event_log: check(event_log(&gateway).await),
+        projections: check(projections(&gateway)),
+        executor: check(executor),
+        feed: Check { status: "disabled".to_owned(), message: "no bus is configured".to_owned() },
+    };
+    let failing = [&checks.event_log, &checks.projections, &checks.executor, &checks.feed];
+    let failing = failing.iter().any(|check| check.status == "failing");
+    let (status, word) = if failing { (StatusCode::SERVICE_UNAVAILABLE, "failing") } else { (StatusCode::OK, "ok") };
+    json(status, &Health { status: word.to_owned(), checks })
+}
+
+pub(crate) fn livez_doc() -> Operation {
+    Operation::new("livez", "health", "Is the process alive?").answers::<Probe>(200, "It is")
+}
+
+pub(crate) fn readyz_doc() -> Operation {
+    Operation::new("readyz", "health", "Does the node want requests?")
+        .answers::<Probe>(200, "It does")
+        .problem(&[Kind::Unavailable])
+}
+
+pub(crate) fn health_doc() -> Operation {
+    Operation::new("health", "health", "How is each part of the node?")
+        .describe("The executor's check runs a real module. Its result is kept for some seconds.")
+        .answers::<Health>(200, "Every part is well, or switched off")
+        .answers::<Health>(503, "Some part is failing")
+}

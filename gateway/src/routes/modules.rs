@@ -1,0 +1,205 @@
+//! Modules of the caller's tenant.
+
+use http::{StatusCode, header};
+use poem::{Request, Response};
+use wasmwiz_actors::{dispatch::Upload, handle::Decided, tenant::Command};
+use wasmwiz_events::{event::Event, id::ModuleName, module::Published};
+use wasmwiz_projections::views::View;
+
+use super::{json, locate};
+use crate::{
+    auth::Caller,
+    extract::{
+        Context, Query,
+        body::{self, Held, Limit},
+        json::{media_type, unsupported},
+        not_found, path,
+    },
+    gateway::Gateway,
+    openapi::Operation,
+    page::Paging,
+    position,
+    problem::{Kind, Problem},
+    router::Answer,
+    views::{self, Module},
+};
+
+const WASM: &str = "application/wasm";
+
+/// PUT /v1/modules/{name}
+pub(crate) async fn publish(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
+    Query::of(&request)?.finish()?;
+    let name = named(&request)?;
+    let held = read_wasm(&gateway, &caller, &mut request).await?;
+    let upload = Upload {
+        tenant: caller.tenant_id().clone(),
+        by: caller.authority(),
+        origin: Context::origin(&request),
+        name: name.clone(),
+        wasm: held.bytes.clone(),
+    };
+    let decided = gateway.deps().dispatch.publish(upload).await?;
+    let at = decided.position;
+    let (status, module) = published(&gateway, &caller, &name, decided).await?;
+    let mut response = json(status, &module)?;
+    position::mark(&mut response, at);
+    locate(&mut response, &format!("/v1/modules/{name}"));
+    Ok(response)
+}
+
+async fn read_wasm(gateway: &Gateway, caller: &Caller, request: &mut Request) -> Result<Held, Problem> {
+    // A client that names no type has nothing else to send here.
+    if media_type(request).is_some_and(|given| given != WASM && given != "application/octet-stream") {
+        return Err(unsupported("application/wasm, application/octet-stream"));
+    }
+    body::require_length(request)?;
+    let tier = caller.tenant.tier;
+    let bytes = gateway.deps().policy.of(tier).module_bytes;
+    let limit = Limit { bytes, what: "A module", tier: Some(tier) };
+    let held = body::read(gateway.config(), gateway.memory(), request, limit).await?;
+    if held.bytes.is_empty() {
+        return Err(Problem::new(Kind::EmptyBody, "The body is empty. Send the bytes of a .wasm file."));
+    }
+    Ok(held)
+}
+
+/// The version that came of an upload: a new one, or the one that has these bytes already.
+async fn published(
+    gateway: &Gateway,
+    caller: &Caller,
+    name: &ModuleName,
+    decided: Decided,
+) -> Result<(StatusCode, Module), Problem> {
+    let Decided { events, time, position, .. } = decided;
+    for event in events {
+        if let Event::ModulePublished(published) = event {
+            return Ok((StatusCode::CREATED, shown(published, views::written(time))));
+        }
+    }
+    gateway.until_visible(View::Modules, position).await;
+    let found = gateway.deps().views.modules().get(caller.tenant_id(), name).await?;
+    let module = found.ok_or_else(|| Problem::unavailable("The module is not shown yet. Read it again.", "view behind"))?;
+    Ok((StatusCode::OK, module.into()))
+}
+
+fn shown(published: Published, created_at: String) -> Module {
+    let Published { name, version, digest, size_bytes, kind, imports, exports } = published;
+    let (name, digest, kind) = (name.to_string(), digest.to_string(), kind.as_str().to_owned());
+    Module { name, version, digest, size_bytes, kind, imports, exports, created_at }
+}
+
+/// The name of the module to be written: one that is none is malformed, not absent.
+fn named(request: &Request) -> Result<ModuleName, Problem> {
+    let name = request.raw_path_param("name").unwrap_or_default();
+    name.parse().map_err(|error: wasmwiz_events::id::InvalidId| {
+        Problem::new(Kind::InvalidName, format!("A module cannot have this name. A name is {}.", error.rule))
+    })
+}
+
+/// GET /v1/modules
+pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    let mut query = Query::of(&request)?;
+    let (paging, page) = Paging::of(&request, &mut query, "modules", caller.tenant_id())?;
+    query.finish()?;
+    let listed = gateway.deps().views.modules().list(caller.tenant_id(), page).await?;
+    paging.answer(listed, Module::from)
+}
+
+/// GET /v1/modules/{name}
+pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    Query::of(&request)?.finish()?;
+    let name = path(&request, "name", Kind::ModuleNotFound)?;
+    let found = gateway.deps().views.modules().get(caller.tenant_id(), &name).await?;
+    json(StatusCode::OK, &Module::from(found.ok_or_else(|| not_found(Kind::ModuleNotFound))?))
+}
+
+/// GET /v1/modules/{name}/versions
+pub(crate) async fn versions(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    let name: ModuleName = path(&request, "name", Kind::ModuleNotFound)?;
+    let mut query = Query::of(&request)?;
+    // The name is part of the path, so a cursor of one module is none of another.
+    let list = "module-versions";
+    let (paging, page) = Paging::of(&request, &mut query, list, caller.tenant_id())?;
+    query.finish()?;
+    let modules = gateway.deps().views.modules();
+    let listed = modules.versions(caller.tenant_id(), &name, page).await?;
+    if listed.items.is_empty() && modules.get(caller.tenant_id(), &name).await?.is_none() {
+        return Err(not_found(Kind::ModuleNotFound));
+    }
+    paging.answer(listed, Module::from)
+}
+
+/// GET /v1/modules/{name}/versions/{version}/wasm
+pub(crate) async fn wasm(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    Query::of(&request)?.finish()?;
+    let name: ModuleName = path(&request, "name", Kind::ModuleNotFound)?;
+    let version = path(&request, "version", Kind::VersionNotFound)?;
+    let modules = gateway.deps().views.modules();
+    let found = modules.get_version(caller.tenant_id(), &name, version).await?;
+    let module = found.filter(|module| module.deleted_at.is_none());
+    let module = module.ok_or_else(|| not_found(Kind::VersionNotFound))?;
+    let bytes = gateway.deps().blobs.get(module.digest).await?;
+    let bytes = bytes.ok_or_else(|| Problem::internal(format_args!("the bytes of {} are not kept", module.digest)))?;
+    Ok(Response::builder().header(header::CONTENT_TYPE, WASM).body(bytes))
+}
+
+/// DELETE /v1/modules/{name}
+pub(crate) async fn delete(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    Query::of(&request)?.finish()?;
+    let name = path(&request, "name", Kind::ModuleNotFound)?;
+    let (command, origin) = (Command::DeleteModule { name }, Context::origin(&request));
+    let decided = gateway.ask(caller.tenant_id(), command, caller.authority(), origin).await?;
+    let mut response = Response::builder().status(StatusCode::NO_CONTENT).finish();
+    position::mark(&mut response, decided.position);
+    Ok(response)
+}
+
+pub(crate) fn publish_doc() -> Operation {
+    Operation::new("publishModule", "modules", "Publish a module as the next version of its name")
+        .describe(
+            "Needs the scope modules:write. The body is the .wasm file, as application/wasm or \
+             application/octet-stream. A body of no bytes is refused as empty-body, one without a length as \
+             length-required; chunked is taken.",
+        )
+        .takes_bytes(WASM, "The module: a WebAssembly binary for WASI preview 1", true)
+        .answers::<Module>(201, "A new version")
+        .answers::<Module>(200, "The latest version has these bytes already")
+        .problem(&[Kind::EmptyBody, Kind::InvalidName, Kind::LengthRequired, Kind::UnsupportedMediaType])
+        .problem(&[Kind::ModuleRejected, Kind::TooManyModules, Kind::TooManyVersions])
+}
+
+pub(crate) fn list_doc() -> Operation {
+    Operation::new("listModules", "modules", "List the modules in the order of their names")
+        .describe("Needs the scope modules:read. Each is shown in its latest version.")
+        .paged()
+        .answers_page::<Module>("A page of modules")
+}
+
+pub(crate) fn get_doc() -> Operation {
+    Operation::new("getModule", "modules", "Read the latest version of a module")
+        .describe("Needs the scope modules:read.")
+        .answers::<Module>(200, "The module")
+        .problem(&[Kind::ModuleNotFound])
+}
+
+pub(crate) fn versions_doc() -> Operation {
+    Operation::new("listModuleVersions", "modules", "List the versions of a module, the latest first")
+        .describe("Needs the scope modules:read.")
+        .paged()
+        .answers_page::<Module>("A page of versions")
+        .problem(&[Kind::ModuleNotFound])
+}
+
+pub(crate) fn wasm_doc() -> Operation {
+    Operation::new("getModuleBytes", "modules", "Read the bytes of a version")
+        .describe("Needs the scope modules:read.")
+        .answers_bytes(200, WASM, "The bytes as they were uploaded")
+        .problem(&[Kind::ModuleNotFound, Kind::VersionNotFound])
+}
+
+pub(crate) fn delete_doc() -> Operation {
+    Operation::new("deleteModule", "modules", "Delete all versions of a module")
+        .describe("Needs the scope modules:write. Executions that ran them stay in the record.")
+        .answers_nothing(204, "The module is deleted")
+        .problem(&[Kind::ModuleNotFound])
+}

@@ -1,0 +1,202 @@
+//! Tenants, for operators of the platform.
+
+use http::StatusCode;
+use poem::Request;
+use rand::RngExt as _;
+use wasmwiz_actors::tenant::{Command, NewKey};
+use wasmwiz_events::{id::TenantId, key::Scopes, revision::Position, tenant::Tier};
+use wasmwiz_projections::views::View;
+
+use super::{json, keys, locate};
+use crate::{
+    auth::Caller,
+    extract::{Context, Query, json::Fields, not_found, path},
+    gateway::Gateway,
+    openapi::Operation,
+    page::Paging,
+    position,
+    problem::{Kind, Problem},
+    router::Answer,
+    views,
+};
+
+/// POST /v1/tenants
+pub(crate) async fn register(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
+    Query::of(&request)?.finish()?;
+    let mut fields = Fields::read(&gateway, &mut request).await?;
+    let (name, tier) = (fields.required::<String>("name"), tier(&mut fields, true));
+    let (name, tier) = fields.finish(name.zip(tier))?;
+    let (id, secret) = (draw_id(), keys::draw(&gateway));
+    let (key_id, hash, scopes) = (secret.key_id().clone(), secret.hash(), Scopes::TENANT);
+    let first_key = Some(NewKey { key_id, name: "initial".to_owned(), scopes, hash, expires_at: None });
+    let command = Command::Register { name: name.clone(), tier, first_key };
+    let decided = gateway.ask(&id, command, caller.operator(), Context::origin(&request)).await?;
+    gateway.until_visible(View::Keys, decided.position).await;
+    let body = views::NewTenant {
+        id: id.to_string(),
+        name,
+        tier: tier.as_str().to_owned(),
+        status: "active".to_owned(),
+        created_at: views::written(decided.time),
+        initial_key: views::InitialKey {
+            id: secret.key_id().to_string(),
+            secret: secret.text().to_owned(),
+            scopes: views::names(scopes),
+        },
+    };
+    let mut response = json(StatusCode::CREATED, &body)?;
+    position::mark(&mut response, decided.position);
+    locate(&mut response, &format!("/v1/tenants/{id}"));
+    Ok(response)
+}
+
+/// A tenant's id: `t-` and 80 bits in base32, in lower case.
+#[expect(clippy::disallowed_methods, reason = "the gateway is the shell that draws tenants' ids")]
+fn draw_id() -> TenantId {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut rng = rand::rng();
+    loop {
+        let letter = |_| ALPHABET.get(rng.random_range(0..32_usize)).copied().map_or('a', char::from);
+        let id: String = ['t', '-'].into_iter().chain((0..16).map(letter)).collect();
+        // What is drawn is a valid id, so the first round is the last.
+        if let Ok(id) = TenantId::new(&id) {
+            return id;
+        }
+    }
+}
+
+fn tier(fields: &mut Fields, required: bool) -> Option<Tier> {
+    let text = if required { fields.required::<String>("tier") } else { fields.optional("tier") }?;
+    text.parse().map_err(|error: wasmwiz_events::tenant::NotATier| fields.fault("/tier", error.to_string())).ok()
+}
+
+/// GET /v1/tenants
+pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    let mut query = Query::of(&request)?;
+    let (paging, page) = Paging::of(&request, &mut query, "tenants", caller.tenant_id())?;
+    query.finish()?;
+    let listed = gateway.deps().views.keys().list_tenants(page).await?;
+    paging.answer(listed, |tenant| views::Tenant::from(&tenant))
+}
+
+/// GET /v1/tenants/{tenant}
+pub(crate) async fn get(gateway: Gateway, _: Caller, request: Request) -> Answer {
+    Query::of(&request)?.finish()?;
+    show(&gateway, &path(&request, "tenant", Kind::TenantNotFound)?)
+}
+
+fn show(gateway: &Gateway, id: &TenantId) -> Answer {
+    let tenant = gateway.deps().views.keys().tenant(id).ok_or_else(|| not_found(Kind::TenantNotFound))?;
+    json(StatusCode::OK, &views::Tenant::from(&*tenant))
+}
+
+/// Shows a tenant as it is after a change.
+async fn changed(gateway: &Gateway, id: &TenantId, at: Position) -> Answer {
+    gateway.until_visible(View::Keys, at).await;
+    let mut response = show(gateway, id)?;
+    position::mark(&mut response, at);
+    Ok(response)
+}
+
+/// PATCH /v1/tenants/{tenant}
+pub(crate) async fn change(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
+    Query::of(&request)?.finish()?;
+    let id: TenantId = path(&request, "tenant", Kind::TenantNotFound)?;
+    let mut fields = Fields::read(&gateway, &mut request).await?;
+    let (name, tier) = (fields.optional("name"), tier(&mut fields, false));
+    let (name, tier) = fields.finish(Some((name, tier)))?;
+    let name = name.map(|name| Command::Rename { name });
+    let mut at = None;
+    for command in name.into_iter().chain(tier.map(|tier| Command::ChangeTier { tier })) {
+        at = Some(gateway.ask(&id, command, caller.operator(), Context::origin(&request)).await?.position);
+    }
+    let Some(at) = at else {
+        return Err(Problem::new(Kind::InvalidBody, "Nothing is to be changed. Send name, tier, or both."));
+    };
+    changed(&gateway, &id, at).await
+}
+
+/// POST /v1/tenants/{tenant}/suspend
+pub(crate) async fn suspend(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
+    Query::of(&request)?.finish()?;
+    let id: TenantId = path(&request, "tenant", Kind::TenantNotFound)?;
+    let reason = match Fields::read_optional(&gateway, &mut request).await? {
+        Some(mut fields) => {
+            let reason = fields.optional("reason");
+            fields.finish(Some(reason))?
+        }
+        None => None,
+    };
+    let command = Command::Suspend { reason };
+    let decided = gateway.ask(&id, command, caller.operator(), Context::origin(&request)).await?;
+    changed(&gateway, &id, decided.position).await
+}
+
+/// POST /v1/tenants/{tenant}/resume
+pub(crate) async fn resume(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    Query::of(&request)?.finish()?;
+    let id: TenantId = path(&request, "tenant", Kind::TenantNotFound)?;
+    let decided = gateway.ask(&id, Command::Resume, caller.operator(), Context::origin(&request)).await?;
+    changed(&gateway, &id, decided.position).await
+}
+
+const OPERATOR: &str = "Needs a key of the system tenant with the scope operator.";
+
+pub(crate) fn register_doc() -> Operation {
+    Operation::new("registerTenant", "tenants", "Register a tenant and issue its first key")
+        .describe(OPERATOR)
+        .takes_json::<views::TenantRequest>(true)
+        .answers::<views::NewTenant>(201, "The tenant, and its first key: the only time that its secret is shown")
+        .with_header("Location", "Where the tenant is.")
+        .problem(&[Kind::InvalidName, Kind::TenantExists, Kind::KeyExists])
+}
+
+pub(crate) fn list_doc() -> Operation {
+    Operation::new("listTenants", "tenants", "List all tenants, the last registered first")
+        .describe(OPERATOR)
+        .paged()
+        .answers_page::<views::Tenant>("A page of tenants")
+}
+
+pub(crate) fn get_doc() -> Operation {
+    Operation::new("getTenant", "tenants", "Read a tenant")
+        .describe(OPERATOR)
+        .answers::<views::Tenant>(200, "The tenant")
+        .problem(&[Kind::TenantNotFound])
+}
+
+pub(crate) fn change_doc() -> Operation {
+    Operation::new("changeTenant", "tenants", "Rename a tenant, or give it another tier")
+        .describe(OPERATOR)
+        .takes_json::<views::TenantPatch>(true)
+        .answers::<views::Tenant>(200, "The tenant as it is now")
+        .problem(&[Kind::TenantNotFound, Kind::InvalidName])
+}
+
+pub(crate) fn suspend_doc() -> Operation {
+    Operation::new("suspendTenant", "tenants", "Stop a tenant from acting")
+        .describe(OPERATOR)
+        .takes_json::<views::Suspension>(false)
+        .answers::<views::Tenant>(200, "The tenant as it is now; executions that run go on to their end")
+        .problem(&[Kind::TenantNotFound])
+}
+
+pub(crate) fn resume_doc() -> Operation {
+    Operation::new("resumeTenant", "tenants", "Let a tenant act again")
+        .describe(OPERATOR)
+        .answers::<views::Tenant>(200, "The tenant as it is now")
+        .problem(&[Kind::TenantNotFound])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drawn_id_is_safe_everywhere_and_never_the_same() {
+        let (a, b) = (draw_id(), draw_id());
+        assert_ne!(a, b);
+        assert_eq!(a.as_str().len(), 18);
+        assert!(a.as_str().starts_with("t-"));
+    }
+}

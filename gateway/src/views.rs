@@ -1,0 +1,452 @@
+//! What things look like on the wire. One struct a resource; serde writes it, poem-openapi documents it.
+
+use poem_openapi::Object;
+use serde::Serialize;
+use wasmwiz_events::{key::Scopes, time::Timestamp};
+use wasmwiz_projections::{
+    keys::{KeyRecord, Standing, TenantRecord},
+    modules::ModuleRecord,
+    usage::{UsageBucket, UsageRow},
+};
+
+mod execution;
+
+pub(crate) use execution::{Execution, ExecutionSummary, Resource, Streams};
+
+/// What is wrong, as in RFC 9457.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Problem {
+    /// What kind of problem: `https://wasmwiz.dev/problems/<slug>`. Stable.
+    #[serde(rename = "type")]
+    #[oai(rename = "type")]
+    pub(crate) type_uri: String,
+    /// What the kind is called.
+    pub(crate) title: String,
+    /// The status of the answer.
+    pub(crate) status: u16,
+    /// What is wrong this time, and what to do about it.
+    pub(crate) detail: String,
+    /// The path of the request.
+    pub(crate) instance: String,
+    /// The id of the request, as in `X-Request-Id`.
+    pub(crate) request_id: String,
+    /// A stable name within the kind.
+    pub(crate) reason: Option<String>,
+    /// The parts of the request that are wrong.
+    pub(crate) errors: Option<Vec<Fault>>,
+}
+
+/// One part of a request that is wrong.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Fault {
+    /// Where: a JSON pointer into the body, `query:<name>`, or `part:<name>`.
+    pub(crate) at: String,
+    /// What is wrong.
+    pub(crate) detail: String,
+}
+
+/// A tenant.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Tenant {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its name, for people.
+    pub(crate) name: String,
+    /// Its class of limits: free, basic, pro or enterprise.
+    pub(crate) tier: String,
+    /// active or suspended.
+    pub(crate) status: String,
+    /// Why it is suspended, in the operator's words.
+    pub(crate) suspended_reason: Option<String>,
+    /// When it was registered.
+    pub(crate) created_at: String,
+}
+
+impl From<&TenantRecord> for Tenant {
+    fn from(record: &TenantRecord) -> Self {
+        let (status, suspended_reason) = match &record.standing {
+            Standing::Active => ("active", None),
+            Standing::Suspended { reason } => ("suspended", reason.clone()),
+        };
+        Self {
+            id: record.id.to_string(),
+            name: record.name.clone(),
+            tier: record.tier.as_str().to_owned(),
+            status: status.to_owned(),
+            suspended_reason,
+            created_at: record.registered_at.to_string(),
+        }
+    }
+}
+
+/// The first key of a tenant. Its secret is shown this once.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct InitialKey {
+    /// The public part.
+    pub(crate) id: String,
+    /// The whole key: what goes after `Bearer`.
+    pub(crate) secret: String,
+    /// What it may do.
+    pub(crate) scopes: Vec<String>,
+}
+
+/// A tenant that was just registered.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct NewTenant {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its name, for people.
+    pub(crate) name: String,
+    /// Its class of limits.
+    pub(crate) tier: String,
+    /// active.
+    pub(crate) status: String,
+    /// When it was registered.
+    pub(crate) created_at: String,
+    /// Its first key.
+    pub(crate) initial_key: InitialKey,
+}
+
+/// Registers a tenant.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct TenantRequest {
+    /// Its name: 1 to 100 characters.
+    pub(crate) name: String,
+    /// Its class of limits: free, basic, pro or enterprise.
+    pub(crate) tier: String,
+}
+
+/// Changes a tenant. At least one member.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct TenantPatch {
+    /// Another name.
+    pub(crate) name: Option<String>,
+    /// Another class of limits.
+    pub(crate) tier: Option<String>,
+}
+
+/// Why a tenant is suspended.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct Suspension {
+    /// In the operator's words.
+    pub(crate) reason: Option<String>,
+}
+
+/// An API key, without its secret.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Key {
+    /// The public part.
+    pub(crate) id: String,
+    /// What the tenant calls it.
+    pub(crate) name: String,
+    /// What it may do.
+    pub(crate) scopes: Vec<String>,
+    /// When it was issued.
+    pub(crate) created_at: String,
+    /// When it stops working by itself.
+    pub(crate) expires_at: Option<String>,
+    /// When an execution was last accepted for it.
+    pub(crate) last_used_at: Option<String>,
+    /// When it was revoked.
+    pub(crate) revoked_at: Option<String>,
+}
+
+impl From<&KeyRecord> for Key {
+    fn from(record: &KeyRecord) -> Self {
+        Self {
+            id: record.id.to_string(),
+            name: record.name.clone(),
+            scopes: names(record.scopes),
+            created_at: record.created_at.to_string(),
+            expires_at: record.expires_at.map(written),
+            last_used_at: record.last_used_at.map(written),
+            revoked_at: record.revoked_at.map(written),
+        }
+    }
+}
+
+/// A key that was just issued. Its secret is shown this once.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct NewKey {
+    /// The public part.
+    pub(crate) id: String,
+    /// What the tenant calls it.
+    pub(crate) name: String,
+    /// What it may do.
+    pub(crate) scopes: Vec<String>,
+    /// The whole key: what goes after `Bearer`.
+    pub(crate) secret: String,
+    /// When it was issued.
+    pub(crate) created_at: String,
+    /// When it stops working by itself.
+    pub(crate) expires_at: Option<String>,
+}
+
+/// Issues a key.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct KeyRequest {
+    /// What to call it: 1 to 100 characters.
+    pub(crate) name: String,
+    /// What it may do; none that the asking key lacks.
+    pub(crate) scopes: Vec<String>,
+    /// When it is to stop working by itself, as in RFC 3339.
+    pub(crate) expires_at: Option<String>,
+}
+
+/// A version of a module.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Module {
+    /// The tenant's name for it.
+    pub(crate) name: String,
+    /// Its version; 1 is the first.
+    pub(crate) version: u32,
+    /// SHA-256 of its bytes, as `sha256:<hex>`.
+    pub(crate) digest: String,
+    /// How many bytes.
+    pub(crate) size_bytes: u64,
+    /// core or component.
+    pub(crate) kind: String,
+    /// Its imports as `module.name`.
+    pub(crate) imports: Vec<String>,
+    /// Its exports.
+    pub(crate) exports: Vec<String>,
+    /// When it was published.
+    pub(crate) created_at: String,
+}
+
+impl From<ModuleRecord> for Module {
+    fn from(record: ModuleRecord) -> Self {
+        Self {
+            name: record.name.to_string(),
+            version: record.version,
+            digest: record.digest.to_string(),
+            size_bytes: record.size_bytes,
+            kind: record.kind.as_str().to_owned(),
+            imports: record.imports,
+            exports: record.exports,
+            created_at: record.created_at.to_string(),
+        }
+    }
+}
+
+/// Which code was run.
+#[derive(Debug, Clone, Serialize, Object)]
+pub(crate) struct ModuleUsed {
+    /// The tenant's name for it; null when it came with the request.
+    pub(crate) name: Option<String>,
+    /// Its version; null when it came with the request.
+    pub(crate) version: Option<u32>,
+    /// SHA-256 of its bytes.
+    pub(crate) digest: String,
+}
+
+/// Which streams were cut off at their limit.
+#[derive(Debug, Clone, Copy, Serialize, Object)]
+pub(crate) struct Truncated {
+    /// Standard output.
+    pub(crate) stdout: bool,
+    /// Standard error.
+    pub(crate) stderr: bool,
+}
+
+/// What an execution used.
+#[derive(Debug, Clone, Copy, Serialize, Object)]
+pub(crate) struct ResourceUse {
+    /// Instructions, as the engine counts them; null when they were not counted.
+    pub(crate) fuel: Option<u64>,
+    /// CPU time, in milliseconds.
+    pub(crate) cpu_ms: f64,
+    /// Time from start to end, in milliseconds.
+    pub(crate) wall_ms: f64,
+    /// The most linear memory it held, in bytes.
+    pub(crate) peak_memory_bytes: u64,
+    /// Standard input, in bytes.
+    pub(crate) stdin_bytes: u64,
+    /// Standard output kept, in bytes.
+    pub(crate) stdout_bytes: u64,
+}
+
+/// Executions that ended, by how they ended.
+#[derive(Debug, Default, Serialize, Object)]
+pub(crate) struct OutcomeCounts {
+    pub(crate) succeeded: u64,
+    pub(crate) exited: u64,
+    pub(crate) trapped: u64,
+    pub(crate) deadline_exceeded: u64,
+    pub(crate) out_of_fuel: u64,
+    pub(crate) out_of_memory: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) failed: u64,
+    pub(crate) lost: u64,
+}
+
+/// The sums of one bucket.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct UsageSum {
+    /// When the hour or day begins, or the key's id, or the module's name or digest.
+    pub(crate) bucket: String,
+    /// How many executions ended.
+    pub(crate) executions: u64,
+    /// Of them, by outcome.
+    pub(crate) outcomes: OutcomeCounts,
+    /// Instructions, as far as they were counted.
+    pub(crate) fuel: u64,
+    /// CPU time, in milliseconds.
+    pub(crate) cpu_ms: f64,
+    /// Time from start to end, in milliseconds.
+    pub(crate) wall_ms: f64,
+    /// The most memory that one execution held, in bytes.
+    pub(crate) peak_memory_bytes: u64,
+    /// Standard input, in bytes.
+    pub(crate) stdin_bytes: u64,
+    /// Standard output kept, in bytes.
+    pub(crate) stdout_bytes: u64,
+    /// Standard error kept, in bytes.
+    pub(crate) stderr_bytes: u64,
+}
+
+impl From<UsageRow> for UsageSum {
+    fn from(row: UsageRow) -> Self {
+        use wasmwiz_events::execution::Outcome;
+        let of = |outcome| row.executions_by_outcome.get(&outcome).copied().unwrap_or_default();
+        let outcomes = OutcomeCounts {
+            succeeded: of(Outcome::Succeeded),
+            exited: of(Outcome::Exited),
+            trapped: of(Outcome::Trapped),
+            deadline_exceeded: of(Outcome::DeadlineExceeded),
+            out_of_fuel: of(Outcome::OutOfFuel),
+            out_of_memory: of(Outcome::OutOfMemory),
+            cancelled: of(Outcome::Cancelled),
+            failed: of(Outcome::Failed),
+            lost: of(Outcome::Lost),
+        };
+        Self {
+            bucket: match row.bucket {
+                UsageBucket::Time(time) => time.to_string(),
+                UsageBucket::Label(label) => label,
+            },
+            executions: row.executions_by_outcome.values().sum(),
+            outcomes,
+            fuel: row.fuel,
+            cpu_ms: row.cpu.as_ms(),
+            wall_ms: row.wall.as_ms(),
+            peak_memory_bytes: row.peak_memory_bytes,
+            stdin_bytes: row.stdin_bytes,
+            stdout_bytes: row.stdout_bytes,
+            stderr_bytes: row.stderr_bytes,
+        }
+    }
+}
+
+/// What the tenant's executions cost.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Usage {
+    /// From this moment on, by whole hours.
+    pub(crate) from: String,
+    /// Up to this moment, by whole hours.
+    pub(crate) to: String,
+    /// What is summed by: hour, day, key or module.
+    pub(crate) by: String,
+    /// One row for each bucket in which something ended.
+    pub(crate) items: Vec<UsageSum>,
+    /// There were more buckets than one answer holds.
+    pub(crate) truncated: bool,
+}
+
+/// One event, as the log has it: a CloudEvent, and its place in the log.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct AuditEvent {
+    /// Where the log has it: good for `Wasmwiz-Min-Position`.
+    pub(crate) position: String,
+    /// 1.0
+    pub(crate) specversion: String,
+    /// The event's id.
+    pub(crate) id: String,
+    /// What happened, for instance `dev.wasmwiz.key.issued.v1`.
+    #[serde(rename = "type")]
+    #[oai(rename = "type")]
+    pub(crate) type_name: String,
+    /// `/tenants/<tenant>`
+    pub(crate) source: String,
+    /// What it is about, for instance `keys/4kD2`.
+    pub(crate) subject: String,
+    /// When it was decided.
+    pub(crate) time: String,
+    /// Its place in the tenant's stream.
+    pub(crate) revision: u64,
+    /// The command that it follows from.
+    pub(crate) causation: String,
+    /// The request that carried the command.
+    pub(crate) correlation: Option<String>,
+    /// Who did it.
+    pub(crate) actor: String,
+    /// W3C trace context of the request.
+    pub(crate) traceparent: Option<String>,
+    /// What belongs to its type.
+    pub(crate) data: serde_json::Value,
+}
+
+/// The end of the tenant's stream.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct AuditHead {
+    /// Revision of the last event.
+    pub(crate) revision: u64,
+    /// Hash of the last commit, hexadecimal: it covers everything before it.
+    pub(crate) hash: String,
+    /// Where the log has that commit.
+    pub(crate) position: String,
+}
+
+/// The result of one check.
+#[derive(Debug, Clone, Serialize, Object)]
+pub(crate) struct Check {
+    /// ok, failing or disabled.
+    pub(crate) status: String,
+    /// What is wrong, or how it stands.
+    pub(crate) message: String,
+}
+
+/// The results of all checks.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Checks {
+    /// Can the log be read?
+    pub(crate) event_log: Check,
+    /// Do the views follow the log?
+    pub(crate) projections: Check,
+    /// Does a real module run?
+    pub(crate) executor: Check,
+    /// Do subscribers get the events?
+    pub(crate) feed: Check,
+}
+
+/// How the node is.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Health {
+    /// ok or failing.
+    pub(crate) status: String,
+    /// Why.
+    pub(crate) checks: Checks,
+}
+
+/// A probe's answer.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Probe {
+    /// ok, or not ready.
+    pub(crate) status: String,
+    /// What is not ready.
+    pub(crate) not_ready: Vec<String>,
+}
+
+/// The names of a set of scopes.
+pub(crate) fn names(scopes: Scopes) -> Vec<String> {
+    scopes.iter().map(|scope| scope.as_str().to_owned()).collect()
+}
+
+/// A time as the API writes it.
+pub(crate) fn written(time: Timestamp) -> String {
+    time.to_string()
+}

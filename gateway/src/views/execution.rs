@@ -1,0 +1,303 @@
+//! An execution on the wire.
+//!
+//! The resource is written straight from the record and the bytes, without copying outputs that are text.
+
+use std::borrow::Cow;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use poem_openapi::Object;
+use serde::Serialize;
+use wasmwiz_actors::dispatch::{Done, End};
+use wasmwiz_events::{
+    execution::{ModuleRef, Outcome},
+    id::{ExecutionId, KeyId},
+    time::Timestamp,
+};
+use wasmwiz_projections::executions::ExecutionRecord;
+
+use super::{ModuleUsed, ResourceUse, Truncated};
+
+/// An execution. What is not known yet is null.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Execution {
+    /// Its id.
+    pub(crate) id: String,
+    /// What was run.
+    pub(crate) module: ModuleUsed,
+    /// succeeded, exited, trapped, deadline_exceeded, out_of_fuel, out_of_memory, cancelled, lost or failed; null while
+    /// it runs.
+    pub(crate) outcome: Option<String>,
+    /// The guest's exit code, when it ended by itself.
+    pub(crate) exit_code: Option<i32>,
+    /// Its standard output; null while it runs, or when it is no longer kept.
+    pub(crate) stdout: Option<String>,
+    /// Its standard error; null while it runs, or when it is no longer kept.
+    pub(crate) stderr: Option<String>,
+    /// utf-8 or base64.
+    pub(crate) stdout_encoding: Option<String>,
+    /// utf-8 or base64.
+    pub(crate) stderr_encoding: Option<String>,
+    /// Which streams were cut off at their limit.
+    pub(crate) truncated: Truncated,
+    /// What it used; null while it runs.
+    pub(crate) usage: Option<ResourceUse>,
+    /// When it was accepted.
+    pub(crate) accepted_at: String,
+    /// When its end was recorded.
+    pub(crate) finished_at: Option<String>,
+    /// Which key asked.
+    pub(crate) key_id: String,
+    /// Does a run from this record give the same result by construction?
+    pub(crate) deterministic: Option<bool>,
+    /// Why it ended as it did, for people.
+    pub(crate) message: Option<String>,
+}
+
+/// An execution in a list: without its streams.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct ExecutionSummary {
+    /// Its id.
+    pub(crate) id: String,
+    /// What was run.
+    pub(crate) module: ModuleUsed,
+    /// How it ended; null while it runs.
+    pub(crate) outcome: Option<String>,
+    /// The guest's exit code, when it ended by itself.
+    pub(crate) exit_code: Option<i32>,
+    /// Which streams were cut off at their limit.
+    pub(crate) truncated: Truncated,
+    /// What it used; null while it runs.
+    pub(crate) usage: Option<ResourceUse>,
+    /// When it was accepted.
+    pub(crate) accepted_at: String,
+    /// When its end was recorded.
+    pub(crate) finished_at: Option<String>,
+    /// Which key asked.
+    pub(crate) key_id: String,
+    /// Does a run from the record give the same result by construction?
+    pub(crate) deterministic: Option<bool>,
+    /// Why it ended as it did, for people.
+    pub(crate) message: Option<String>,
+}
+
+/// What an execution wrote, as far as it is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    /// Standard output.
+    pub(crate) stdout: Option<Bytes>,
+    /// Standard error.
+    pub(crate) stderr: Option<Bytes>,
+}
+
+/// An execution with its streams, borrowed: serialises as [`Execution`].
+#[derive(Debug, Serialize)]
+pub(crate) struct Resource<'a> {
+    id: ExecutionId,
+    module: Module<'a>,
+    outcome: Option<Outcome>,
+    exit_code: Option<i32>,
+    stdout: Option<Cow<'a, str>>,
+    stderr: Option<Cow<'a, str>>,
+    stdout_encoding: Option<&'static str>,
+    stderr_encoding: Option<&'static str>,
+    truncated: Truncated,
+    usage: Option<ResourceUse>,
+    accepted_at: Timestamp,
+    finished_at: Option<Timestamp>,
+    key_id: &'a KeyId,
+    deterministic: Option<bool>,
+    message: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Module<'a> {
+    name: Option<&'a str>,
+    version: Option<u32>,
+    digest: String,
+}
+
+impl<'a> From<&'a ModuleRef> for Module<'a> {
+    fn from(module: &'a ModuleRef) -> Self {
+        let name = module.name.as_ref().map(|name| name.as_str());
+        Self { name, version: module.version, digest: module.digest.to_string() }
+    }
+}
+
+/// Bytes in a JSON text: as they are when they are UTF-8, otherwise base64.
+#[derive(Debug)]
+pub(crate) struct Body<'a>(pub(crate) Cow<'a, str>, pub(crate) &'static str);
+
+impl<'a> From<&'a Bytes> for Body<'a> {
+    fn from(bytes: &'a Bytes) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self(text.into(), "utf-8"),
+            Err(_) => Self(STANDARD.encode(bytes).into(), "base64"),
+        }
+    }
+}
+
+impl<'a> Resource<'a> {
+    /// An execution that has just ended.
+    pub(crate) fn of(done: &'a Done) -> Self {
+        let accepted = &*done.accepted;
+        let (stdout, stderr) = (Body::from(&done.stdout), Body::from(&done.stderr));
+        let mut resource = Self {
+            id: accepted.execution_id,
+            module: (&accepted.module).into(),
+            outcome: Some(Outcome::Lost),
+            exit_code: None,
+            stdout: Some(stdout.0),
+            stderr: Some(stderr.0),
+            stdout_encoding: Some(stdout.1),
+            stderr_encoding: Some(stderr.1),
+            truncated: Truncated { stdout: false, stderr: false },
+            usage: None,
+            accepted_at: done.accepted_at,
+            finished_at: Some(done.finished_at),
+            key_id: &accepted.key_id,
+            deterministic: None,
+            message: None,
+        };
+        match &done.end {
+            End::Lost(lost) => resource.message = Some(&lost.reason),
+            End::Finished(finished) => {
+                resource.outcome = Some(finished.outcome);
+                resource.exit_code = finished.exit_code;
+                resource.truncated =
+                    Truncated { stdout: finished.stdout.truncated, stderr: finished.stderr.truncated };
+                resource.usage = Some(ResourceUse {
+                    fuel: finished.fuel,
+                    cpu_ms: finished.cpu_ms.as_ms(),
+                    wall_ms: finished.wall_ms.as_ms(),
+                    peak_memory_bytes: finished.peak_memory_bytes,
+                    stdin_bytes: accepted.stdin.size_bytes,
+                    stdout_bytes: finished.stdout.size_bytes,
+                });
+                resource.deterministic = Some(finished.deterministic);
+                resource.message = finished.message.as_deref();
+            }
+        }
+        resource
+    }
+
+    /// An execution as the view knows it, with the streams that are still kept.
+    pub(crate) fn stored(record: &'a ExecutionRecord, streams: &'a Streams) -> Self {
+        let end = record.end.as_ref();
+        let (stdout, stdout_encoding) = streams.stdout.as_ref().map(Body::from).map(split).unzip();
+        let (stderr, stderr_encoding) = streams.stderr.as_ref().map(Body::from).map(split).unzip();
+        Self {
+            id: record.id,
+            module: (&record.module).into(),
+            outcome: end.map(|end| end.outcome),
+            exit_code: end.and_then(|end| end.exit_code),
+            stdout,
+            stderr,
+            stdout_encoding,
+            stderr_encoding,
+            truncated: truncated(record),
+            usage: usage(record),
+            accepted_at: record.accepted_at,
+            finished_at: end.map(|end| end.finished_at),
+            key_id: &record.key_id,
+            deterministic: deterministic(record),
+            message: end.and_then(|end| end.message.as_deref()),
+        }
+    }
+}
+
+fn split(body: Body<'_>) -> (Cow<'_, str>, &'static str) {
+    (body.0, body.1)
+}
+
+fn truncated(record: &ExecutionRecord) -> Truncated {
+    let cut = |output: Option<wasmwiz_events::execution::Output>| output.is_some_and(|output| output.truncated);
+    let end = record.end.as_ref();
+    Truncated { stdout: cut(end.and_then(|end| end.stdout)), stderr: cut(end.and_then(|end| end.stderr)) }
+}
+
+/// What an execution used; a lost one is not known to have used anything.
+fn usage(record: &ExecutionRecord) -> Option<ResourceUse> {
+    let end = record.end.as_ref().filter(|end| end.outcome != Outcome::Lost)?;
+    Some(ResourceUse {
+        fuel: end.fuel,
+        cpu_ms: end.cpu.as_ms(),
+        wall_ms: end.wall.as_ms(),
+        peak_memory_bytes: end.peak_memory_bytes,
+        stdin_bytes: record.stdin.size_bytes,
+        stdout_bytes: end.stdout.map_or(0, |output| output.size_bytes),
+    })
+}
+
+fn deterministic(record: &ExecutionRecord) -> Option<bool> {
+    record.end.as_ref().filter(|end| end.outcome != Outcome::Lost).map(|end| end.deterministic)
+}
+
+impl From<ExecutionRecord> for ExecutionSummary {
+    fn from(record: ExecutionRecord) -> Self {
+        let (truncated, usage, deterministic) = (truncated(&record), usage(&record), deterministic(&record));
+        let end = record.end.as_ref();
+        Self {
+            id: record.id.to_string(),
+            module: ModuleUsed {
+                name: record.module.name.as_ref().map(ToString::to_string),
+                version: record.module.version,
+                digest: record.module.digest.to_string(),
+            },
+            outcome: end.map(|end| end.outcome.as_str().to_owned()),
+            exit_code: end.and_then(|end| end.exit_code),
+            truncated,
+            usage,
+            accepted_at: record.accepted_at.to_string(),
+            finished_at: end.map(|end| end.finished_at.to_string()),
+            key_id: record.key_id.to_string(),
+            deterministic,
+            message: end.and_then(|end| end.message.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use poem_openapi::{registry::Registry, types::Type as _};
+    use wasmwiz_events::{
+        digest::Digest,
+        execution::Content,
+        revision::Position,
+    };
+
+    use super::*;
+
+    fn record() -> ExecutionRecord {
+        ExecutionRecord {
+            id: "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f".parse().unwrap(),
+            attempt: 1,
+            module: ModuleRef { name: None, version: None, digest: Digest::of(b"m") },
+            key_id: "abcd".parse().unwrap(),
+            stdin: Content::of(b""),
+            accepted_at: Timestamp::from_unix_ms(0),
+            accepted_position: Position::START,
+            end: None,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_documented() {
+        let (record, streams) = (record(), Streams::default());
+        let written = serde_json::to_value(Resource::stored(&record, &streams)).unwrap();
+        let written: BTreeSet<_> = written.as_object().unwrap().keys().cloned().collect();
+        let mut registry = Registry::new();
+        Execution::register(&mut registry);
+        let documented = registry.schemas["Execution"].properties.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(written, documented);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_written_in_base64() {
+        let (text, bytes) = (Bytes::from_static("grüß".as_bytes()), Bytes::from_static(&[0xff, 0]));
+        assert_eq!((Body::from(&text).0.as_ref(), Body::from(&text).1), ("grüß", "utf-8"));
+        assert_eq!((Body::from(&bytes).0.as_ref(), Body::from(&bytes).1), ("/wA=", "base64"));
+    }
+}
