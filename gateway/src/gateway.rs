@@ -7,13 +7,13 @@ use std::sync::{
 
 use http::header;
 use poem::{Endpoint, Response};
+use wasmwiz_actors::{aggregate::Authority, tenant::Command};
 use wasmwiz_actors::{
     dispatch::Dispatch,
     handle::{Ask, AskError, Decided, Origin},
     limits::Policy,
     region::Region,
 };
-use wasmwiz_actors::{aggregate::Authority, tenant::Command};
 use wasmwiz_events::{blobs::Blobs, id::TenantId, log::EventLog, revision::Position, time::Clock};
 use wasmwiz_projections::{Views, views::View};
 

@@ -109,9 +109,9 @@ fn settle(answer: Answer, uri: &Uri, context: &Context) -> Response {
 fn unspoken(response: &Response) -> Option<Problem> {
     let status = response.status();
     let failed = status.is_client_error() || status.is_server_error();
-    let spoken = response.content_type().is_some_and(|media_type| {
-        media_type == problem::MEDIA_TYPE || media_type.starts_with("application/json")
-    });
+    let spoken = response
+        .content_type()
+        .is_some_and(|media_type| media_type == problem::MEDIA_TYPE || media_type.starts_with("application/json"));
     (failed && !spoken).then(|| Problem::from_status(status, format_args!("an answer of the bare status {status}")))
 }
 
@@ -207,6 +207,9 @@ mod tests {
     async fn a_request_that_takes_too_long_is_told_so() {
         let edge = edge(|_| std::future::pending());
         let (response, body) = answered(&edge, Request::default()).await;
-        assert_eq!((response.status().as_u16(), body["type"].as_str().unwrap().ends_with("deadline-passed")), (504, true));
+        assert_eq!(
+            (response.status().as_u16(), body["type"].as_str().unwrap().ends_with("deadline-passed")),
+            (504, true)
+        );
     }
 }

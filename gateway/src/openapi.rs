@@ -100,7 +100,7 @@ impl Operation {
     pub(crate) fn takes_bytes(mut self, media_type: &'static str, about: &'static str, required: bool) -> Self {
         let content = vec![MetaMediaType { content_type: media_type, schema: binary() }];
         self.meta.request = Some(MetaRequest { description: Some(about), content, required });
-        self.problem(&[Kind::BodyTooLarge, Kind::TooManyUploads, Kind::BodyTooSlow])
+        self.problem(&[Kind::BodyTooLarge, Kind::TooManyBodies, Kind::BodyTooSlow])
     }
 
     /// A body of parts.
@@ -114,7 +114,7 @@ impl Operation {
             Kind::LengthRequired,
             Kind::BodyTooLarge,
             Kind::UnsupportedMediaType,
-            Kind::TooManyUploads,
+            Kind::TooManyBodies,
             Kind::BodyTooSlow,
         ])
     }
@@ -134,8 +134,9 @@ impl Operation {
         cursor.nullable = true;
         let mut page = MetaSchema::new("object");
         page.required = vec!["items", "next_cursor"];
-        page.properties =
-            [("items", items), ("next_cursor", cursor)].map(|(name, schema)| (name, MetaSchemaRef::Inline(Box::new(schema)))).into();
+        page.properties = [("items", items), ("next_cursor", cursor)]
+            .map(|(name, schema)| (name, MetaSchemaRef::Inline(Box::new(schema))))
+            .into();
         let schema = MetaSchemaRef::Inline(Box::new(page));
         self.content(200, about, Some(MetaMediaType { content_type: "application/json", schema }))
             .with_header("Link", "The next page, rel=\"next\", when there is one.")
@@ -187,7 +188,12 @@ impl Operation {
     }
 
     /// Completes the operation with what its route says.
-    fn complete(mut self, method: &Method, path: &str, scope: Option<Scope>) -> (MetaOperation, Vec<fn(&mut Registry)>) {
+    fn complete(
+        mut self,
+        method: &Method,
+        path: &str,
+        scope: Option<Scope>,
+    ) -> (MetaOperation, Vec<fn(&mut Registry)>) {
         for name in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
             let schema = if name == "version" { u32::schema_ref() } else { String::schema_ref() };
             self = self.param(MetaParamIn::Path, name, parameter(name), schema, true);

@@ -55,7 +55,9 @@ impl Paging {
         let mut filter = query.filter();
         filter.sort_unstable();
         let mut scope = Sha256::new();
-        let parts = [list, request.uri().path(), tenant.as_str()].into_iter().chain(filter.iter().flat_map(|(name, value)| [name.as_str(), value]));
+        let parts = [list, request.uri().path(), tenant.as_str()]
+            .into_iter()
+            .chain(filter.iter().flat_map(|(name, value)| [name.as_str(), value]));
         for part in parts {
             // Lengths first: parts that are joined differently are hashed differently.
             scope.update((part.len() as u64).to_be_bytes());

@@ -27,9 +27,7 @@ pub(crate) fn wanted(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
     let Some(value) = headers.get(MIN_POSITION) else { return Ok(None) };
     let read = value.to_str().ok().and_then(|text| URL_SAFE_NO_PAD.decode(text.trim()).ok());
     match read.as_deref() {
-        Some(&[FORM, a, b, c, d, e, f, g, h]) => {
-            Ok(Some(Position::new(u64::from_be_bytes([a, b, c, d, e, f, g, h]))))
-        }
+        Some(&[FORM, a, b, c, d, e, f, g, h]) => Ok(Some(Position::new(u64::from_be_bytes([a, b, c, d, e, f, g, h])))),
         _ => Err(Problem::new(
             Kind::MalformedPosition,
             "Wasmwiz-Min-Position is not a position. Send back what a write answered in Wasmwiz-Position, unchanged.",

@@ -64,7 +64,8 @@ impl Problem {
 
     /// The host's fault. The caller is told an id, the log is told the cause.
     pub fn internal(cause: impl fmt::Display) -> Self {
-        Self::new(Kind::Internal, "The platform failed. Tell its operator the request_id of this answer.").caused_by(cause)
+        Self::new(Kind::Internal, "The platform failed. Tell its operator the request_id of this answer.")
+            .caused_by(cause)
     }
 
     /// Names the parts of the request that are wrong.

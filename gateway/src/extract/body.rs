@@ -15,6 +15,7 @@ use wasmwiz_events::tenant::Tier;
 
 use crate::{
     config::GatewayConfig,
+    metrics,
     problem::{Kind, Problem},
 };
 
@@ -76,12 +77,11 @@ impl Room {
             return Ok(());
         }
         let units = bytes.saturating_sub(self.bytes).div_ceil(UNIT_BYTES);
-        let more = u32::try_from(units).ok().and_then(|units| {
-            Arc::clone(&self.memory.0).try_acquire_many_owned(units).ok()
-        });
+        let more =
+            u32::try_from(units).ok().and_then(|units| Arc::clone(&self.memory.0).try_acquire_many_owned(units).ok());
         let more = more.ok_or_else(|| {
             Problem::new(
-                Kind::TooManyUploads,
+                Kind::TooManyBodies,
                 "The bodies that are on their way to this node take all the memory they may. Try again after the pause.",
             )
             .retry_after_ms(RETRY_MS)
@@ -91,8 +91,22 @@ impl Room {
             None => self.permit = Some(more),
         }
         self.bytes = self.bytes.saturating_add(units.saturating_mul(UNIT_BYTES));
+        ::metrics::gauge!(metrics::BODY_BYTES).increment(gauged(units));
         Ok(())
     }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            ::metrics::gauge!(metrics::BODY_BYTES).decrement(gauged(self.bytes / UNIT_BYTES));
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is of floating point")]
+fn gauged(units: u64) -> f64 {
+    units.saturating_mul(UNIT_BYTES) as f64
 }
 
 /// A body that has come in full.
@@ -140,10 +154,7 @@ pub(crate) fn require_length(request: &Request) -> Result<(), Problem> {
     if has_length(request) {
         return Ok(());
     }
-    Err(Problem::new(
-        Kind::LengthRequired,
-        "This resource needs a body. Send it with a Content-Length, or chunked.",
-    ))
+    Err(Problem::new(Kind::LengthRequired, "This resource needs a body. Send it with a Content-Length, or chunked."))
 }
 
 /// Reads the body of `request`, which becomes empty.
@@ -153,7 +164,8 @@ pub(crate) async fn read(
     request: &mut Request,
     limit: Limit,
 ) -> Result<Held, Problem> {
-    let named = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let named =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     // Before any byte is read: a client that waits for `100 Continue` is spared the sending.
     if named.is_some_and(|bytes| bytes > limit.bytes) {
         return Err(limit.exceeded());
@@ -165,7 +177,8 @@ pub(crate) async fn read(
     while !body.is_end_stream() {
         let frame = tokio::time::timeout_at(pace.deadline(count), body.frame()).await.map_err(|_| too_slow(config))?;
         let Some(frame) = frame else { break };
-        let broken = |error| Problem::new(Kind::MalformedRequest, "The body broke off. Send it in full.").caused_by(error);
+        let broken =
+            |error| Problem::new(Kind::MalformedRequest, "The body broke off. Send it in full.").caused_by(error);
         let Ok(piece) = frame.map_err(|error: std::io::Error| broken(error))?.into_data() else { continue };
         count = count.saturating_add(piece.len() as u64);
         if count > limit.bytes {
@@ -193,7 +206,9 @@ fn too_slow(config: &GatewayConfig) -> Problem {
     let (idle, rate) = (config.body_idle_ms, config.body_rate_bytes);
     Problem::new(
         Kind::BodyTooSlow,
-        format!("The body comes too slowly. Send at least {rate} bytes a second, without pauses of more than {idle} ms."),
+        format!(
+            "The body comes too slowly. Send at least {rate} bytes a second, without pauses of more than {idle} ms."
+        ),
     )
     .header(header::CONNECTION, "close")
 }
@@ -235,9 +250,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_named_length_over_the_limit_is_refused_unread() {
-        let request = Request::builder().header("content-length", "11").body(Body::from_bytes_stream(
-            stream::pending::<Result<Bytes, std::io::Error>>(),
-        ));
+        let request = Request::builder()
+            .header("content-length", "11")
+            .body(Body::from_bytes_stream(stream::pending::<Result<Bytes, std::io::Error>>()));
         let problem = read_with(&Memory::new(1 << 20), request).await.unwrap_err();
         assert_eq!(problem.kind(), Kind::BodyTooLarge);
     }
@@ -247,16 +262,15 @@ mod tests {
         let memory = Memory::new(1_024);
         let held = read_with(&memory, chunked(&[b"a"])).await.unwrap();
         let problem = read_with(&memory, chunked(&[b"b"])).await.unwrap_err();
-        assert_eq!(problem.kind(), Kind::TooManyUploads);
+        assert_eq!(problem.kind(), Kind::TooManyBodies);
         drop(held);
         assert!(read_with(&memory, chunked(&[b"b"])).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_coming_is_given_up() {
-        let stalled = Request::builder().body(Body::from_bytes_stream(
-            stream::pending::<Result<Bytes, std::io::Error>>(),
-        ));
+        let stalled =
+            Request::builder().body(Body::from_bytes_stream(stream::pending::<Result<Bytes, std::io::Error>>()));
         let problem = read_with(&Memory::new(1_024), stalled).await.unwrap_err();
         assert_eq!(problem.kind(), Kind::BodyTooSlow);
     }

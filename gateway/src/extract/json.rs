@@ -51,7 +51,10 @@ impl Fields {
         let members = reader.deserialize_map(Members).and_then(|members| reader.end().map(|()| members));
         let members = members.map_err(|error| {
             // serde_json's words name a place and what was expected there, not the body's content.
-            Problem::new(Kind::InvalidBody, format!("The body is not the JSON object that this resource takes: {error}."))
+            Problem::new(
+                Kind::InvalidBody,
+                format!("The body is not the JSON object that this resource takes: {error}."),
+            )
         })?;
         Ok(Self { members, asked: Vec::new(), faults: Vec::new() })
     }
@@ -164,7 +167,8 @@ mod tests {
     #[test]
     fn bodies_that_readers_could_take_in_two_ways_are_refused() {
         let deep = format!(r#"{{"name":{}{}}}"#, "[".repeat(200), "]".repeat(200));
-        for json in ["", "[]", "null", r#"{"name":"a"} x"#, r#"{"name":"a","name":"b"}"#, "{\"name\":\"\u{0}\"}", &deep] {
+        for json in ["", "[]", "null", r#"{"name":"a"} x"#, r#"{"name":"a","name":"b"}"#, "{\"name\":\"\u{0}\"}", &deep]
+        {
             assert_eq!(read(json).unwrap_err().kind(), Kind::InvalidBody, "{json}");
         }
         assert!(Fields::parse(b"{\"name\":\"\xff\"}").is_err());

@@ -29,7 +29,13 @@ fn is_valid(text: &str) -> bool {
         return false;
     };
     let some = |part: &str| part.bytes().any(|b| b != b'0');
-    hex(version, 2) && version != "ff" && hex(trace, 32) && some(trace) && hex(parent, 16) && some(parent) && hex(flags, 2)
+    hex(version, 2)
+        && version != "ff"
+        && hex(trace, 32)
+        && some(trace)
+        && hex(parent, 16)
+        && some(parent)
+        && hex(flags, 2)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the edge is where traces begin")]

@@ -75,7 +75,7 @@ catalogue! {
     TooManyConcurrent = TOO_MANY_REQUESTS "too-many-concurrent" "Too many concurrent executions";
     Internal = INTERNAL_SERVER_ERROR "internal" "Internal error";
     NodeBusy = SERVICE_UNAVAILABLE "node-busy" "Node busy";
-    TooManyUploads = SERVICE_UNAVAILABLE "too-many-uploads" "Too many uploads at once";
+    TooManyBodies = SERVICE_UNAVAILABLE "too-many-bodies" "Too many bodies at once";
     TooManyConnections = SERVICE_UNAVAILABLE "too-many-connections" "Too many connections";
     Unavailable = SERVICE_UNAVAILABLE "unavailable" "Unavailable";
     NotThereYet = SERVICE_UNAVAILABLE "not-there-yet" "Position not reached yet";

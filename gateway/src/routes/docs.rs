@@ -38,9 +38,11 @@ pub(crate) async fn page(_: Gateway, _: Request) -> Answer {
 
 /// Allows the page exactly the scripts and styles that are in it, and calls to this node.
 fn policy(html: &str) -> String {
-    let hashes = |tag: &str| inline(html, tag).map(|text| {
-        format!(" 'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())))
-    }).collect::<String>();
+    let hashes = |tag: &str| {
+        inline(html, tag)
+            .map(|text| format!(" 'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes()))))
+            .collect::<String>()
+    };
     format!(
         "default-src 'none'; script-src{}; style-src{}; img-src data:; connect-src 'self'; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'",

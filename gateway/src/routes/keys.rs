@@ -29,8 +29,7 @@ pub(crate) async fn issue(gateway: Gateway, caller: Caller, mut request: Request
     let secret = draw(&gateway);
     let (key_id, hash) = (secret.key_id().clone(), secret.hash());
     let command = Command::IssueKey(NewKey { key_id, name: name.clone(), scopes, hash, expires_at });
-    let decided =
-        gateway.ask(caller.tenant_id(), command, caller.authority(), Context::origin(&request)).await?;
+    let decided = gateway.ask(caller.tenant_id(), command, caller.authority(), Context::origin(&request)).await?;
     gateway.until_visible(View::Keys, decided.position).await;
     let body = views::NewKey {
         id: secret.key_id().to_string(),

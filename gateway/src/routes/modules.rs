@@ -78,7 +78,8 @@ async fn published(
     }
     gateway.until_visible(View::Modules, position).await;
     let found = gateway.deps().views.modules().get(caller.tenant_id(), name).await?;
-    let module = found.ok_or_else(|| Problem::unavailable("The module is not shown yet. Read it again.", "view behind"))?;
+    let module =
+        found.ok_or_else(|| Problem::unavailable("The module is not shown yet. Read it again.", "view behind"))?;
     Ok((StatusCode::OK, module.into()))
 }
 

@@ -8,7 +8,12 @@ use wasmwiz_projections::usage::UsageBy;
 
 use super::json;
 use crate::{
-    auth::Caller, extract::Query, gateway::Gateway, openapi::Operation, problem::Kind, router::Answer,
+    auth::Caller,
+    extract::Query,
+    gateway::Gateway,
+    openapi::Operation,
+    problem::Kind,
+    router::Answer,
     views::{self, Usage},
 };
 

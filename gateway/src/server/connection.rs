@@ -91,6 +91,11 @@ pub(super) fn protocol(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// Answers are small and written in one piece: waiting to fill a segment only delays them.
+fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
+    tcp.set_nodelay(true)
+}
+
 /// Serves one connection until it closes, idles, or is stopped.
 pub(super) async fn serve<E: Endpoint + 'static>(
     tcp: TcpStream,
@@ -100,8 +105,7 @@ pub(super) async fn serve<E: Endpoint + 'static>(
     config: Arc<ServerConfig>,
     stop: Stop,
 ) -> Ended {
-    // Answers are small and written in one piece: waiting to fill a segment only delays them.
-    if let Err(error) = tcp.set_nodelay(true) {
+    if let Err(error) = prepare(&tcp) {
         tracing::debug!(%error, "a connection was closed before it was served");
         return Ended::Closed;
     }
@@ -154,5 +158,20 @@ pub(super) async fn serve<E: Endpoint + 'static>(
                 check.as_mut().reset(tokio::time::Instant::now() + config.idle());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn small_answers_are_sent_without_delay() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (accepted, _client) = tokio::join!(listener.accept(), client);
+        let (tcp, _) = accepted.unwrap();
+        prepare(&tcp).unwrap();
+        assert!(tcp.nodelay().unwrap());
     }
 }

@@ -164,8 +164,7 @@ impl<'a> Resource<'a> {
             End::Finished(finished) => {
                 resource.outcome = Some(finished.outcome);
                 resource.exit_code = finished.exit_code;
-                resource.truncated =
-                    Truncated { stdout: finished.stdout.truncated, stderr: finished.stderr.truncated };
+                resource.truncated = Truncated { stdout: finished.stdout.truncated, stderr: finished.stderr.truncated };
                 resource.usage = Some(ResourceUse {
                     fuel: finished.fuel,
                     cpu_ms: finished.cpu_ms.as_ms(),
@@ -262,11 +261,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use poem_openapi::{registry::Registry, types::Type as _};
-    use wasmwiz_events::{
-        digest::Digest,
-        execution::Content,
-        revision::Position,
-    };
+    use wasmwiz_events::{digest::Digest, execution::Content, revision::Position};
 
     use super::*;
 

@@ -73,7 +73,7 @@ pub(crate) fn get_doc() -> Operation {
     Operation::new("getExecution", "executions", "Read an execution")
         .describe("Needs the scope executions:read. While it runs, outcome is null.")
         .answers::<Execution>(200, "The execution, with its outputs as far as they are kept")
-        .problem(&[Kind::ExecutionNotFound, Kind::TooManyUploads])
+        .problem(&[Kind::ExecutionNotFound, Kind::TooManyBodies])
 }
 
 fn stream(id: &'static str, summary: &'static str) -> Operation {

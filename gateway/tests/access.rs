@@ -1,0 +1,154 @@
+//! Who may do what: keys, scopes, tenants, and that nothing of one tenant reaches another.
+
+mod support;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use support::{ECHO, Node, problem, read, send, text};
+
+#[tokio::test]
+async fn a_key_works_at_once_and_stops_at_once() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("pro").await;
+    for _ in 0..5 {
+        let body = json!({"name": "reader", "scopes": ["modules:read", "keys:manage"]});
+        let response = send(node.post("/v1/keys", &key).json(&body)).await;
+        assert_eq!(response.status(), 201);
+        let location = response.headers()["location"].to_str().unwrap().to_owned();
+        let issued: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+        let secret = text(&issued["secret"]);
+        assert_eq!(read(node.get("/v1/modules", &secret)).await.0, 200);
+        assert_eq!(problem(node.get("/v1/usage", &secret)).await, (403, "missing-scope".into()));
+        let wider = json!({"name": "w", "scopes": ["modules:write"]});
+        assert_eq!(problem(node.post("/v1/keys", &secret).json(&wider)).await, (403, "wider-scopes".into()));
+        let (_, shown) = read(node.get(&location, &key)).await;
+        assert!(shown.get("secret").is_none() && shown["revoked_at"].is_null(), "{shown}");
+        assert_eq!(send(node.request(Method::DELETE, &location, &key)).await.status(), 204);
+        assert_eq!(problem(node.get("/v1/modules", &secret)).await, (401, "unauthenticated".into()));
+        assert_eq!(send(node.request(Method::DELETE, &location, &key)).await.status(), 204);
+    }
+    let (_, list) = read(node.get("/v1/keys", &key)).await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 6);
+    assert!(!list.to_string().contains("hash"));
+}
+
+#[tokio::test]
+async fn every_credential_that_is_not_one_gets_the_same_answer() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("pro").await;
+    let (_, stranger) = node.tenant("pro").await;
+    let mut details = Vec::new();
+    // The id of one key with the secret of another has a wrong checksum; an unknown key a right one.
+    let unknown = wasmwiz_gateway::auth::api_key::draw(&mut rand::rng(), &Default::default());
+    let spliced = format!("{}{}", &key[..16], &stranger[16..]);
+    for credential in ["", "x", &key[..53], &spliced, unknown.text()] {
+        let response = send(node.get("/v1/modules", credential)).await;
+        assert_eq!(response.status(), 401, "{credential}");
+        assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+        let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+        details.push(text(&body["detail"]));
+    }
+    details.dedup();
+    assert_eq!(details.len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_of_one_tenant_reaches_another() {
+    let node = Node::start().await;
+    let (_, ours) = node.tenant("pro").await;
+    let (_, theirs) = node.tenant("pro").await;
+    node.publish(&ours, "echo", ECHO).await;
+    let (_, ran) = read(node.post("/v1/modules/echo/executions", &ours).body("secret")).await;
+    let (_, keys) = read(node.get("/v1/keys", &ours)).await;
+    node.settle().await;
+    let execution = format!("/v1/executions/{}", text(&ran["id"]));
+    let key = format!("/v1/keys/{}", text(&keys["items"][0]["id"]));
+    for path in [
+        execution.clone(),
+        format!("{execution}/stdin"),
+        format!("{execution}/stdout"),
+        key.clone(),
+        "/v1/modules/echo".into(),
+        "/v1/modules/echo/versions".into(),
+        "/v1/modules/echo/versions/1/wasm".into(),
+    ] {
+        assert_eq!(send(node.get(&path, &ours)).await.status(), 200, "{path}");
+        assert_eq!(problem(node.get(&path, &theirs)).await.0, 404, "{path}");
+    }
+    for (method, path) in [
+        (Method::DELETE, key),
+        (Method::DELETE, "/v1/modules/echo".into()),
+        (Method::POST, "/v1/modules/echo/executions".into()),
+    ] {
+        assert_eq!(problem(node.request(method, &path, &theirs)).await.0, 404, "{path}");
+    }
+    for path in ["/v1/executions", "/v1/modules"] {
+        let (_, list) = read(node.get(path, &theirs)).await;
+        assert_eq!(list["items"], json!([]), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn operators_register_change_suspend_and_resume_tenants() {
+    let node = Node::start().await;
+    let (id, key) = node.tenant("free").await;
+    let path = format!("/v1/tenants/{id}");
+    let (status, tenant) = read(node.get(&path, &node.operator)).await;
+    assert_eq!((status, text(&tenant["status"]), text(&tenant["tier"])), (200, "active".into(), "free".into()));
+    let patch = |body: Value| node.request(Method::PATCH, &path, &node.operator).json(&body);
+    let (_, tenant) = read(patch(json!({"name": "Acme Ltd", "tier": "basic"}))).await;
+    assert_eq!((text(&tenant["name"]), text(&tenant["tier"])), ("Acme Ltd".into(), "basic".into()));
+    assert_eq!(problem(patch(json!({}))).await, (400, "invalid-body".into()));
+    assert_eq!(problem(patch(json!({"tier": "gold"}))).await, (400, "invalid-body".into()));
+    let suspend = node.post(&format!("{path}/suspend"), &node.operator).json(&json!({"reason": "unpaid"}));
+    let (_, tenant) = read(suspend).await;
+    assert_eq!((text(&tenant["status"]), text(&tenant["suspended_reason"])), ("suspended".into(), "unpaid".into()));
+    assert_eq!(problem(node.get("/v1/modules", &key)).await, (403, "tenant-suspended".into()));
+    let (_, tenant) = read(node.post(&format!("{path}/resume"), &node.operator)).await;
+    assert_eq!(text(&tenant["status"]), "active");
+    assert_eq!(read(node.get("/v1/modules", &key)).await.0, 200);
+    let (_, list) = read(node.get("/v1/tenants?limit=1", &node.operator)).await;
+    assert_eq!(list["items"][0]["id"], json!(id));
+    let absent = problem(node.get("/v1/tenants/nobody", &node.operator)).await;
+    assert_eq!(absent, (404, "tenant-not-found".into()));
+    let absent = problem(node.post("/v1/tenants/nobody/resume", &node.operator)).await;
+    assert_eq!(absent, (404, "tenant-not-found".into()));
+}
+
+#[tokio::test]
+async fn the_history_shows_who_did_what_for_which_request() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("pro").await;
+    let body = json!({"name": "ci", "scopes": ["executions:run"]});
+    let (_, issued) = read(node.post("/v1/keys", &key).header("x-request-id", "req-7").json(&body)).await;
+    node.settle().await;
+    let subject = format!("keys/{}", text(&issued["id"]));
+    let (_, found) = read(node.get(&format!("/v1/audit?subject={subject}"), &key)).await;
+    let event = &found["items"][0];
+    assert_eq!(found["items"].as_array().unwrap().len(), 1, "{found}");
+    assert_eq!(
+        (text(&event["type"]), text(&event["correlation"])),
+        ("dev.wasmwiz.key.issued.v1".into(), "req-7".into())
+    );
+    assert_eq!((text(&event["specversion"]), text(&event["subject"])), ("1.0".into(), subject));
+    let (_, all) = read(node.get("/v1/audit", &key)).await;
+    let revisions: Vec<_> = all["items"].as_array().unwrap().iter().map(|event| event["revision"].as_u64()).collect();
+    assert_eq!(revisions, [Some(3), Some(2), Some(1)]);
+    assert!(text(&all["items"][2]["actor"]).starts_with("operator:"));
+    let (_, head) = read(node.get("/v1/audit/head", &key)).await;
+    assert_eq!((&head["revision"], &head["position"]), (&json!(3), &all["items"][0]["position"]));
+}
+
+#[tokio::test]
+async fn a_tenant_over_its_rate_is_told_when_to_come_back() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("free").await;
+    node.publish(&key, "echo", ECHO).await;
+    for _ in 0..5 {
+        assert_eq!(read(node.post("/v1/modules/echo/executions", &key)).await.0, 200);
+    }
+    let response = send(node.post("/v1/modules/echo/executions", &key)).await;
+    assert_eq!(response.status(), 429);
+    assert!(response.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
+    assert_eq!(response.headers()["ratelimit-policy"], "\"executions\";q=10;w=60");
+}

@@ -1,0 +1,220 @@
+//! Every route, over a socket, against a real region, real executors and a log in memory.
+
+mod support;
+
+use reqwest::{Method, multipart};
+use serde_json::{Value, json};
+use support::{ECHO, EXIT_3, Node, problem, read, send, text, wasm};
+use wasmwiz_gateway::GatewayConfig;
+
+#[tokio::test]
+async fn a_tenant_is_registered_publishes_runs_and_reads_what_ran() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("pro").await;
+    let (status, module) = node.publish(&key, "echo", ECHO).await;
+    assert_eq!((status, module["version"].as_u64(), text(&module["kind"])), (201, Some(1), "core".into()), "{module}");
+    assert_eq!(node.publish(&key, "echo", ECHO).await.0, 200);
+    let response = send(node.post("/v1/modules/echo/executions", &key).body("grüß")).await;
+    assert_eq!(response.status(), 200);
+    let position = response.headers()["wasmwiz-position"].clone();
+    let ran: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    assert_eq!((text(&ran["outcome"]), text(&ran["stdout"])), ("succeeded".into(), "grüß".into()), "{ran}");
+    assert_eq!(text(&ran["stdout_encoding"]), "utf-8");
+    assert_eq!(ran["usage"]["stdin_bytes"], "grüß".len());
+    let path = format!("/v1/executions/{}", text(&ran["id"]));
+    let (status, stored) = read(node.get(&path, &key).header("wasmwiz-min-position", &position)).await;
+    assert_eq!((status, &stored), (200, &ran));
+    for (stream, expected) in [("stdin", "grüß"), ("stdout", "grüß"), ("stderr", "")] {
+        let bytes = send(node.get(&format!("{path}/{stream}"), &key)).await;
+        assert_eq!(bytes.headers()["content-type"], "application/octet-stream");
+        assert_eq!(bytes.text().await.unwrap(), expected, "{stream}");
+    }
+    let (_, list) = read(node.get("/v1/executions?module=echo&outcome=succeeded", &key)).await;
+    assert_eq!(list["items"][0]["id"], ran["id"]);
+    let (_, usage) = read(node.get("/v1/usage?by=module", &key)).await;
+    assert_eq!(
+        (&usage["items"][0]["bucket"], &usage["items"][0]["outcomes"]["succeeded"]),
+        (&json!("echo"), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn a_guest_that_fails_is_an_answer() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("pro").await;
+    node.publish(&key, "exit", EXIT_3).await;
+    let (status, ran) = read(node.post("/v1/modules/exit/executions", &key)).await;
+    assert_eq!((status, text(&ran["outcome"]), &ran["exit_code"]), (200, "exited".into(), &json!(3)), "{ran}");
+    assert_eq!((text(&ran["stdout"]), text(&ran["stdout_encoding"])), ("//4=".into(), "base64".into()));
+    let raw = node.post("/v1/modules/exit/executions", &key).header("accept", "application/octet-stream");
+    let raw = send(raw).await;
+    let header = |name: &str| raw.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!((header("wasmwiz-outcome"), header("wasmwiz-exit-code")), ("exited".into(), "3".into()));
+    assert!(header("server-timing").starts_with("exec;dur="));
+    assert_eq!(header("wasmwiz-execution-id").len(), 36);
+    assert_eq!(&raw.bytes().await.unwrap()[..], b"\xff\xfe");
+}
+
+#[tokio::test]
+async fn a_module_is_uploaded_and_run_at_once() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("free").await;
+    let form = || multipart::Form::new().part("wasm", multipart::Part::bytes(wasm(ECHO)).file_name("m.wasm"));
+    let (status, ran) = read(node.post("/v1/executions", &key).multipart(form().text("input", "hi"))).await;
+    assert_eq!((status, text(&ran["stdout"]), &ran["module"]["name"]), (200, "hi".into(), &Value::Null), "{ran}");
+    let door = || node.post("/v1/executions", &key);
+    assert_eq!(
+        problem(door().multipart(multipart::Form::new().text("input", "hi"))).await,
+        (400, "invalid-body".into())
+    );
+    assert_eq!(problem(door().multipart(form().text("colour", "red"))).await, (400, "invalid-body".into()));
+    let broken = door().header("content-type", "multipart/form-data; boundary=B").body("--B\r\nnonsense");
+    assert_eq!(problem(broken).await, (400, "broken-multipart".into()));
+    assert_eq!(problem(door().body("x")).await, (415, "unsupported-media-type".into()));
+    let part = multipart::Part::bytes(b"not wasm".to_vec());
+    assert_eq!(
+        problem(door().multipart(multipart::Form::new().part("wasm", part))).await,
+        (422, "module-rejected".into())
+    );
+}
+
+#[tokio::test]
+async fn modules_are_listed_read_and_deleted() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("pro").await;
+    node.publish(&key, "b", ECHO).await;
+    node.publish(&key, "a", ECHO).await;
+    node.publish(&key, "a", EXIT_3).await;
+    node.settle().await;
+    let (_, first) = read(node.get("/v1/modules?limit=1", &key)).await;
+    assert_eq!((&first["items"][0]["name"], &first["items"][0]["version"]), (&json!("a"), &json!(2)));
+    let cursor = text(&first["next_cursor"]);
+    let second = send(node.get(&format!("/v1/modules?limit=1&cursor={cursor}"), &key)).await;
+    assert!(!second.headers().contains_key("link"));
+    let second: Value = serde_json::from_slice(&second.bytes().await.unwrap()).unwrap();
+    assert_eq!((&second["items"][0]["name"], &second["next_cursor"]), (&json!("b"), &Value::Null));
+    let (_, other) = node.tenant("pro").await;
+    for (path, key) in [("/v1/modules", &other), ("/v1/keys", &key), ("/v1/modules/a/versions", &key)] {
+        let stray = node.get(&format!("{path}?limit=1&cursor={cursor}"), key);
+        assert_eq!(problem(stray).await, (400, "malformed-cursor".into()), "{path}");
+    }
+    let (_, versions) = read(node.get("/v1/modules/a/versions", &key)).await;
+    assert_eq!(versions["items"].as_array().unwrap().len(), 2);
+    let bytes = send(node.get("/v1/modules/a/versions/1/wasm", &key)).await;
+    assert_eq!(bytes.headers()["content-type"], "application/wasm");
+    assert_eq!(bytes.bytes().await.unwrap(), wasm(ECHO));
+    for path in ["/v1/modules/a/versions/3/wasm", "/v1/modules/a/versions/x/wasm"] {
+        assert_eq!(problem(node.get(path, &key)).await, (404, "version-not-found".into()));
+    }
+    let deleted = send(node.request(Method::DELETE, "/v1/modules/a", &key)).await;
+    assert_eq!(deleted.status(), 204);
+    node.settle().await;
+    assert_eq!(problem(node.get("/v1/modules/a", &key)).await, (404, "module-not-found".into()));
+    assert_eq!(problem(node.post("/v1/modules/a/executions", &key)).await, (404, "module-not-found".into()));
+}
+
+#[tokio::test]
+async fn what_is_sent_wrongly_has_a_problem_of_its_own() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("free").await;
+    let put = || node.request(Method::PUT, "/v1/modules/m", &key);
+    let large = || vec![0; (4 << 20) + 1];
+    let chunks = futures_util::stream::iter(
+        large().chunks(1 << 20).map(|c| Ok::<_, std::io::Error>(c.to_vec())).collect::<Vec<_>>(),
+    );
+    let json = |body: &'static str| node.post("/v1/keys", &key).header("content-type", "application/json").body(body);
+    let wide = r#"{"name":"k","scopes":["operator"]}"#;
+    for (request, status, slug) in [
+        (node.get("/nowhere", ""), 404, "no-such-route"),
+        (node.request(Method::PUT, "/v1/keys", &key), 405, "method-not-allowed"),
+        (put().header("content-type", "text/plain").body("x"), 415, "unsupported-media-type"),
+        (put().body("not wasm"), 422, "module-rejected"),
+        (put().body(""), 400, "empty-body"),
+        (put().body(large()), 413, "body-too-large"),
+        (put().body(reqwest::Body::wrap_stream(chunks)), 413, "body-too-large"),
+        (node.request(Method::PUT, "/v1/modules/..%2fx", &key).body("x"), 400, "invalid-name"),
+        (node.post("/v1/keys", &key).body("{}"), 415, "unsupported-media-type"),
+        (json("{"), 400, "invalid-body"),
+        (json(r#"{"name":"k","scopes":["moon:walk"]}"#), 400, "invalid-body"),
+        (json(r#"{"name":"k","scopes":["keys:manage"],"colour":"red"}"#), 400, "invalid-body"),
+        (json(r#"{"name":"k","scopes":[]}"#), 400, "invalid-body"),
+        (json(r#"{"name":"","scopes":["keys:manage"]}"#), 400, "invalid-name"),
+        (json(wide), 403, "wider-scopes"),
+        (node.get("/v1/keys?limit=0", &key), 400, "invalid-query"),
+        (node.get("/v1/keys?colour=red", &key), 400, "invalid-query"),
+        (node.get("/v1/keys?cursor=x", &key), 400, "malformed-cursor"),
+        (node.get("/v1/keys/zzzz", &key), 404, "key-not-found"),
+        (node.get("/v1/executions/0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f", &key), 404, "execution-not-found"),
+        (node.get("/v1/executions/x", &key), 404, "execution-not-found"),
+        (node.get("/v1/executions?outcome=happy", &key), 400, "invalid-query"),
+        (node.get("/v1/usage?from=yesterday", &key), 400, "invalid-query"),
+        (node.get("/v1/modules", &key).header("wasmwiz-min-position", "x"), 400, "malformed-position"),
+        (node.get("/v1/tenants", &key), 403, "missing-scope"),
+    ] {
+        let asked = format!("{request:?}");
+        assert_eq!(problem(request).await, (status, slug.to_owned()), "{asked}");
+    }
+    let refused = send(node.request(Method::PUT, "/v1/keys", &key)).await;
+    assert_eq!(refused.headers()["allow"], "POST, GET, HEAD");
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_asked_for_one() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let node = Node::start().await;
+    let (_, key) = node.tenant("free").await;
+    for (line, slug) in [
+        ("PUT /v1/modules/m HTTP/1.1", "length-required"),
+        ("POST /v1/keys HTTP/1.1", "length-required"),
+        ("POST /v1/modules/m/executions HTTP/1.0", "length-required"),
+        ("POST /v1/modules/m/executions HTTP/1.1", "module-not-found"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(node.address).await.unwrap();
+        let head = format!("{line}\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {key}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains(&format!("problems/{slug}\"")), "{line}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_is_far_ahead_is_not_waited_for_long() {
+    let node = Node::start_with(GatewayConfig { position_wait_ms: 50, ..Default::default() }).await;
+    let (_, key) = node.tenant("free").await;
+    let ahead = node.get("/v1/modules", &key).header("wasmwiz-min-position", "AQAAAAAAD0JA");
+    let response = send(ahead).await;
+    assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+}
+
+#[tokio::test]
+async fn the_probes_say_how_the_node_is() {
+    let node = Node::start().await;
+    assert_eq!(read(node.get("/livez", "")).await.0, 200);
+    let ready = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        while read(node.get("/readyz", "")).await.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+    });
+    ready.await.expect("the node does not become ready");
+    let (status, health) = read(node.get("/health", "")).await;
+    assert_eq!((status, text(&health["status"])), (200, "ok".into()), "{health}");
+    assert_eq!(health["checks"]["feed"]["status"], "disabled");
+    node.readiness.begin_draining();
+    let response = send(node.get("/readyz", "")).await;
+    assert_eq!(response.status(), 503);
+    assert!(response.text().await.unwrap().contains("draining"));
+    assert_eq!(read(node.get("/livez", "")).await.0, 200);
+}
+
+#[tokio::test]
+async fn the_document_and_its_page_are_served() {
+    let node = Node::start().await;
+    let (status, document) = read(node.get("/openapi.json", "")).await;
+    assert_eq!((status, document["openapi"].as_str()), (200, Some("3.0.0")));
+    let page = send(node.get("/docs", "")).await;
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains("script-src 'sha256-") && policy.contains("default-src 'none'"), "{policy}");
+    let head = send(node.request(Method::HEAD, "/docs", "")).await;
+    assert_eq!((head.status().as_u16(), head.bytes().await.unwrap().len()), (200, 0));
+}

@@ -1,0 +1,199 @@
+//! A node without its binary: a real region, real executors, a log in memory, and the gateway on a port of its own.
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use wasmwiz_actors::{
+    aggregate::Authority,
+    dispatch::{Dispatch, DispatchDeps},
+    executor::{ExecutorConfig, Executors},
+    handle::{Ask, Origin},
+    ids::Ids,
+    limits::Policy,
+    region::{Region, RegionConfig, RegionDeps},
+    tenant::{Command, NewKey, SYSTEM},
+};
+use wasmwiz_events::{
+    blobs::{Blobs, fs::FsBlobs},
+    id::{NodeId, TenantId},
+    key::{Scope, Scopes},
+    log::{EventLog, memory::MemoryLog},
+    revision::Epoch,
+    tenant::Tier,
+    time::{Clock, SystemClock},
+};
+use wasmwiz_gateway::{
+    Gateway, GatewayConfig, GatewayDeps, Readiness,
+    auth::api_key::{self, Hasher},
+    server,
+};
+use wasmwiz_projections::Views;
+
+/// Writes what it reads.
+pub const ECHO: &str = include_str!("../../../examples/echo.wat");
+
+/// Exits with code 3 after writing bytes that are no text.
+pub const EXIT_3: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\ff\fe")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 2))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (call $exit (i32.const 3))))"#;
+
+pub fn wasm(wat: &str) -> Vec<u8> {
+    wat::parse_str(wat).unwrap()
+}
+
+pub struct Node {
+    pub url: String,
+    pub address: SocketAddr,
+    pub operator: String,
+    pub log: Arc<MemoryLog>,
+    pub views: Views,
+    pub readiness: Readiness,
+    client: reqwest::Client,
+    stop: CancellationToken,
+    _data: TempDir,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Node {
+    pub async fn start() -> Self {
+        Self::start_with(GatewayConfig::default()).await
+    }
+
+    pub async fn start_with(config: GatewayConfig) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let log = Arc::new(MemoryLog::new());
+        let shared: Arc<dyn EventLog> = Arc::clone(&log) as _;
+        let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(&data.path().join("blobs")).unwrap());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (node, boot, policy) = (NodeId::new("node-1").unwrap(), Ids.boot(), Policy::default());
+        let deps = RegionDeps {
+            log: Arc::clone(&shared),
+            clock: Arc::clone(&clock),
+            policy,
+            node: node.clone(),
+            boot,
+            epoch: Epoch::FIRST,
+        };
+        let region = Region::start(RegionConfig::default(), deps).await.unwrap();
+        let executors = Executors::start(ExecutorConfig { threads: 1, guests_max: 8, ..Default::default() }).unwrap();
+        let views = Views::open(&data.path().join("views"), Default::default(), Arc::clone(&shared)).await.unwrap();
+        let dispatch = Dispatch::new(DispatchDeps {
+            region: region.clone(),
+            executors,
+            blobs: Arc::clone(&blobs),
+            log: Arc::clone(&shared),
+            node,
+            boot,
+        });
+        let operator = first_operator(&region, &views).await;
+        let readiness = Readiness::default();
+        let deps = GatewayDeps {
+            region,
+            dispatch,
+            views: views.clone(),
+            log: shared,
+            blobs,
+            clock,
+            policy,
+            pepper: None,
+            readiness: readiness.clone(),
+        };
+        let gateway = Gateway::new(deps, config.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        tokio::spawn(server::serve(listener, wasmwiz_gateway::app(&gateway), config.server, stop.clone()));
+        let (url, client) = (format!("http://{address}"), reqwest::Client::builder().no_proxy().build().unwrap());
+        Self { url, address, operator, log, views, readiness, client, stop, _data: data }
+    }
+
+    pub fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        if key.is_empty() { request } else { request.bearer_auth(key) }
+    }
+
+    pub fn get(&self, path: &str, key: &str) -> RequestBuilder {
+        self.request(Method::GET, path, key)
+    }
+
+    pub fn post(&self, path: &str, key: &str) -> RequestBuilder {
+        self.request(Method::POST, path, key)
+    }
+
+    /// Registers a tenant; gives its id and its first key.
+    pub async fn tenant(&self, tier: &str) -> (String, String) {
+        let body = serde_json::json!({"name": "Acme", "tier": tier});
+        let (status, tenant) = read(self.post("/v1/tenants", &self.operator).json(&body)).await;
+        assert_eq!(status, 201, "{tenant}");
+        (text(&tenant["id"]), text(&tenant["initial_key"]["secret"]))
+    }
+
+    pub async fn publish(&self, key: &str, name: &str, wat: &str) -> (u16, Value) {
+        let put = self.request(Method::PUT, &format!("/v1/modules/{name}"), key);
+        read(put.header("content-type", "application/wasm").body(wasm(wat))).await
+    }
+
+    /// Waits until the views have everything that is in the log.
+    pub async fn settle(&self) {
+        let tail = self.log.tail().await.unwrap();
+        self.views.wait_for(tail, Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+async fn first_operator(region: &Region, views: &Views) -> String {
+    let secret = api_key::draw(&mut rand::rng(), &Hasher::default());
+    let key = NewKey {
+        key_id: secret.key_id().clone(),
+        name: "operator".into(),
+        scopes: Scopes::TENANT.with(Scope::Operator),
+        hash: secret.hash(),
+        expires_at: None,
+    };
+    let command = Command::Register { name: "System".into(), tier: Tier::Enterprise, first_key: Some(key) };
+    let ask = Ask { command, by: Authority::System, origin: Origin::internal(Ids.command()), payloads: vec![] };
+    let decided = region.ask(&TenantId::new(SYSTEM).unwrap(), ask).await.unwrap();
+    views.wait_for(decided.position, Duration::from_secs(10)).await.unwrap();
+    secret.text().to_owned()
+}
+
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
+}
+
+pub async fn send(request: RequestBuilder) -> Response {
+    request.send().await.unwrap()
+}
+
+pub async fn read(request: RequestBuilder) -> (u16, Value) {
+    let response = send(request).await;
+    let status = response.status().as_u16();
+    let body = response.bytes().await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+/// Expects a problem document, and gives its slug.
+pub async fn problem(request: RequestBuilder) -> (u16, String) {
+    let response = send(request).await;
+    let status = response.status().as_u16();
+    assert_eq!(response.headers()["content-type"], "application/problem+json", "{status}");
+    assert!(response.headers().contains_key("x-request-id"));
+    let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    assert_eq!(body["status"].as_u64(), Some(u64::from(status)));
+    assert!(!text(&body["detail"]).is_empty());
+    (status, text(&body["type"]).trim_start_matches("https://wasmwiz.dev/problems/").to_owned())
+}
