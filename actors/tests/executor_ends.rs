@@ -178,6 +178,30 @@ async fn one_write_may_be_as_large_as_the_stream() {
 }
 
 #[tokio::test]
+async fn a_short_input_can_be_read_into_a_large_buffer() {
+    let guest = module(
+        "(memory (export \"memory\") 500)",
+        "(i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 30000000))
+         (if (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)) (then unreachable))
+         (call $say (i32.const 1024) (i32.load (i32.const 8)))",
+    );
+    let mut job = job();
+    job.stdin = Bytes::from_static(b"short");
+    assert_eq!(&run(&start(), &guest, job).await.stdout.bytes[..], b"short");
+}
+
+#[tokio::test]
+async fn waiting_for_a_million_clocks_is_refused() {
+    let guest = module(
+        "(memory (export \"memory\") 1000)",
+        "(drop (call $poll (i32.const 0) (i32.const 40000000) (i32.const 700000) (i32.const 64)))",
+    );
+    let ran = run(&start(), &guest, job_of(2_000)).await;
+    assert_eq!(ran.outcome, Outcome::Trapped, "{ran:?}");
+    assert!(ran.wall.as_ms() < 1_000.0, "{ran:?}");
+}
+
+#[tokio::test]
 async fn a_guest_that_wants_too_much_memory_is_out_of_memory() {
     let executors = start();
     let grow = "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))";

@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use lru::LruCache;
 use tokio::time::Instant;
 use wasmtime::{Engine, InstancePre, Linker};
 use wasmwiz_events::digest::Digest;
@@ -70,6 +73,12 @@ pub enum PrepareError {
     Failed(String),
 }
 
+/// How long a module that was too expensive to compile is refused without trying again. A busy machine is forgiven then;
+/// a hostile tenant pays for one attempt a minute, not for each request.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// How many of those are remembered.
+const REFUSED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1_023);
+
 type Flight = Shared<BoxFuture<'static, Result<Option<Prepared>, PrepareError>>>;
 
 /// A digest, and whether the module may be compiled for it: those who only look do not share the others' error.
@@ -83,6 +92,7 @@ pub(crate) struct Preparer {
     compiler: Compiler,
     memory_max_bytes: u64,
     cache: Mutex<Cache>,
+    refused: Mutex<LruCache<Digest, (Instant, Rejection)>>,
     flights: Mutex<HashMap<FlightKey, Flight>>,
 }
 
@@ -102,6 +112,7 @@ impl Preparer {
             artefacts,
             memory_max_bytes: config.memory_max_bytes,
             cache: Mutex::new(Cache::new(config.cached_modules_max, config.cached_bytes_max)),
+            refused: Mutex::new(LruCache::new(REFUSED_MAX)),
             flights: Mutex::default(),
         })
     }
@@ -109,6 +120,9 @@ impl Preparer {
     pub(crate) async fn prepare(self: &Arc<Self>, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
         if let Some(prepared) = self.cached(digest) {
             return Ok(prepared);
+        }
+        if let Some(rejection) = self.refused(digest) {
+            return Err(rejection.into());
         }
         let prepared = self.fly(digest, Some(wasm)).await?;
         prepared.ok_or_else(|| PrepareError::Failed("the compilation gave no module".into()))
@@ -124,6 +138,19 @@ impl Preparer {
 
     fn cached(&self, digest: Digest) -> Option<Prepared> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(digest)
+    }
+
+    fn refused(&self, digest: Digest) -> Option<Rejection> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, rejection) = refused.get(&digest)?;
+        (at.elapsed() < REFUSED_FOR).then(|| rejection.clone())
+    }
+
+    fn remember_refusal(&self, digest: Digest, error: &PrepareError) {
+        if let PrepareError::Rejected(rejection @ Rejection::CompileLimit { .. }) = error {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.put(digest, (Instant::now(), rejection.clone()));
+        }
     }
 
     /// Joins the flight of this digest, or starts it. It is a task: it lands also when all passengers have left.
@@ -178,7 +205,8 @@ impl Preparer {
             })
             .await?;
         let started = Instant::now();
-        let code = self.compiler.compile(wasm).await?;
+        let compiled = self.compiler.compile(wasm).await;
+        let code = compiled.inspect_err(|error| self.remember_refusal(digest, error))?;
         ::metrics::histogram!(metrics::COMPILE_SECONDS).record(started.elapsed().as_secs_f64());
         self.blocking(move |preparer| {
             let prepared = preparer

@@ -101,7 +101,7 @@ fn store(node: &Node, job: &Job, stdout: wasi::Sink, stderr: wasi::Sink) -> Stor
     let limiter = Limiter::new(Arc::clone(&node.budget), job.limits.memory_bytes);
     let mut store = Store::new(&node.engine, Guest { wasi: wasi::context(job, stdout, stderr), limiter });
     store.limiter(|guest| &mut guest.limiter);
-    store.set_hostcall_fuel(wasi::host_copy_bytes(job));
+    store.set_hostcall_fuel(wasi::host_call_bytes(job));
     store.set_epoch_deadline(1);
     // tokio's own yield lets the thread look after its timers and its mailbox; the engine's would not.
     store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));

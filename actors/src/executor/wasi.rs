@@ -22,8 +22,9 @@ const RANDOM_MAX_BYTES: u64 = 64 << 10;
 const HANDLES_MAX: usize = 1_024;
 /// The most a guest's stream takes in one write; the host copies that much.
 const WRITE_MAX_BYTES: usize = 64 << 10;
-/// What one host call may copy out of a guest, in bytes, whatever the limits of its streams are.
-const HOST_COPY_BYTES: u64 = 1 << 20;
+/// The largest buffers that a guest may offer to one host call. Waiting for as many clocks as fit costs the host less than
+/// half of it, once for each thread.
+const HOST_CALL_MAX_BYTES: u64 = 64 << 20;
 
 /// What a guest has written to one of its outputs: the first bytes, up to its limit.
 #[derive(Debug, Clone)]
@@ -141,12 +142,12 @@ pub(crate) fn context(job: &Job, stdout: Sink, stderr: Sink) -> WasiP1Ctx {
     context
 }
 
-/// What one host call may copy, in bytes: a program may read and write each of its streams in one go.
-pub(crate) fn host_copy_bytes(job: &Job) -> usize {
-    let limits = &job.limits;
-    let streams = limits.stdin_bytes.max(limits.stdout_bytes).max(limits.stderr_bytes);
-    // The list of buffers of that call counts, too.
-    usize::try_from(HOST_COPY_BYTES.max(streams.saturating_add(64 << 10))).unwrap_or(usize::MAX)
+/// How large the buffers of one host call may be, in bytes.
+///
+/// The library charges what a guest offers, not what is copied: a program that reads a short input into one large buffer
+/// must be able to. What the host itself holds for a call is far less: writes are copied in pieces, reads give what there is.
+pub(crate) fn host_call_bytes(job: &Job) -> usize {
+    usize::try_from(job.limits.memory_bytes.min(HOST_CALL_MAX_BYTES)).unwrap_or(usize::MAX)
 }
 
 fn domain(seed: Seed, purpose: &[u8]) -> [u8; 32] {
