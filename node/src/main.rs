@@ -1,2 +1,10 @@
-//! The node.
-fn main() {}
+//! The `wasmwiz` command.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use wasmwiz_node::cli::Cli;
+
+fn main() -> ExitCode {
+    wasmwiz_node::cli::run(Cli::parse())
+}

@@ -1,0 +1,92 @@
+//! What a platform has before anybody asks: the system tenant, and a key for its operator.
+
+use anyhow::{Context as _, bail};
+use wasmwiz_actors::{
+    aggregate::Authority,
+    handle::{Ask, AskError, Decided, Origin},
+    ids::Ids,
+    tenant::{Command, NewKey, Refusal, SYSTEM},
+};
+use wasmwiz_events::{
+    id::TenantId,
+    key::{Scope, Scopes},
+    tenant::Tier,
+};
+use wasmwiz_gateway::auth::api_key::{self, NewSecret};
+
+use crate::{app::App, config::Config};
+
+/// Makes sure that the system tenant exists and that its operator has a key. Gives the key if it was drawn now: at the
+/// first start, when none is configured. Who loses it configures another.
+///
+/// # Errors
+/// When the log does not take it, or the configured key is malformed or another key's id.
+pub async fn operator(app: &App, config: &Config) -> anyhow::Result<Option<NewSecret>> {
+    let configured = config.auth.operator_key.as_ref();
+    let key = match configured {
+        Some(text) => NewSecret::supplied(text.reveal(), app.hasher()).context(
+            "auth.operator_key is not an API key; leave it out to have one drawn and printed at the first start",
+        )?,
+        None => draw(app),
+    };
+    let new = new_key(&key, "operator", Scopes::NONE.with(Scope::Operator));
+    if register(app, SYSTEM, "System", Some(new.clone())).await? {
+        return Ok(configured.is_none().then_some(key));
+    }
+    if configured.is_none() {
+        return Ok(None);
+    }
+    match issue(app, SYSTEM, new.clone()).await {
+        Ok(_) => Ok(None),
+        Err(AskError::Refused(Refusal::KeyExists)) => {
+            let known = app.views().keys().authenticate_lookup(&new.key_id);
+            if known.is_some_and(|known| known.hash == new.hash && known.revoked_at.is_none()) {
+                return Ok(None);
+            }
+            bail!("auth.operator_key has the id of a key that was revoked or has another secret; draw a new one")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Draws a key.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "keys are drawn from the thread's cryptographic generator, here and in the gateway"
+)]
+pub fn draw(app: &App) -> NewSecret {
+    api_key::draw(&mut rand::rng(), app.hasher())
+}
+
+/// Registers a tenant unless it is registered already; says whether it was now.
+///
+/// # Errors
+/// When the log does not take it.
+pub async fn register(app: &App, tenant: &str, name: &str, first_key: Option<NewKey>) -> anyhow::Result<bool> {
+    let command = Command::Register { name: name.into(), tier: Tier::Enterprise, first_key };
+    match ask(app, tenant, command).await {
+        Ok(_) => Ok(true),
+        Err(AskError::Refused(Refusal::AlreadyRegistered)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Issues a key of a tenant.
+///
+/// # Errors
+/// When the tenant refuses, or the log does not take it.
+pub async fn issue(app: &App, tenant: &str, new: NewKey) -> Result<Decided, AskError> {
+    ask(app, tenant, Command::IssueKey(new)).await
+}
+
+/// A key as its tenant is to know it.
+pub fn new_key(key: &NewSecret, name: &str, scopes: Scopes) -> NewKey {
+    NewKey { key_id: key.key_id().clone(), name: name.into(), scopes, hash: key.hash(), expires_at: None }
+}
+
+async fn ask(app: &App, tenant: &str, command: Command) -> Result<Decided, AskError> {
+    let tenant = TenantId::new(tenant)
+        .map_err(|error| AskError::Unavailable { reason: error.to_string().into(), retry_after_ms: 0 })?;
+    let ask = Ask { command, by: Authority::System, origin: Origin::internal(Ids.command()), payloads: vec![] };
+    app.region().ask(&tenant, ask).await
+}

@@ -1,0 +1,176 @@
+//! `wasmwiz dev`: a whole platform in one process, for trying out.
+
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use serde_json::Value;
+use wasmwiz_events::key::{Scope, Scopes};
+
+use super::output;
+use crate::{
+    app::{self, App},
+    bootstrap,
+    config::Config,
+    ready::Ready,
+    telemetry,
+};
+
+const GREETER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/greeter.wasm"));
+const ECHO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/echo.wasm"));
+
+/// The tenant that everything here belongs to.
+const TENANT: &str = "dev";
+
+/// Start a platform to try out.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  wasmwiz dev\n  wasmwiz dev --listen 127.0.0.1:0 --data /tmp/wiz --ready-file \
+                        ready.json\n\nThe data folder keeps everything: start again and the history goes on. Delete it \
+                        to begin anew.")]
+pub struct Dev {
+    /// Where the API listens. Port 0 takes any free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where metrics and probes listen.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    admin_listen: SocketAddr,
+    /// Where everything is kept.
+    #[arg(long, value_name = "DIR", default_value = ".wasmwiz")]
+    data: PathBuf,
+    /// Write this file, as JSON, once the node serves.
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// A configuration file, under the flags above.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Dev {
+    /// Runs the platform.
+    ///
+    /// # Errors
+    /// When it cannot start, or its log fails.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let mut config = Config::load(self.config.as_deref())?;
+        config.listen.api = self.listen;
+        config.listen.admin = self.admin_listen;
+        config.node.data_dir = self.data;
+        if self.config.is_none() && std::env::var_os("WASMWIZ_TELEMETRY__FILTER").is_none() {
+            config.telemetry.filter = "warn".into();
+        }
+        telemetry::init_logs(&config.telemetry)?;
+        app::runtime()?.block_on(async {
+            let app = App::start(&config).await?;
+            let (ready, api_key) = keys(&app, &config).await?;
+            let platform = Platform { url: ready.url.clone(), api_key, http: reqwest::Client::new() };
+            platform.show().await.context("the platform started, and its first execution failed")?;
+            if let Some(path) = &self.ready_file {
+                ready.write(path).with_context(|| format!("{} cannot be written", path.display()))?;
+            }
+            app.run_until_stopped().await?;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
+
+/// Registers the tenant and issues this start's keys; earlier ones stay valid.
+async fn keys(app: &App, config: &Config) -> anyhow::Result<(Ready, String)> {
+    let drawn = bootstrap::operator(app, config).await?;
+    let operator = match drawn {
+        Some(key) => key,
+        None => {
+            let key = bootstrap::draw(app);
+            let new = bootstrap::new_key(&key, "dev operator", Scopes::NONE.with(Scope::Operator));
+            bootstrap::issue(app, wasmwiz_actors::tenant::SYSTEM, new).await?;
+            key
+        }
+    };
+    bootstrap::register(app, TENANT, "Development", None).await?;
+    let key = bootstrap::draw(app);
+    let issued = bootstrap::issue(app, TENANT, bootstrap::new_key(&key, "dev", Scopes::TENANT)).await;
+    let issued = issued.context("delete the data folder to begin anew, or revoke keys with DELETE /v1/keys/{id}")?;
+    app.views().wait_for(issued.position, std::time::Duration::from_secs(10)).await?;
+    let ready = Ready {
+        tenant: Some(TENANT.into()),
+        api_key: Some(key.text().to_owned()),
+        operator_token: Some(operator.text().to_owned()),
+        ..app.ready()
+    };
+    Ok((ready, key.text().to_owned()))
+}
+
+/// The platform as its users see it: over HTTP.
+struct Platform {
+    url: String,
+    api_key: String,
+    http: reqwest::Client,
+}
+
+impl Platform {
+    /// Publishes the examples, runs one, and prints what happened and what to try next.
+    async fn show(&self) -> anyhow::Result<()> {
+        output::line(format_args!("WasmWiz {} serves on {}\n", env!("CARGO_PKG_VERSION"), self.url));
+        for (name, wasm) in [("greeter", GREETER), ("echo", ECHO)] {
+            let module = self.publish(name, wasm).await?;
+            let (version, digest) = (&module["version"], module["digest"].as_str().unwrap_or_default());
+            output::line(format_args!("module    {name} v{version}  {digest}  ({} bytes)", wasm.len()));
+        }
+        let (execution, position) = self.execute("greeter", "WasmWiz").await?;
+        let id = execution["id"].as_str().unwrap_or_default();
+        let stdout = execution["stdout"].as_str().unwrap_or_default();
+        output::line(format_args!("\nexecuted  greeter with \"WasmWiz\" on standard input; id {id}"));
+        output::line(format_args!("outcome   {}", execution["outcome"].as_str().unwrap_or_default()));
+        output::line(format_args!("stdout    {}", stdout.trim_end()));
+        ensure!(execution["outcome"] == "succeeded", "the greeter did not succeed: {execution}");
+        output::line("\nThe events it caused, from the tenant's hash-chained history:");
+        output::line(self.events(id, &position).await?.trim_end());
+        output::line(format_args!("\nAPI key   {}   (shown once; earlier ones stay valid)", self.api_key));
+        output::line("\nTry it:");
+        output::line(format_args!(
+            "  curl -sS {}/v1/modules/greeter/executions -H 'Authorization: Bearer {}' -d 'Ada'",
+            self.url, self.api_key
+        ));
+        output::line("\nRun your own module, without publishing it first:");
+        output::line(format_args!(
+            "  curl -sS {}/v1/executions -H 'Authorization: Bearer {}' -F wasm=@your.wasm -F input='some input'",
+            self.url, self.api_key
+        ));
+        output::line(format_args!("\nDocumentation: {}/docs   Stop with Ctrl-C.", self.url));
+        Ok(())
+    }
+
+    async fn publish(&self, name: &str, wasm: &'static [u8]) -> anyhow::Result<Value> {
+        let request = self.http.put(format!("{}/v1/modules/{name}", self.url)).body(wasm);
+        let (body, _) = self.send(request.header("content-type", "application/wasm")).await?;
+        Ok(body)
+    }
+
+    async fn execute(&self, module: &str, stdin: &'static str) -> anyhow::Result<(Value, String)> {
+        let request = self.http.post(format!("{}/v1/modules/{module}/executions", self.url));
+        self.send(request.body(stdin)).await
+    }
+
+    async fn events(&self, execution: &str, position: &str) -> anyhow::Result<String> {
+        let request = self.http.get(format!("{}/v1/audit?subject=executions/{execution}", self.url));
+        let (page, _) = self.send(request.header("wasmwiz-min-position", position)).await?;
+        let mut table = String::new();
+        for event in page["items"].as_array().into_iter().flatten().rev() {
+            let text = |key: &str| event[key].as_str().unwrap_or_default();
+            let (time, kind, actor) = (text("time"), text("type"), text("actor"));
+            writeln!(table, "  revision {:<4} {time}  {kind}  by {actor}", event["revision"])?;
+        }
+        ensure!(!table.is_empty(), "the audit history shows no event of the execution");
+        Ok(table)
+    }
+
+    /// Sends a request and gives its JSON body and its position.
+    async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(Value, String)> {
+        let response = request.bearer_auth(&self.api_key).send().await?;
+        let status = response.status();
+        let position = response.headers().get("wasmwiz-position");
+        let position = position.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let body: Value = response.json().await?;
+        ensure!(status.is_success(), "{status}: {body}");
+        Ok((body, position))
+    }
+}
