@@ -405,8 +405,7 @@ fn text_size(command: &Command) -> usize {
         Command::Suspend { reason } => reason.as_ref().map_or(0, String::len),
         Command::RejectModule { reason, .. } => reason.len(),
         Command::Register { .. }
-        | Command::Rename { .. }
-        | Command::ChangeTier { .. }
+        | Command::Change { .. }
         | Command::Resume
         | Command::IssueKey(_)
         | Command::RevokeKey { .. }

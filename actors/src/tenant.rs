@@ -103,15 +103,12 @@ pub enum Command {
         /// Its first key, if it is to have one at once.
         first_key: Option<NewKey>,
     },
-    /// Give it another name.
-    Rename {
-        /// The name.
-        name: String,
-    },
-    /// Give it another tier.
-    ChangeTier {
-        /// The tier.
-        tier: Tier,
+    /// Give it another name, another tier, or both at once.
+    Change {
+        /// The name from now on.
+        name: Option<String>,
+        /// The tier from now on.
+        tier: Option<Tier>,
     },
     /// Stop it from acting.
     Suspend {
@@ -178,8 +175,7 @@ impl Command {
     const fn scope(&self) -> Option<Scope> {
         match self {
             Self::Register { .. }
-            | Self::Rename { .. }
-            | Self::ChangeTier { .. }
+            | Self::Change { .. }
             | Self::Suspend { .. }
             | Self::Resume
             | Self::Finish(_)
@@ -202,8 +198,7 @@ impl Command {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Register { .. } => "register",
-            Self::Rename { .. } => "rename",
-            Self::ChangeTier { .. } => "change_tier",
+            Self::Change { .. } => "change",
             Self::Suspend { .. } => "suspend",
             Self::Resume => "resume",
             Self::IssueKey(_) => "issue_key",
@@ -268,13 +263,7 @@ impl Tenant {
         let issuer = self.authorise(&command, context)?;
         match command {
             Command::Register { name, tier, first_key } => self.register(name, tier, first_key, context),
-            Command::Rename { name } if name == self.name => Ok(vec![]),
-            Command::Rename { name } => {
-                check_name(&name)?;
-                Ok(vec![Event::TenantRenamed(tenant::Renamed { name })])
-            }
-            Command::ChangeTier { tier } if tier == self.tier => Ok(vec![]),
-            Command::ChangeTier { tier } => Ok(vec![Event::TenantTierChanged(tenant::TierChanged { tier })]),
+            Command::Change { name, tier } => self.change(name, tier),
             Command::Suspend { .. } if self.standing == Standing::Suspended => Ok(vec![]),
             Command::Suspend { reason } => Ok(vec![Event::TenantSuspended(tenant::Suspended { reason })]),
             Command::Resume if self.standing == Standing::Active => Ok(vec![]),
@@ -364,6 +353,15 @@ impl Tenant {
         Ok(events)
     }
 
+    fn change(&self, name: Option<String>, tier: Option<Tier>) -> Result<Vec<Event>, Refusal> {
+        let name = name.filter(|name| *name != self.name);
+        name.as_deref().map_or(Ok(()), check_name)?;
+        let renamed = name.map(|name| Event::TenantRenamed(tenant::Renamed { name }));
+        let tier = tier.filter(|tier| *tier != self.tier);
+        let moved = tier.map(|tier| Event::TenantTierChanged(tenant::TierChanged { tier }));
+        Ok(renamed.into_iter().chain(moved).collect())
+    }
+
     fn admit(&self, execute: Execute, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
         let Authority::Key(key_id) = context.by else { return Err(Refusal::NotAKey) };
         let limits = self.limits(context);
@@ -444,10 +442,19 @@ mod tests {
     #[test]
     fn asking_for_what_is_so_writes_nothing() {
         let history = || given([registered("Acme", Tier::Pro)]);
-        history().when(Command::ChangeTier { tier: Tier::Pro }).then([]);
-        history().when(Command::Rename { name: "Acme".into() }).then([]);
+        history().when(Command::Change { name: Some("Acme".into()), tier: Some(Tier::Pro) }).then([]);
         history().when(Command::Resume).then([]);
         given([registered("Acme", Tier::Pro), suspended()]).when(Command::Suspend { reason: None }).then([]);
+    }
+
+    #[test]
+    fn name_and_tier_change_together_or_not_at_all() {
+        let change = |name: &str| Command::Change { name: Some(name.into()), tier: Some(Tier::Free) };
+        let renamed = Event::TenantRenamed(tenant::Renamed { name: "Ajax".into() });
+        let moved = Event::TenantTierChanged(tenant::TierChanged { tier: Tier::Free });
+        let history = || given([registered("Acme", Tier::Pro)]);
+        history().when(change("Ajax")).then([renamed, moved]);
+        history().when(change("")).then_refused(Refusal::InvalidName);
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn publish() -> Command {
 }
 
 fn rename(name: &str) -> Command {
-    Command::Rename { name: name.into() }
+    Command::Change { name: Some(name.into()), tier: None }
 }
 
 #[tokio::test]

@@ -105,15 +105,12 @@ pub(crate) async fn change(gateway: Gateway, caller: Caller, mut request: Reques
     let mut fields = Fields::read(&gateway, &mut request).await?;
     let (name, tier) = (fields.optional("name"), tier(&mut fields, false));
     let (name, tier) = fields.finish(Some((name, tier)))?;
-    let name = name.map(|name| Command::Rename { name });
-    let mut at = None;
-    for command in name.into_iter().chain(tier.map(|tier| Command::ChangeTier { tier })) {
-        at = Some(gateway.ask(&id, command, caller.operator(), Context::origin(&request)).await?.position);
-    }
-    let Some(at) = at else {
+    if name.is_none() && tier.is_none() {
         return Err(Problem::new(Kind::InvalidBody, "Nothing is to be changed. Send name, tier, or both."));
-    };
-    changed(&gateway, &id, at).await
+    }
+    let command = Command::Change { name, tier };
+    let decided = gateway.ask(&id, command, caller.operator(), Context::origin(&request)).await?;
+    changed(&gateway, &id, decided.position).await
 }
 
 /// POST /v1/tenants/{tenant}/suspend
