@@ -150,11 +150,7 @@ mod tests {
         F: Fn(Request) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = poem::Result<Response>> + Send + 'static,
     {
-        let inner = make(move |request| {
-            let answer = handler(request);
-            async move { answer.await }
-        });
-        Edge::new(inner, Duration::from_secs(5), false)
+        Edge::new(make(handler), Duration::from_secs(5), false)
     }
 
     #[tokio::test]

@@ -210,7 +210,7 @@ pub(crate) fn admin(
     let table = vec![
         open(&get, "/livez", health::livez, health::livez_doc),
         open(&get, "/readyz", health::readyz, health::readyz_doc),
-        open(&get, "/metrics", text, health::livez_doc),
+        open(&get, "/metrics", text, health::metrics_doc),
     ];
     build(table, gateway)
 }

@@ -1,5 +1,14 @@
 //! Who may do what: keys, scopes, tenants, and that nothing of one tenant reaches another.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "helpers of tests fail like tests, and draw keys"
+)]
+
 mod support;
 
 use reqwest::Method;

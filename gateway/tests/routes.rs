@@ -1,5 +1,14 @@
 //! Every route, over a socket, against a real region, real executors and a log in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "helpers of tests fail like tests, and draw keys"
+)]
+
 mod support;
 
 use reqwest::{Method, multipart};
@@ -129,7 +138,8 @@ async fn what_is_sent_wrongly_has_a_problem_of_its_own() {
         (node.request(Method::PUT, "/v1/keys", &key), 405, "method-not-allowed"),
         (put().header("content-type", "text/plain").body("x"), 415, "unsupported-media-type"),
         (put().body("not wasm"), 422, "module-rejected"),
-        (put().body(""), 400, "empty-body"),
+        (put().header("content-length", "0"), 400, "empty-body"),
+        (put(), 411, "length-required"),
         (put().body(large()), 413, "body-too-large"),
         (put().body(reqwest::Body::wrap_stream(chunks)), 413, "body-too-large"),
         (node.request(Method::PUT, "/v1/modules/..%2fx", &key).body("x"), 400, "invalid-name"),
@@ -205,6 +215,17 @@ async fn the_probes_say_how_the_node_is() {
     assert_eq!(response.status(), 503);
     assert!(response.text().await.unwrap().contains("draining"));
     assert_eq!(read(node.get("/livez", "")).await.0, 200);
+}
+
+#[tokio::test]
+async fn operators_have_a_listener_of_their_own() {
+    let node = Node::start().await;
+    let metrics = reqwest::get(format!("{}/metrics", node.admin_url)).await.unwrap();
+    assert!(metrics.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    assert_eq!(metrics.text().await.unwrap(), "wasmwiz_up 1\n");
+    assert_eq!(reqwest::get(format!("{}/livez", node.admin_url)).await.unwrap().status(), 200);
+    assert_eq!(reqwest::get(format!("{}/v1/keys", node.admin_url)).await.unwrap().status(), 404);
+    assert_eq!(problem(node.get("/metrics", "")).await, (404, "no-such-route".into()));
 }
 
 #[tokio::test]

@@ -1,5 +1,14 @@
 //! The serve loop against clients that behave and clients that do not.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "helpers of tests fail like tests, and draw keys"
+)]
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use poem::{Endpoint, Request, Response, endpoint::make};

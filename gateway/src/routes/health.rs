@@ -114,6 +114,10 @@ pub(crate) fn livez_doc() -> Operation {
     Operation::new("livez", "health", "Is the process alive?").answers::<Probe>(200, "It is")
 }
 
+pub(crate) fn metrics_doc() -> Operation {
+    Operation::new("metrics", "health", "Metrics for Prometheus").answers_bytes(200, "text/plain", "The metrics")
+}
+
 pub(crate) fn readyz_doc() -> Operation {
     Operation::new("readyz", "health", "Does the node want requests?")
         .answers::<Probe>(200, "It does")

@@ -35,10 +35,10 @@ use wasmwiz_gateway::{
 use wasmwiz_projections::Views;
 
 /// Writes what it reads.
-pub const ECHO: &str = include_str!("../../../examples/echo.wat");
+pub(crate) const ECHO: &str = include_str!("../../../examples/echo.wat");
 
 /// Exits with code 3 after writing bytes that are no text.
-pub const EXIT_3: &str = r#"(module
+pub(crate) const EXIT_3: &str = r#"(module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
   (memory (export "memory") 1)
@@ -48,17 +48,18 @@ pub const EXIT_3: &str = r#"(module
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
     (call $exit (i32.const 3))))"#;
 
-pub fn wasm(wat: &str) -> Vec<u8> {
+pub(crate) fn wasm(wat: &str) -> Vec<u8> {
     wat::parse_str(wat).unwrap()
 }
 
-pub struct Node {
-    pub url: String,
-    pub address: SocketAddr,
-    pub operator: String,
-    pub log: Arc<MemoryLog>,
-    pub views: Views,
-    pub readiness: Readiness,
+pub(crate) struct Node {
+    pub(crate) url: String,
+    pub(crate) admin_url: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) operator: String,
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) views: Views,
+    pub(crate) readiness: Readiness,
     client: reqwest::Client,
     stop: CancellationToken,
     _data: TempDir,
@@ -71,11 +72,11 @@ impl Drop for Node {
 }
 
 impl Node {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(GatewayConfig::default()).await
     }
 
-    pub async fn start_with(config: GatewayConfig) -> Self {
+    pub(crate) async fn start_with(config: GatewayConfig) -> Self {
         let data = tempfile::tempdir().unwrap();
         let log = Arc::new(MemoryLog::new());
         let shared: Arc<dyn EventLog> = Arc::clone(&log) as _;
@@ -118,38 +119,42 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         tokio::spawn(server::serve(listener, wasmwiz_gateway::app(&gateway), config.server, stop.clone()));
+        let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin_url = format!("http://{}", admin.local_addr().unwrap());
+        let endpoint = wasmwiz_gateway::admin(&gateway, || "wasmwiz_up 1\n".to_owned());
+        tokio::spawn(server::serve(admin, endpoint, Default::default(), stop.clone()));
         let (url, client) = (format!("http://{address}"), reqwest::Client::builder().no_proxy().build().unwrap());
-        Self { url, address, operator, log, views, readiness, client, stop, _data: data }
+        Self { url, admin_url, address, operator, log, views, readiness, client, stop, _data: data }
     }
 
-    pub fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.url));
         if key.is_empty() { request } else { request.bearer_auth(key) }
     }
 
-    pub fn get(&self, path: &str, key: &str) -> RequestBuilder {
+    pub(crate) fn get(&self, path: &str, key: &str) -> RequestBuilder {
         self.request(Method::GET, path, key)
     }
 
-    pub fn post(&self, path: &str, key: &str) -> RequestBuilder {
+    pub(crate) fn post(&self, path: &str, key: &str) -> RequestBuilder {
         self.request(Method::POST, path, key)
     }
 
     /// Registers a tenant; gives its id and its first key.
-    pub async fn tenant(&self, tier: &str) -> (String, String) {
+    pub(crate) async fn tenant(&self, tier: &str) -> (String, String) {
         let body = serde_json::json!({"name": "Acme", "tier": tier});
         let (status, tenant) = read(self.post("/v1/tenants", &self.operator).json(&body)).await;
         assert_eq!(status, 201, "{tenant}");
         (text(&tenant["id"]), text(&tenant["initial_key"]["secret"]))
     }
 
-    pub async fn publish(&self, key: &str, name: &str, wat: &str) -> (u16, Value) {
+    pub(crate) async fn publish(&self, key: &str, name: &str, wat: &str) -> (u16, Value) {
         let put = self.request(Method::PUT, &format!("/v1/modules/{name}"), key);
         read(put.header("content-type", "application/wasm").body(wasm(wat))).await
     }
 
     /// Waits until the views have everything that is in the log.
-    pub async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         let tail = self.log.tail().await.unwrap();
         self.views.wait_for(tail, Duration::from_secs(10)).await.unwrap();
     }
@@ -171,15 +176,15 @@ async fn first_operator(region: &Region, views: &Views) -> String {
     secret.text().to_owned()
 }
 
-pub fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
 }
 
-pub async fn send(request: RequestBuilder) -> Response {
+pub(crate) async fn send(request: RequestBuilder) -> Response {
     request.send().await.unwrap()
 }
 
-pub async fn read(request: RequestBuilder) -> (u16, Value) {
+pub(crate) async fn read(request: RequestBuilder) -> (u16, Value) {
     let response = send(request).await;
     let status = response.status().as_u16();
     let body = response.bytes().await.unwrap();
@@ -187,7 +192,7 @@ pub async fn read(request: RequestBuilder) -> (u16, Value) {
 }
 
 /// Expects a problem document, and gives its slug.
-pub async fn problem(request: RequestBuilder) -> (u16, String) {
+pub(crate) async fn problem(request: RequestBuilder) -> (u16, String) {
     let response = send(request).await;
     let status = response.status().as_u16();
     assert_eq!(response.headers()["content-type"], "application/problem+json", "{status}");
