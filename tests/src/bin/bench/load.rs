@@ -1,0 +1,110 @@
+//! A closed loop of connections: each sends its next request when it has the answer to the last.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use hdrhistogram::Histogram;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+/// What a load gave.
+pub(crate) struct Loaded {
+    /// Answers with status 200.
+    pub(crate) answered: u64,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// Microseconds from the first byte sent to the last byte received.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Loaded {
+    /// Answers a second.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.answered as f64 / self.took.as_secs_f64()
+    }
+
+    /// Answers including those of the warm-up, about: what CPU time is divided by.
+    pub(crate) fn with_warm_up(&self) -> f64 {
+        self.answered as f64 * 1.1
+    }
+
+    /// A percentile of the latency, in milliseconds.
+    pub(crate) fn ms(&self, percentile: f64) -> f64 {
+        self.latency.value_at_percentile(percentile) as f64 / 1_000.0
+    }
+}
+
+/// A POST whose answer is the same bytes again.
+pub(crate) fn echo_request(path: &str, authorization: Option<&str>, body: &[u8]) -> Vec<u8> {
+    let mut request = format!("POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {}\r\n", body.len());
+    request.push_str("Content-Type: application/octet-stream\r\n");
+    if let Some(key) = authorization {
+        request.push_str(&format!("Authorization: Bearer {key}\r\n"));
+    }
+    request.push_str("\r\n");
+    [request.as_bytes(), body].concat()
+}
+
+/// Keeps `connections` connections busy for `seconds`, after a warm-up of a tenth of that.
+pub(crate) fn run(address: SocketAddr, request: &[u8], connections: usize, seconds: u64) -> anyhow::Result<Loaded> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let begin = Instant::now();
+        let warm = begin + Duration::from_millis(seconds * 100);
+        let end = warm + Duration::from_secs(seconds);
+        let tasks: Vec<_> = (0..connections)
+            .map(|_| tokio::spawn(connection(address, request.to_vec(), warm, end)))
+            .collect();
+        let mut latency = Histogram::new(3)?;
+        for task in tasks {
+            latency.add(task.await??)?;
+        }
+        Ok(Loaded { answered: latency.len(), took: Duration::from_secs(seconds), latency })
+    })
+}
+
+async fn connection(
+    address: SocketAddr,
+    request: Vec<u8>,
+    warm: Instant,
+    end: Instant,
+) -> anyhow::Result<Histogram<u64>> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let mut latency = Histogram::new(3)?;
+    let mut buffer = Vec::with_capacity(16 * 1_024);
+    loop {
+        let sent = Instant::now();
+        if sent >= end {
+            return Ok(latency);
+        }
+        stream.write_all(&request).await?;
+        read_answer(&mut stream, &mut buffer).await?;
+        if sent >= warm {
+            latency.record(sent.elapsed().as_micros() as u64)?;
+        }
+    }
+}
+
+/// Reads one answer with a `Content-Length`; anything but a 200 ends the benchmark.
+async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<()> {
+    buffer.clear();
+    let mut expected = usize::MAX;
+    while buffer.len() < expected {
+        ensure!(stream.read_buf(buffer).await? > 0, "the server closed the connection");
+        if expected == usize::MAX
+            && let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n")
+        {
+            let head = std::str::from_utf8(&buffer[..end])?.to_ascii_lowercase();
+            ensure!(head.starts_with("http/1.1 200"), "not a 200: {}", String::from_utf8_lossy(buffer));
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            expected = end + 4 + length.context("an answer without Content-Length")?.trim().parse::<usize>()?;
+        }
+    }
+    Ok(())
+}

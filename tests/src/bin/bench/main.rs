@@ -1,0 +1,44 @@
+//! The benchmark: one run on one machine, every figure as it was measured, and ratios against figures of the same run.
+//!
+//! `cargo xtask bench` runs it. The node is the release binary, started as its users start it, on a fresh data folder;
+//! the load comes from this process over loopback, so both share the machine's cores. The bare server beside it runs
+//! the same module with the same engine settings and records nothing.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+
+mod bare;
+mod load;
+mod node;
+mod probe;
+mod report;
+
+/// What is measured.
+#[derive(Debug, Parser)]
+#[command(name = "bench", after_help = "Example:\n  cargo xtask bench -- --seconds 10")]
+struct Args {
+    /// Seconds of load for each number of connections.
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// Numbers of connections, closed loop.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
+    connections: Vec<usize>,
+    /// The folder below which the node keeps its data: its disk is part of what is measured.
+    #[arg(long, default_value = "target/bench")]
+    data: PathBuf,
+    /// Serve as the bare server, on a free port that is printed. The benchmark starts itself like this.
+    #[arg(long, hide = true)]
+    serve_bare: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    if args.serve_bare {
+        bare::serve()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let measured = report::Measured::collect(&args)?;
+    measured.print();
+    Ok(if measured.targets_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
