@@ -28,6 +28,7 @@ use crate::{
     aggregate::{Authority, Context},
     handle::{Answer, Ask, Decided, Origin, Pending},
     ids::Ids,
+    json::escaped_size,
     limits::Policy,
     metrics,
     region::Live,
@@ -228,15 +229,21 @@ impl Entity {
         let (mut payload_bytes, mut text_bytes) = (0, 0);
         while let Some(next) = waiting.front() {
             let bytes: usize = next.ask.payloads.iter().map(|payload| payload.bytes().len()).sum();
+            let text = text_size(&next.ask.command);
             let full = batch.envelopes.len() >= BATCH_EVENTS
-                || text_bytes > BATCH_TEXT_BYTES
+                || text_bytes + text > BATCH_TEXT_BYTES
                 || payload_bytes + bytes > payload::MAX_COMMIT_BYTES;
             if full && !batch.envelopes.is_empty() {
                 break;
             }
             let Some(mut pending) = waiting.pop_front() else { break };
+            if pending.is_abandoned() {
+                // Whoever asked was told that nobody knows: let it be that nothing was done.
+                ::metrics::counter!(metrics::SHED_TOTAL, "bound" => "abandoned").increment(1);
+                continue;
+            }
             let command = pending.ask.command.name();
-            text_bytes += text_size(&pending.ask.command);
+            text_bytes += text;
             let context = Context { now: batch.now, policy: &self.world.policy, by: &pending.ask.by };
             // The ask has served its purpose; its command moves into the decision.
             let decided = tenant.decide(std::mem::replace(&mut pending.ask.command, Command::Expire), &context);
@@ -394,22 +401,22 @@ fn answer(pending: Pending, given: Answer) {
     drop(pending.permit);
 }
 
-/// Bytes of variable length that the command's events will hold.
+/// Bytes that the command's events will hold beside their fixed part, as JSON writes them.
 fn text_size(command: &Command) -> usize {
+    let all = |texts: &[String]| texts.iter().map(|text| escaped_size(text)).sum();
     match command {
-        Command::PublishModule { imports, exports, .. } => {
-            imports.iter().chain(exports).map(|name| name.len() + 4).sum()
-        }
-        Command::Execute(execute) => execute.args.iter().map(|arg| arg.len() + 4).sum(),
-        Command::Finish(finished) => finished.message.as_ref().map_or(0, String::len),
-        Command::Suspend { reason } => reason.as_ref().map_or(0, String::len),
-        Command::RejectModule { reason, .. } => reason.len(),
+        Command::PublishModule { imports, exports, .. } => all(imports) + all(exports),
+        Command::Execute(execute) => all(&execute.args),
+        Command::Finish(finished) => finished.message.as_deref().map_or(0, escaped_size),
+        Command::Suspend { reason } => reason.as_deref().map_or(0, escaped_size),
+        Command::RejectModule { reason, .. } => escaped_size(reason),
         Command::Register { .. }
         | Command::Change { .. }
         | Command::Resume
         | Command::IssueKey(_)
         | Command::RevokeKey { .. }
         | Command::DeleteModule { .. }
+        | Command::Preview(_)
         | Command::Reap { .. }
         | Command::Expire => 0,
     }

@@ -122,6 +122,13 @@ pub(crate) struct Pending {
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
+impl Pending {
+    /// Has its caller given up? A report is recorded whether or not somebody waits for it.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        !self.ask.command.is_report() && self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+}
+
 /// A clonable way in to one entity.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
@@ -144,8 +151,8 @@ impl Handle {
 
     /// Puts a command into the mailbox, if there is room. `None`: the entity has stopped.
     ///
-    /// Reports of what has happened already need no permit: their number is bounded by the executors' slots, and a
-    /// report that were turned away would leave an execution without its end.
+    /// Reports of what has happened already need no permit: there is at most one for each open execution, whose number
+    /// the tier bounds, and a report that were turned away would leave an execution without its end.
     pub(crate) fn enter(&self, ask: Ask) -> Result<Option<oneshot::Receiver<Answer>>, Full> {
         let permit = if ask.command.is_report() {
             None

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod tenant;
 
 pub mod ids;
+mod json;
 
 pub mod entity;
 pub mod handle;

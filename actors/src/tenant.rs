@@ -157,6 +157,8 @@ pub enum Command {
     },
     /// Admit an execution.
     Execute(Box<Execute>),
+    /// Ask whether another command would be refused now, before bytes are kept for it. Nothing follows from it.
+    Preview(Box<Self>),
     /// Record how an execution ended.
     Finish(Box<execution::Finished>),
     /// Declare lost what an earlier life of `node` accepted and never finished.
@@ -172,8 +174,9 @@ pub enum Command {
 
 impl Command {
     /// The scope that a key needs for it; `None`: not for keys at all.
-    const fn scope(&self) -> Option<Scope> {
+    fn scope(&self) -> Option<Scope> {
         match self {
+            Self::Preview(command) => command.scope(),
             Self::Register { .. }
             | Self::Change { .. }
             | Self::Suspend { .. }
@@ -207,6 +210,7 @@ impl Command {
             Self::RejectModule { .. } => "reject_module",
             Self::DeleteModule { .. } => "delete_module",
             Self::Execute(_) => "execute",
+            Self::Preview(_) => "preview",
             Self::Finish(_) => "finish",
             Self::Reap { .. } => "reap",
             Self::Expire => "expire",
@@ -264,6 +268,7 @@ impl Tenant {
         match command {
             Command::Register { name, tier, first_key } => self.register(name, tier, first_key, context),
             Command::Change { name, tier } => self.change(name, tier),
+            Command::Suspend { .. } if self.id.as_str() == SYSTEM => Err(Refusal::SystemTenant),
             Command::Suspend { .. } if self.standing == Standing::Suspended => Ok(vec![]),
             Command::Suspend { reason } => Ok(vec![Event::TenantSuspended(tenant::Suspended { reason })]),
             Command::Resume if self.standing == Standing::Active => Ok(vec![]),
@@ -274,11 +279,15 @@ impl Tenant {
                 check_module_size(size_bytes, self.limits(context))?;
                 self.modules.publish(name, digest, size_bytes, kind, imports, exports, context.policy)
             }
+            // A flood of bad uploads must not become a flood of events.
+            Command::RejectModule { .. } if self.modules.rejected_lately(context.now) => Ok(vec![]),
             Command::RejectModule { name, digest, size_bytes, reason } => {
-                Ok(vec![Event::ModuleRejected(module::Rejected { name, digest, size_bytes, reason })])
+                let at = context.now;
+                Ok(vec![Event::ModuleRejected(module::Rejected { name, digest, size_bytes, reason, at })])
             }
             Command::DeleteModule { name } => self.modules.delete(name),
             Command::Execute(execute) => self.admit(*execute, context),
+            Command::Preview(command) => self.decide(*command, context).map(|_| vec![]),
             Command::Finish(finished) => self.executions.finish(*finished),
             Command::Reap { node, boot } => Ok(self.executions.reap(&node, boot)),
             Command::Expire => Ok(self.executions.expire(context.now, context.policy.lost_grace_ms)),
@@ -298,7 +307,8 @@ impl Tenant {
             Event::TenantSuspended(_) => self.standing = Standing::Suspended,
             Event::TenantResumed(_) => self.standing = Standing::Active,
             Event::KeyIssued(issued) => self.keys.issued(issued),
-            Event::KeyRotated(_) | Event::ModuleRejected(_) | Event::RequestsDenied(_) | Event::Unknown(_) => {}
+            Event::KeyRotated(_) | Event::RequestsDenied(_) | Event::Unknown(_) => {}
+            Event::ModuleRejected(rejected) => self.modules.rejected(rejected),
             Event::KeyRevoked(revoked) => self.keys.revoked(&revoked.key_id),
             Event::ModulePublished(published) => self.modules.published(published),
             Event::ModuleDeleted(deleted) => self.modules.deleted(&deleted.name),
@@ -455,6 +465,21 @@ mod tests {
         let history = || given([registered("Acme", Tier::Pro)]);
         history().when(change("Ajax")).then([renamed, moved]);
         history().when(change("")).then_refused(Refusal::InvalidName);
+    }
+
+    #[test]
+    fn the_system_tenant_cannot_be_suspended() {
+        given_of(SYSTEM, [registered("System", Tier::Enterprise)])
+            .when(Command::Suspend { reason: None })
+            .then_refused(Refusal::SystemTenant);
+    }
+
+    #[test]
+    fn a_preview_refuses_alike_and_writes_nothing() {
+        let preview = |command| Command::Preview(Box::new(command));
+        given(ready()).by(K1).when(preview(execute(HELLO))).then([]);
+        given(ready()).by(K2).when(preview(execute(HELLO))).then_refused(Refusal::KeyUnknown);
+        given(ready()).by(K1).when(preview(execute("unknown"))).then_refused(Refusal::ModuleUnknown);
     }
 
     #[test]

@@ -127,7 +127,7 @@ async fn guests_share_the_memory_of_the_node_and_give_it_back() {
     let mut outcomes: Vec<_> =
         futures_util::future::join_all(holders).await.into_iter().map(|ran| ran.outcome).collect();
     outcomes.sort();
-    let (held, denied) = (Outcome::DeadlineExceeded, Outcome::OutOfMemory);
+    let (held, denied) = (Outcome::DeadlineExceeded, Outcome::Failed);
     assert_eq!(outcomes, [held, held, denied, denied]);
     assert_eq!(run_prepared(&executors, &holder, job_of(50)).await.outcome, held);
 }

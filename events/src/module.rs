@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, id::ModuleName};
+use crate::{digest::Digest, id::ModuleName, time::Timestamp};
 
 /// What kind of WebAssembly binary a module is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -55,6 +55,8 @@ pub struct Rejected {
     pub size_bytes: u64,
     /// Which rule or limit it broke.
     pub reason: String,
+    /// When it was decided: the next minute's rejections are answered and not recorded.
+    pub at: Timestamp,
 }
 
 /// All versions of a name were deleted. Executions that ran them stay in the record.

@@ -7,7 +7,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use wasmwiz_actors::{
@@ -31,7 +32,7 @@ use wasmwiz_gateway::{
     auth::api_key::{Hasher, Secret},
     server::{self, Drained},
 };
-use wasmwiz_projections::Views;
+use wasmwiz_projections::{Views, views::View};
 
 use crate::{
     config::{Config, ShutdownConfig},
@@ -39,9 +40,17 @@ use crate::{
     shutdown, telemetry,
 };
 
-/// How long the views may take to catch up before the sweep for lost executions gives up for this start, in seconds.
-/// The executions it would have found are then declared lost when their tenants are next asked, or by their deadline.
-const SWEEP_WITHIN_S: u64 = 300;
+/// The exit code of a node whose log has failed: `EX_IOERR` of BSD's sysexits.
+const EXIT_LOG_FAILED: i32 = 74;
+
+/// The pause before the sweep for lost executions is tried again, in seconds.
+const SWEEP_AGAIN_S: u64 = 5;
+
+/// How long a start waits for one view to catch up, in seconds.
+const VIEW_WITHIN_S: u64 = 60;
+
+/// How often the histograms are drained, in seconds: without it they grow while nobody scrapes them.
+const UPKEEP_EVERY_S: u64 = 5;
 
 /// The runtime of the gateway, the entities and the views. Guests run elsewhere.
 ///
@@ -77,6 +86,7 @@ impl App {
     /// What could not be started, and what to do about it.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let metrics = telemetry::init_metrics()?;
+        spawn_upkeep(metrics.clone());
         let (api, admin) =
             (listen(config.listen.api, "listen.api").await?, listen(config.listen.admin, "listen.admin").await?);
         let (api_address, admin_address) = (api.local_addr()?, admin.local_addr()?);
@@ -159,6 +169,16 @@ impl App {
         &self.views
     }
 
+    /// Waits until the view of keys shows everything that the log has.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or the view does not get there within a minute.
+    pub async fn until_keys_are_visible(&self) -> anyhow::Result<()> {
+        let tail = self.log.tail().await?;
+        self.views.wait_for_view(View::Keys, tail, Duration::from_secs(VIEW_WITHIN_S)).await?;
+        Ok(())
+    }
+
     /// How the secrets of keys are hashed here.
     pub const fn hasher(&self) -> &Hasher {
         &self.hasher
@@ -179,13 +199,14 @@ impl App {
     /// Waits for a signal and stops in order; or for the log to fail, and stops at once.
     ///
     /// # Errors
-    /// When the log has failed: nothing can be recorded any more, so nothing may run.
+    /// When the signal handlers cannot be installed.
     pub async fn run_until_stopped(self) -> anyhow::Result<()> {
         let signal = tokio::select! {
             signal = shutdown::requested() => signal?,
             reason = self.log.poisoned() => {
-                tracing::error!(%reason, "the log has failed; the node stops");
-                return Err(anyhow!("the log has failed: {reason}; repair the disk and start the node again"));
+                tracing::error!(%reason, "the log has failed; the node stops: repair the disk and start it again");
+                // At once: an orderly stop would wait for the same disk, and nothing may be served meanwhile.
+                std::process::exit(EXIT_LOG_FAILED);
             }
         };
         tracing::info!(signal, "the node stops");
@@ -216,28 +237,44 @@ impl App {
     }
 
     /// Wakes the tenants that have executions without an end: an entity that is read back declares lost what an
-    /// earlier life of this node accepted. The view only says where to look.
+    /// earlier life of this node accepted. The view only says where to look. Goes on until every tenant has answered.
     fn sweep(&self) {
         let (views, region, log) = (self.views.clone(), self.region.clone(), Arc::clone(&self.log));
         let (node, boot) = (self.node.clone(), self.boot);
         tokio::spawn(async move {
-            let swept = async {
-                views.wait_for(log.tail().await?, Duration::from_secs(SWEEP_WITHIN_S)).await?;
-                for tenant in views.executions().open_tenants().await? {
-                    let command = Command::Reap { node: node.clone(), boot };
-                    let origin = Origin::internal(Ids.command());
-                    let ask = Ask { command, by: Authority::System, origin, payloads: vec![] };
-                    if let Err(error) = region.ask(&tenant, ask).await {
-                        tracing::warn!(tenant.id = %tenant, %error, "lost executions could not be looked for");
-                    }
-                }
-                anyhow::Ok(())
-            };
-            if let Err(error) = swept.await {
-                tracing::warn!(%error, "lost executions could not be looked for");
+            while let Err(error) = sweep_once(&views, &region, &log, &node, boot).await {
+                tracing::warn!(%error, "lost executions could not be looked for; trying again");
+                tokio::time::sleep(Duration::from_secs(SWEEP_AGAIN_S)).await;
             }
         });
     }
+}
+
+async fn sweep_once(
+    views: &Views,
+    region: &Region,
+    log: &SqliteLog,
+    node: &NodeId,
+    boot: BootId,
+) -> anyhow::Result<()> {
+    let caught_up = views.wait_for_view(View::Executions, log.tail().await?, Duration::from_secs(VIEW_WITHIN_S));
+    caught_up.await?;
+    for tenant in views.executions().open_tenants().await? {
+        let command = Command::Reap { node: node.clone(), boot };
+        let origin = Origin::internal(Ids.command());
+        region.ask(&tenant, Ask { command, by: Authority::System, origin, payloads: vec![] }).await?;
+    }
+    Ok(())
+}
+
+/// Drains the histograms for as long as the process lives.
+fn spawn_upkeep(metrics: PrometheusHandle) {
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(UPKEEP_EVERY_S)).await;
+            metrics.run_upkeep();
+        }
+    });
 }
 
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

@@ -39,6 +39,7 @@ pub async fn operator(app: &App, config: &Config) -> anyhow::Result<Option<NewSe
     match issue(app, SYSTEM, new.clone()).await {
         Ok(_) => Ok(None),
         Err(AskError::Refused(Refusal::KeyExists)) => {
+            app.until_keys_are_visible().await?;
             let known = app.views().keys().authenticate_lookup(&new.key_id);
             if known.is_some_and(|known| known.hash == new.hash && known.revoked_at.is_none()) {
                 return Ok(None);

@@ -222,7 +222,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for unknown keys, values of the wrong type or out of range, and unreadable secrets.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let mut builder = config::Config::builder();
+        // The defaults come first as data, so that a file may override one field of a table and leave the others.
+        let mut builder = config::Config::builder().add_source(config::Config::try_from(&Self::default())?);
         if let Some(file) = file {
             builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
         }
@@ -310,9 +311,17 @@ mod tests {
     #[test]
     fn a_value_out_of_range_is_named_with_what_would_be_right() {
         let error = loaded("[tiers.free]\nexecutions_per_minute = 70000\n").unwrap_err().to_string();
-        assert!(error.contains("missing field") || error.contains("60000"), "{error}");
+        assert_eq!(error, "tiers.free.executions_per_minute is at most 60000; 0 means without limit");
         let error = loaded("[auth]\npepper = \"short\"\n").unwrap_err().to_string();
         assert_eq!(error, "auth.pepper is too short; give at least 32 random bytes");
+    }
+
+    #[test]
+    fn one_field_of_a_tier_is_changed_by_itself() {
+        let config = loaded("[tiers.free]\nexecutions_per_minute = 60\n").unwrap();
+        let expected = Policy::default().free;
+        assert_eq!(config.tiers.free.executions_per_minute, 60);
+        assert_eq!(config.tiers.free.wall_ms, expected.wall_ms);
     }
 
     #[test]

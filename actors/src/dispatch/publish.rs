@@ -1,7 +1,7 @@
 //! Taking a module in: validated, compiled, kept, and then published.
 
 use bytes::Bytes;
-use wasmwiz_events::digest::Digest;
+use wasmwiz_events::{digest::Digest, module::Kind};
 
 use super::{DispatchError, Shared, Upload};
 use crate::{
@@ -17,13 +17,18 @@ impl Shared {
     pub(super) async fn publish(&self, upload: Upload) -> Result<Decided, DispatchError> {
         let Upload { tenant, by, origin, name, wasm } = upload;
         let size_bytes = wasm.len() as u64;
+        let (digest, kind) = (Digest::of(&wasm), Kind::Core);
+        let (imports, exports) = (vec![], vec![]);
+        let command = Command::PublishModule { name: name.clone(), digest, size_bytes, kind, imports, exports };
+        // Compiling and keeping cost something: not for somebody who would be refused anyway.
+        self.preview(&tenant, &command, &by, &origin).await?;
         let inspected = match self.inspect(&wasm).await {
             Ok(inspected) => self.compile(&wasm).await.map(|()| inspected),
             Err(error) => Err(error),
         };
         let rejection = match inspected {
             Ok(Inspected { kind, imports, exports }) => {
-                let digest = self.take_in(&wasm).await?;
+                self.take_in(&wasm).await?;
                 let command = Command::PublishModule { name, digest, size_bytes, kind, imports, exports };
                 let ask = Ask { command, by, origin, payloads: vec![] };
                 return Ok(self.deps.region.ask(&tenant, ask).await?);
@@ -31,7 +36,7 @@ impl Shared {
             Err(DispatchError::Rejected(rejection)) => rejection,
             Err(error) => return Err(error),
         };
-        let (digest, reason) = (Digest::of(&wasm), rejection.to_string());
+        let reason = rejection.to_string();
         let command = Command::RejectModule { name, digest, size_bytes, reason };
         self.deps.region.ask(&tenant, Ask { command, by, origin, payloads: vec![] }).await?;
         Err(rejection.into())
@@ -47,11 +52,12 @@ impl Shared {
     }
 
     /// Keeps the bytes of a module, durably.
-    pub(super) async fn take_in(&self, wasm: &Bytes) -> Result<Digest, DispatchError> {
+    pub(super) async fn take_in(&self, wasm: &Bytes) -> Result<(), DispatchError> {
         let Ok(_permit) = self.uploads.try_acquire() else {
             return Err(DispatchError::Busy { retry_after_ms: 1_000 });
         };
-        Ok(self.deps.blobs.put(wasm.clone()).await?)
+        self.deps.blobs.put(wasm.clone()).await?;
+        Ok(())
     }
 
     /// Validates a module, on a thread that may be busy when it is large.

@@ -6,33 +6,29 @@ use wasmwiz_events::{
     digest::Digest,
     event::Event,
     execution::{Accepted, Content},
-    id::ModuleName,
-    payload::Payload,
+    id::{ModuleName, TenantId},
+    payload::{MAX_INLINE_BYTES, Payload},
 };
 
 use super::{Code, DispatchError, Done, Request, Shared, finish::Began};
 use crate::{
     aggregate::Authority,
     executor::{Job, PrepareError, Prepared, Ran, Slot},
-    handle::Ask,
+    handle::{Ask, AskError, Origin},
     tenant::{Command, Execute, ModuleChoice},
 };
 
 impl Shared {
     pub(super) async fn execute(&self, request: Request) -> Result<Done, DispatchError> {
-        let slot = self.deps.executors.reserve().await;
-        let slot = slot.map_err(|busy| DispatchError::Busy { retry_after_ms: busy.retry_after_ms })?;
         let Request { tenant, key, origin, code, stdin, args, timeout_ms } = request;
         let (module, inline) = match code {
             Code::Named { name, version } => (ModuleChoice::Named { name, version }, None),
             Code::Inline(wasm) => {
-                self.inspect(&wasm).await?;
-                let digest = self.take_in(&wasm).await?;
-                (ModuleChoice::Inline { digest, size_bytes: wasm.len() as u64 }, Some(wasm))
+                let (digest, size_bytes) = (Digest::of(&wasm), wasm.len() as u64);
+                (ModuleChoice::Inline { digest, size_bytes }, Some(wasm))
             }
         };
         let input = Payload::new(stdin.clone());
-        let payloads = self.keep([input.clone()]).await?;
         let execute = Execute {
             execution_id: self.ids.execution(),
             module,
@@ -44,8 +40,19 @@ impl Shared {
             node: self.deps.node.clone(),
             boot: self.deps.boot,
         };
-        let command = Command::Execute(Box::new(execute));
-        let ask = Ask { command, by: Authority::Key(key), origin: origin.clone(), payloads };
+        let (command, by) = (Command::Execute(Box::new(execute)), Authority::Key(key));
+        if inline.is_some() || stdin.len() > MAX_INLINE_BYTES {
+            // Bytes are kept before the commit that names them: not for somebody who would be refused anyway.
+            self.preview(&tenant, &command, &by, &origin).await?;
+        }
+        let slot = self.deps.executors.reserve().await;
+        let slot = slot.map_err(|busy| DispatchError::Busy { retry_after_ms: busy.retry_after_ms })?;
+        if let Some(wasm) = &inline {
+            self.inspect(wasm).await?;
+            self.take_in(wasm).await?;
+        }
+        let payloads = self.keep([input]).await?;
+        let ask = Ask { command, by, origin: origin.clone(), payloads };
         let decided = self.deps.region.ask(&tenant, ask).await?;
         let accepted_at = decided.time;
         let Some(Event::ExecutionAccepted(accepted)) = decided.events.into_iter().next() else {
@@ -54,6 +61,19 @@ impl Shared {
         let ran = self.run(slot, &accepted, stdin, inline).await;
         let began = Began { tenant, origin, accepted, at: accepted_at, revision: decided.revision };
         self.finish(began, ran).await
+    }
+
+    /// Would the tenant refuse the command now?
+    pub(super) async fn preview(
+        &self,
+        tenant: &TenantId,
+        command: &Command,
+        by: &Authority,
+        origin: &Origin,
+    ) -> Result<(), AskError> {
+        let command = Command::Preview(Box::new(command.clone()));
+        let ask = Ask { command, by: by.clone(), origin: origin.clone(), payloads: vec![] };
+        self.deps.region.ask(tenant, ask).await.map(drop)
     }
 
     async fn run(&self, slot: Slot, accepted: &Accepted, stdin: Bytes, inline: Option<Bytes>) -> Ran {

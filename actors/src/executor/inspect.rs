@@ -13,6 +13,7 @@ use super::{
     Rejection,
     engine::{FEATURES, IMPORT_MODULE, Imports, TABLE_ELEMENTS_MAX},
 };
+use crate::json::escaped_size;
 
 /// Functions, imported ones not counted. Large interpreters have some ten thousand.
 const FUNCTIONS_MAX: u64 = 20_000;
@@ -44,6 +45,8 @@ const TARGETS_MAX: u64 = 4_096;
 const NESTING_MAX: u64 = 2_000;
 /// Bytes of one name. The mangled names of C++ templates and Rust generics stay below when they are exported at all.
 const NAME_BYTES_MAX: u64 = 256;
+/// Bytes of the names of all exports together, as JSON writes them: they are in the event.
+const NAMES_BYTES_MAX: u64 = 128 << 10;
 /// Bytes in all custom sections together. They are not compiled.
 const CUSTOM_BYTES_MAX: u64 = 32 << 20;
 
@@ -153,6 +156,7 @@ struct Pass<'a> {
     functions: Vec<u32>,
     imports: Vec<String>,
     exports: Vec<String>,
+    names_bytes: u64,
     custom_bytes: u64,
     data_bytes: u64,
     elements: u64,
@@ -170,6 +174,7 @@ impl<'a> Pass<'a> {
             functions: Vec::new(),
             imports: Vec::new(),
             exports: Vec::new(),
+            names_bytes: 0,
             custom_bytes: 0,
             data_bytes: 0,
             elements: 0,
@@ -286,6 +291,8 @@ impl<'a> Pass<'a> {
 
     fn export(&mut self, export: &wasmparser::Export<'_>) -> Result<(), Rejection> {
         at_most("bytes in one name", NAME_BYTES_MAX, export.name.len() as u64)?;
+        self.names_bytes += escaped_size(export.name) as u64;
+        at_most("bytes in the names of exports", NAMES_BYTES_MAX, self.names_bytes)?;
         self.exports.push(export.name.to_owned());
         if export.name == "_start" && matches!(export.kind, ExternalKind::Func | ExternalKind::FuncExact) {
             let index = self.functions.get(export.index as usize);

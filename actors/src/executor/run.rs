@@ -2,8 +2,9 @@
 //!
 //! How an end becomes an [`Outcome`]:
 //! - returned, or exit code 0: *succeeded*; another exit code: *exited*; a trap: *trapped*;
-//! - the same failures after the guest was denied memory or table elements: *out of memory*. A guest that goes on
-//!   without them and succeeds has succeeded;
+//! - the same failures after the guest was denied memory or table elements: *out of memory*; but *failed* when it was
+//!   denied because the guests of this node hold all there is. A guest that goes on without them and succeeds has
+//!   succeeded;
 //! - too little memory to begin with: *out of memory*; any other failure to begin: *failed*, the host's fault;
 //! - the wall clock, which also counts instantiation and waiting for turns: *deadline exceeded*.
 
@@ -145,6 +146,10 @@ fn judge(end: &End, denied: Option<Denied>, job: &Job) -> (Outcome, Option<i32>,
     let said = |why: Denied| Some(why.to_string());
     match (end, denied) {
         (End::Returned | End::Exit(0), _) => (Outcome::Succeeded, Some(0), None),
+        // That its neighbours hold the node's memory is not the guest's doing.
+        (End::Exit(_) | End::Trap(_) | End::HostCall | End::NotInstantiated, Some(why @ Denied::Node)) => {
+            (Outcome::Failed, None, said(why))
+        }
         (End::Exit(code), Some(why)) => (Outcome::OutOfMemory, Some(*code), said(why)),
         (End::Trap(_) | End::HostCall | End::NotInstantiated, Some(why)) => (Outcome::OutOfMemory, None, said(why)),
         (End::Exit(code), None) => (Outcome::Exited, Some(*code), Some(format!("the guest exited with code {code}"))),

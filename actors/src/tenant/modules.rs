@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wasmwiz_events::{digest::Digest, event::Event, execution::ModuleRef, id::ModuleName, module};
+use wasmwiz_events::{digest::Digest, event::Event, execution::ModuleRef, id::ModuleName, module, time::Timestamp};
 
 use super::Refusal;
 use crate::limits::Policy;
@@ -19,7 +19,11 @@ struct Module {
 #[derive(Debug, Clone, Default)]
 pub struct Modules {
     by_name: BTreeMap<ModuleName, Module>,
+    rejected_at: Option<Timestamp>,
 }
+
+/// Rejected uploads are recorded at most this often, in milliseconds. Each is answered; the record shows that there were.
+const REJECTION_EVERY_MS: u64 = 60_000;
 
 impl Modules {
     #[expect(clippy::too_many_arguments, reason = "the fields of the one event it decides")]
@@ -64,6 +68,14 @@ impl Modules {
         let digest = module.versions.get(&version);
         let digest = digest.ok_or(Refusal::VersionUnknown { version, latest: module.latest })?;
         Ok(ModuleRef { name: Some(name.clone()), version: Some(version), digest: *digest })
+    }
+
+    pub(super) fn rejected_lately(&self, now: Timestamp) -> bool {
+        self.rejected_at.is_some_and(|at| now.ms_since(at) < REJECTION_EVERY_MS)
+    }
+
+    pub(super) fn rejected(&mut self, rejected: &module::Rejected) {
+        self.rejected_at = Some(rejected.at);
     }
 
     pub(super) fn published(&mut self, published: &module::Published) {
@@ -130,6 +142,21 @@ mod tests {
             .by(K1)
             .when(Command::Execute(Box::new(Execute { module, ..*execute })))
             .then_refused(Refusal::VersionUnknown { version: 9, latest: 1 });
+    }
+
+    #[test]
+    fn a_flood_of_bad_uploads_is_not_a_flood_of_events() {
+        let reject = || Command::RejectModule {
+            name: module_name(HELLO),
+            digest: Digest::of(b"bad"),
+            size_bytes: 3,
+            reason: "not wasm".into(),
+        };
+        let first = given(ready()).by(K1).when(reject()).events();
+        assert_eq!(first.len(), 1);
+        let history = || ready().into_iter().chain(first.clone());
+        given(history()).by(K1).at(NOON.plus_ms(59_999)).when(reject()).then([]);
+        assert_eq!(given(history()).by(K1).at(NOON.plus_ms(60_000)).when(reject()).events().len(), 1);
     }
 
     #[test]

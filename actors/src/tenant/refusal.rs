@@ -14,6 +14,9 @@ pub enum Refusal {
     /// An operator has stopped it.
     #[error("the tenant is suspended; ask the operator of this platform to resume it")]
     Suspended,
+    /// Nobody could resume it: its keys are the operators'.
+    #[error("the system tenant holds the operators' keys and cannot be suspended; revoke single keys instead")]
+    SystemTenant,
     /// A name that is empty, too long, or holds control characters.
     #[error("a name has 1 to 100 characters and no control characters")]
     InvalidName,
@@ -124,7 +127,4 @@ pub enum Refusal {
         /// The attempt that reported.
         offered: u32,
     },
-    /// The id was drawn before.
-    #[error("an execution with this id is open already")]
-    ExecutionExists,
 }

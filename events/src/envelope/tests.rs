@@ -165,8 +165,8 @@ fn module_event() -> impl Strategy<Value = Event> {
         published.prop_map(|(name, version, digest, size_bytes, kind, imports, exports)| {
             Event::ModulePublished(module::Published { name, version, digest, size_bytes, kind, imports, exports })
         }),
-        (module_name(), digest(), any::<u64>(), text()).prop_map(|(name, digest, size_bytes, reason)| {
-            Event::ModuleRejected(module::Rejected { name, digest, size_bytes, reason })
+        (module_name(), digest(), any::<u64>(), text(), time()).prop_map(|(name, digest, size_bytes, reason, at)| {
+            Event::ModuleRejected(module::Rejected { name, digest, size_bytes, reason, at })
         }),
         module_name().prop_map(|name| Event::ModuleDeleted(module::Deleted { name })),
     ]

@@ -60,6 +60,7 @@ catalogue! {
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed" "Method not allowed";
     BodyTooSlow = REQUEST_TIMEOUT "body-too-slow" "Body too slow";
     TenantExists = CONFLICT "tenant-exists" "Tenant exists";
+    SystemTenant = CONFLICT "system-tenant" "System tenant";
     KeyExists = CONFLICT "key-exists" "Key exists";
     TooManyKeys = CONFLICT "too-many-keys" "Too many keys";
     TooManyModules = CONFLICT "too-many-modules" "Too many modules";

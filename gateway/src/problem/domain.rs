@@ -40,9 +40,8 @@ impl From<Refusal> for Problem {
             Refusal::RateLimited { .. } => Kind::RateLimited,
             Refusal::DailyQuotaUsed { .. } => Kind::DailyQuotaUsed,
             Refusal::TooManyConcurrent { .. } => Kind::TooManyConcurrent,
-            Refusal::ExecutionNotOpen | Refusal::StaleAttempt { .. } | Refusal::ExecutionExists => {
-                Kind::ExecutionNotOpen
-            }
+            Refusal::ExecutionNotOpen | Refusal::StaleAttempt { .. } => Kind::ExecutionNotOpen,
+            Refusal::SystemTenant => Kind::SystemTenant,
         };
         let problem = Self::new(kind, sentence(&refusal.to_string()));
         match refusal {
