@@ -123,6 +123,10 @@ where
         if request.method() == Method::GET
             && let Some(wanted) = position::wanted(request.headers())?
         {
+            // A view that is waited for writes at every commit; nobody makes it do so for what is not in the log.
+            if wanted > deps.log.tail().await? {
+                return Err(Problem::not_there_yet());
+            }
             let wait = std::time::Duration::from_millis(self.gateway.config().position_wait_ms);
             deps.views.wait_for(wanted, wait).await?;
         }

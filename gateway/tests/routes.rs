@@ -189,12 +189,26 @@ async fn a_body_without_a_length_is_asked_for_one() {
 }
 
 #[tokio::test]
-async fn a_position_that_is_far_ahead_is_not_waited_for_long() {
-    let node = Node::start_with(GatewayConfig { position_wait_ms: 50, ..Default::default() }).await;
+async fn a_position_beyond_the_log_is_not_waited_for() {
+    // Longer than the test may take: an answer in time was not waited for.
+    let node = Node::start_with(GatewayConfig { position_wait_ms: 3_600_000, ..Default::default() }).await;
     let (_, key) = node.tenant("free").await;
-    let ahead = node.get("/v1/modules", &key).header("wasmwiz-min-position", "AQAAAAAAD0JA");
-    let response = send(ahead).await;
-    assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+    for ahead in ["AQAAAAAAD0JA", "Af__________"] {
+        let response = send(node.get("/v1/modules", &key).header("wasmwiz-min-position", ahead)).await;
+        assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_the_views_do_not_reach_is_not_waited_for_long() {
+    let node =
+        Node::start_with(GatewayConfig { position_wait_ms: 50, visible_wait_ms: 50, ..Default::default() }).await;
+    let (_, key) = node.tenant("free").await;
+    node.views.shutdown().await;
+    let published = node.request(Method::PUT, "/v1/modules/echo", &key).body(wasm(ECHO));
+    let position = send(published).await.headers()["wasmwiz-position"].clone();
+    let ahead = node.get("/v1/modules", &key).header("wasmwiz-min-position", position);
+    assert_eq!(problem(ahead).await, (503, "not-there-yet".into()));
 }
 
 #[tokio::test]

@@ -119,8 +119,7 @@ impl From<Behind> for Problem {
         if behind.stopped {
             return Self::unavailable("A view of this node has stopped. Ask another node.", &behind);
         }
-        let detail = "This node has not reached the position of Wasmwiz-Min-Position yet. Try again after the pause.";
-        Self::new(Kind::NotThereYet, detail).retry_after_ms(UNAVAILABLE_RETRY_MS)
+        Self::not_there_yet()
     }
 }
 
@@ -143,6 +142,12 @@ impl Problem {
     fn busy(retry_after_ms: u64) -> Self {
         Self::new(Kind::NodeBusy, "This node has as much to do as it takes. Try again after the pause, or elsewhere.")
             .retry_after_ms(retry_after_ms)
+    }
+
+    /// The views have not come as far as the caller wants.
+    pub(crate) fn not_there_yet() -> Self {
+        let detail = "This node has not reached the position of Wasmwiz-Min-Position yet. Try again after the pause.";
+        Self::new(Kind::NotThereYet, detail).retry_after_ms(UNAVAILABLE_RETRY_MS)
     }
 
     pub(crate) fn unavailable(detail: &'static str, cause: impl std::fmt::Display) -> Self {
