@@ -42,10 +42,10 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
     let mut commits = Commits { gateway: &gateway, last: None };
     let mut events = Vec::with_capacity(places.len());
     for place in places {
-        let recorded = commits.at(place.position).await?;
+        let stored = commits.at(place.position).await?;
         // The index names places of the caller's tenant; a view that were wrong must not show another's.
-        if recorded.commit.tenant() == caller.tenant_id() {
-            events.extend(event(&recorded, place, &filter)?);
+        if stored.recorded.commit.tenant() == caller.tenant_id() {
+            events.extend(event(stored, place, &filter)?);
         }
     }
     paging.write(events, next.as_ref())
@@ -54,18 +54,30 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
 /// Commits of the log, the last one kept: neighbouring events are mostly of one commit.
 struct Commits<'a> {
     gateway: &'a Gateway,
-    last: Option<Arc<Recorded>>,
+    last: Option<Stored>,
+}
+
+/// A commit and its events as they are stored, taken apart once.
+struct Stored {
+    recorded: Arc<Recorded>,
+    events: Vec<Box<RawValue>>,
 }
 
 impl Commits<'_> {
-    async fn at(&mut self, at: Position) -> Result<Arc<Recorded>, Problem> {
-        if let Some(last) = self.last.as_ref().filter(|last| last.position == at) {
-            return Ok(Arc::clone(last));
-        }
+    async fn at(&mut self, at: Position) -> Result<&Stored, Problem> {
+        let last = match self.last.take().filter(|last| last.recorded.position == at) {
+            Some(last) => last,
+            None => self.read(at).await?,
+        };
+        Ok(self.last.insert(last))
+    }
+
+    async fn read(&self, at: Position) -> Result<Stored, Problem> {
         let found = self.gateway.deps().log.read_at(at).await?;
-        let found = found.ok_or_else(|| Problem::internal(format_args!("the log has no commit at position {at}")))?;
-        self.last = Some(Arc::clone(&found));
-        Ok(found)
+        let recorded =
+            found.ok_or_else(|| Problem::internal(format_args!("the log has no commit at position {at}")))?;
+        let events = serde_json::from_slice(recorded.commit.body()).map_err(Problem::internal)?;
+        Ok(Stored { recorded, events })
     }
 }
 
@@ -79,9 +91,8 @@ struct Compared<'a> {
 }
 
 /// The event at `place` as it is stored, with its position; `None` when it is not what was searched for.
-fn event(recorded: &Recorded, place: EventRef, filter: &AuditFilter) -> Result<Option<Box<RawValue>>, Problem> {
-    let stored: Vec<&RawValue> = serde_json::from_slice(recorded.commit.body()).map_err(Problem::internal)?;
-    let Some(stored) = stored.get(place.index as usize).map(|stored| stored.get()) else { return Ok(None) };
+fn event(commit: &Stored, place: EventRef, filter: &AuditFilter) -> Result<Option<Box<RawValue>>, Problem> {
+    let Some(stored) = commit.events.get(place.index as usize).map(|stored| stored.get()) else { return Ok(None) };
     let compared: Compared<'_> = serde_json::from_str(stored).map_err(Problem::internal)?;
     let wanted = |asked: &Option<String>, found: &str| asked.as_deref().is_none_or(|asked| asked == found);
     if !wanted(&filter.actor, &compared.actor) || !wanted(&filter.subject, &compared.subject) {
@@ -89,7 +100,7 @@ fn event(recorded: &Recorded, place: EventRef, filter: &AuditFilter) -> Result<O
     }
     // The stored bytes are shown as they are; the position is put in front of them.
     let members = stored.trim_start().strip_prefix('{').unwrap_or_default();
-    let shown = format!("{{\"position\":\"{}\",{members}", position::token(recorded.position));
+    let shown = format!("{{\"position\":\"{}\",{members}", position::token(commit.recorded.position));
     RawValue::from_string(shown).map(Some).map_err(Problem::internal)
 }
 
