@@ -1,17 +1,24 @@
 //! A client of a node's API, as a program of a tenant would be one.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// Sends requests to one node with one credential, or none.
+/// How a write says where it is in the log, and how a read asks not to be served from before it.
+const POSITION: (&str, &str) = ("wasmwiz-position", "wasmwiz-min-position");
+
+/// Sends requests to one node with one credential, or none. It reads its own writes, and those of its clones: the last
+/// position that a write was given goes with every read.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
     url: String,
     credential: Option<String>,
+    seen: Arc<Mutex<Option<String>>>,
 }
 
 /// An answer, read to its end.
@@ -56,7 +63,12 @@ impl Client {
         // A proxy of the environment must not come between a test and its node, and a redirect is an answer to look at.
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Self { http: http.context("cannot make an HTTP client")?, url, credential: credential.map(str::to_owned) })
+        Ok(Self {
+            http: http.context("cannot make an HTTP client")?,
+            url,
+            credential: credential.map(str::to_owned),
+            seen: Arc::default(),
+        })
     }
 
     /// The same with another credential.
@@ -85,12 +97,26 @@ impl Client {
         }
     }
 
-    /// GET.
+    /// Sends a request, and remembers the position of what it wrote.
+    ///
+    /// # Errors
+    /// As [`send`].
+    pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
+        let answer = send(request).await?;
+        if let Some(position) = answer.header(POSITION.0) {
+            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(position.to_owned());
+        }
+        Ok(answer)
+    }
+
+    /// GET, of what is at least as new as this client's last write.
     ///
     /// # Errors
     /// As [`send`]; so for all that follow.
     pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
-        send(self.request(Method::GET, path)).await
+        let request = self.request(Method::GET, path);
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.send(seen.into_iter().fold(request, |request, position| request.header(POSITION.1, position))).await
     }
 
     /// GET, and the JSON of the answer, which must be a 200.
@@ -106,7 +132,7 @@ impl Client {
     /// # Errors
     /// As [`send`].
     pub async fn post_json(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
-        send(self.request(Method::POST, path).json(body)).await
+        self.send(self.request(Method::POST, path).json(body)).await
     }
 
     /// PATCH of JSON.
@@ -114,7 +140,7 @@ impl Client {
     /// # Errors
     /// As [`send`].
     pub async fn patch_json(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
-        send(self.request(Method::PATCH, path).json(body)).await
+        self.send(self.request(Method::PATCH, path).json(body)).await
     }
 
     /// POST of bytes.
@@ -123,7 +149,7 @@ impl Client {
     /// As [`send`].
     pub async fn post_bytes(&self, path: &str, body: impl Into<Bytes>) -> anyhow::Result<Answer> {
         let request = self.request(Method::POST, path).header("content-type", "application/octet-stream");
-        send(request.body(body.into())).await
+        self.send(request.body(body.into())).await
     }
 
     /// DELETE.
@@ -131,7 +157,7 @@ impl Client {
     /// # Errors
     /// As [`send`].
     pub async fn delete(&self, path: &str) -> anyhow::Result<Answer> {
-        send(self.request(Method::DELETE, path)).await
+        self.send(self.request(Method::DELETE, path)).await
     }
 
     /// Publishes a module: 201 for a new version, 200 for the same bytes.
@@ -141,7 +167,7 @@ impl Client {
     pub async fn put_module(&self, name: &str, wasm: impl Into<Bytes>) -> anyhow::Result<Answer> {
         let request =
             self.request(Method::PUT, &format!("/v1/modules/{name}")).header("content-type", "application/wasm");
-        send(request.body(wasm.into())).await
+        self.send(request.body(wasm.into())).await
     }
 
     /// Runs a module with this input, and waits for its end.

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::{client::Client, wait};
+use crate::{cli::Ended, client::Client, wait};
 
 /// How long a node may take until it serves. Generous: it compiles its examples first, on a machine that runs tests.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -73,6 +73,14 @@ impl Launch {
         Ok(launch.argument("node").argument("--config").argument(file))
     }
 
+    /// `wasmwiz` with arguments of one's own, beside the `--ready-file` that every launch has.
+    ///
+    /// # Errors
+    /// As [`Self::dev`].
+    pub fn bare() -> anyhow::Result<Self> {
+        Self::of(binary()?)
+    }
+
     fn of(program: PathBuf) -> anyhow::Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("wasmwiz-").tempdir().context("cannot make a folder for a node")?;
@@ -111,13 +119,34 @@ impl Launch {
         Ok(node)
     }
 
+    /// Starts it, waits until it has ended by itself, and gives how. For nodes that must not start.
+    ///
+    /// # Errors
+    /// When it serves instead, or does not end in time.
+    pub async fn start_in_vain(self) -> anyhow::Result<Ended> {
+        let mut child = self.spawn()?;
+        let file = self.ready_file();
+        let ended = wait::until("the end of a node that must not start", START_DEADLINE, async || {
+            ensure!(!file.exists(), "the node serves, and must not");
+            child.try_wait().map_err(Into::into)
+        });
+        let ended = ended.await;
+        // Both fail only when it is gone already.
+        let _ = child.kill();
+        let _ = child.wait();
+        let text = |file: &Path| fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let stdout = text(&self.stdout_file()).unwrap_or_default();
+        let stderr = text(&self.stderr_file()).unwrap_or_default();
+        Ok(Ended { code: ended?.code(), stdout, stderr })
+    }
+
     fn spawn(&self) -> anyhow::Result<Child> {
         let ready_file = self.ready_file();
         if ready_file.exists() {
             fs::remove_file(&ready_file).context("cannot remove the old ready file")?;
         }
         let stderr = File::options().create(true).append(true).open(self.stderr_file());
-        let stdout = File::options().create(true).append(true).open(self.folder.path().join("stdout.log"));
+        let stdout = File::options().create(true).append(true).open(self.stdout_file());
         Command::new(&self.program)
             .args(&self.arguments)
             .arg("--ready-file")
@@ -133,6 +162,11 @@ impl Launch {
 
     fn ready_file(&self) -> PathBuf {
         self.folder.path().join("ready.json")
+    }
+
+    /// What it has written to standard output, over all its lives.
+    fn stdout_file(&self) -> PathBuf {
+        self.folder.path().join("stdout.log")
     }
 
     fn stderr_file(&self) -> PathBuf {
@@ -182,6 +216,15 @@ impl NodeProcess {
     pub fn operator(&self) -> anyhow::Result<Client> {
         let token = self.ready.operator_token.as_deref().context("the node gave no operator token")?;
         Client::new(&self.ready.url, Some(token))
+    }
+
+    /// A client of its admin listener.
+    ///
+    /// # Errors
+    /// When the node gave none.
+    pub fn admin(&self) -> anyhow::Result<Client> {
+        let url = self.ready.admin_url.as_deref().context("the node gave no admin address")?;
+        Client::new(url, None)
     }
 
     /// Kills it as a power cut would: it notices nothing.
@@ -247,6 +290,21 @@ impl NodeProcess {
         fs::read(self.launch.stderr_file())
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
+    }
+
+    /// All that it has written to standard output, over all its lives.
+    pub fn stdout(&self) -> String {
+        fs::read(self.launch.stdout_file())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The text of its ready file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn ready_text(&self) -> anyhow::Result<String> {
+        fs::read_to_string(self.launch.ready_file()).context("cannot read the ready file")
     }
 
     async fn wait_until_ready(&mut self) -> anyhow::Result<()> {

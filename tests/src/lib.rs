@@ -6,7 +6,15 @@
 pub mod guests;
 pub mod wait;
 
+pub mod cli;
 pub mod harness;
 
 pub mod client;
+pub mod contract;
 pub mod raw;
+pub mod tenants;
+
+pub mod chance;
+pub mod history;
+pub mod load;
+pub mod times;
