@@ -142,13 +142,15 @@ async fn a_changed_byte_of_the_file_is_found_and_named() -> anyhow::Result<()> {
     let places = places(&path, &tenant.id, &mut chance)?;
     ensure!(places.len() == RAW_FLIPS, "only {} places were found", places.len());
     let intact = fs::read(&path)?;
-    for Place { offset, revision, count } in places {
+    for Place { offsets, revision, count } in places {
         let mut changed = intact.clone();
-        let byte = changed.get_mut(offset).context("the file has become shorter")?;
-        *byte ^= 1 << chance.within(0..8);
+        let bit = 1 << chance.within(0..8);
+        for offset in &offsets {
+            *changed.get_mut(*offset).context("the file has become shorter")? ^= bit;
+        }
         fs::write(&path, &changed)?;
         let verified = cli::verify(&data).await?;
-        is_found(&verified, &tenant.id, revision..=revision + count).with_context(|| format!("byte {offset}"))?;
+        is_found(&verified, &tenant.id, revision..=revision + count).with_context(|| format!("byte {offsets:?}"))?;
     }
     fs::write(&path, &intact)?;
     let verified = cli::verify(&data).await?;
@@ -197,9 +199,10 @@ fn flipped(value: &Value, chance: &mut Chance) -> Option<Value> {
     }
 }
 
-/// A byte of the file that belongs to a commit.
+/// A byte of the file that belongs to a commit. It may be there more than once: SQLite does not wipe what a page held
+/// before it was split, and a hash is also its successor's predecessor.
 struct Place {
-    offset: usize,
+    offsets: Vec<usize>,
     revision: u32,
     count: u32,
 }
@@ -222,13 +225,14 @@ fn places(path: &Path, tenant: &str, chance: &mut Chance) -> anyhow::Result<Vec<
         if places.len() == RAW_FLIPS {
             break;
         }
-        // A hash is in the file twice, as the next commit's predecessor: the first one found is this or that commit's.
         let needle = if places.len() % 4 == 0 { hash } else { body };
         let start = usize::try_from(chance.within(0..needle.len().saturating_sub(32).max(1) as u64))?;
         let needle = needle.get(start..(start + 32).min(needle.len())).unwrap_or_default();
-        if let Some(offset) = bytes.windows(needle.len()).position(|window| window == needle) {
-            let within = usize::try_from(chance.within(0..needle.len() as u64))?;
-            places.push(Place { offset: offset + within, revision: *revision, count: *count });
+        let within = usize::try_from(chance.within(0..needle.len() as u64))?;
+        let found = bytes.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle);
+        let offsets: Vec<_> = found.map(|(offset, _)| offset + within).collect();
+        if !offsets.is_empty() {
+            places.push(Place { offsets, revision: *revision, count: *count });
         }
     }
     Ok(places)

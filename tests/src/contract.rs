@@ -16,6 +16,10 @@ const SECURITY: [(&str, &str); 4] = [
     ("x-frame-options", "DENY"),
 ];
 
+/// What a text has that says what to do: a second sentence, a second clause, or what would be right. A bare statement of
+/// the fault has none of these.
+const REMEDIES: [&str; 7] = [". ", "; ", " takes ", " must ", " needs ", " at most ", " has "];
+
 impl Answer {
     /// What every answer has: a request's id and the security headers.
     ///
@@ -57,9 +61,8 @@ impl Answer {
         ensure!(problem["status"] == status, "the status in the body differs: {}", shown());
         let text = |member: &str| problem[member].as_str().unwrap_or_default();
         ensure!(!text("title").is_empty() && !text("instance").is_empty(), "a member is missing: {}", shown());
-        // A remedy is a sentence of its own, or what follows a semicolon: a bare statement of the fault is not enough.
-        let sentences = text("detail").split(['.', ';']).filter(|sentence| sentence.trim().len() > 3).count();
-        ensure!(sentences >= 2, "the detail names no remedy: {}", shown());
+        let remedy = REMEDIES.iter().any(|word| text("detail").contains(word));
+        ensure!(remedy, "the detail names no remedy: {}", shown());
         ensure!(
             self.status != StatusCode::UNAUTHORIZED || self.header("www-authenticate").is_some(),
             "no WWW-Authenticate: {}",

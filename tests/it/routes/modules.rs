@@ -76,7 +76,7 @@ async fn modules_are_checked() -> anyhow::Result<()> {
     ] {
         asks_for(client, scope, method, path).await?;
     }
-    for name in ["UPPER", "-x", "a%2fb", "a%20b", &"x".repeat(64), "%2e%2e"] {
+    for name in ["UPPER", "-x", "a%2fb", "a%20b", &"x".repeat(64)] {
         let answer = put(client, name, "application/wasm", guests::ECHO.wasm()?).await?;
         answer.refuses(400, "invalid-name").context(name.to_owned())?;
     }
