@@ -32,9 +32,9 @@ const TOGETHER: u64 = 8;
 /// Commits on their way to the log at a time: each waits for the one before it only in its stream, not for its sync.
 const UNDER_WAY: usize = 64;
 
-/// What a start may take. A build without optimisation decodes events some five times slower, and it is the design and not the build
-/// that is measured.
-const START: Duration = if cfg!(debug_assertions) { Duration::from_secs(4) } else { Duration::from_secs(1) };
+/// What a start may take. A build without optimisation decodes events some times slower, and it is the design that is
+/// measured and not the build.
+const START: Duration = if cfg!(debug_assertions) { Duration::from_secs(3) } else { Duration::from_secs(1) };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_100_000_events_serves_again_at_once() -> anyhow::Result<()> {
