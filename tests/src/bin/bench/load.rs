@@ -57,9 +57,8 @@ pub(crate) fn run(address: SocketAddr, request: &[u8], connections: usize, secon
         let begin = Instant::now();
         let warm = begin + Duration::from_millis(seconds * 100);
         let end = warm + Duration::from_secs(seconds);
-        let tasks: Vec<_> = (0..connections)
-            .map(|_| tokio::spawn(connection(address, request.to_vec(), warm, end)))
-            .collect();
+        let tasks: Vec<_> =
+            (0..connections).map(|_| tokio::spawn(connection(address, request.to_vec(), warm, end))).collect();
         let mut latency = Histogram::new(3)?;
         for task in tasks {
             latency.add(task.await??)?;

@@ -90,8 +90,7 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) fn start() -> anyhow::Result<Self> {
-        let mut child =
-            Command::new(std::env::current_exe()?).arg("--serve-bare").stdout(Stdio::piped()).spawn()?;
+        let mut child = Command::new(std::env::current_exe()?).arg("--serve-bare").stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
         Ok(Self { child, address: line.trim().parse().context("the bare server prints its address")? })

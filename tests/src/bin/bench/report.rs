@@ -87,8 +87,19 @@ impl Measured {
         println!("1 KiB echo over HTTP, closed loop     bare: no record      node: both events durable");
         println!(
             "{:>5} {:>9} {:>8} {:>8} {:>7} | {:>9} {:>8} {:>8} {:>7} {:>6} | {:>9} {:>7} {:>6}",
-            "conns", "bare/s", "p50 ms", "p99 ms", "cpu us", "node/s", "p50 ms", "p99 ms", "cpu us", "ratio",
-            "commits/s", "ev/comm", "lag s"
+            "conns",
+            "bare/s",
+            "p50 ms",
+            "p99 ms",
+            "cpu us",
+            "node/s",
+            "p50 ms",
+            "p99 ms",
+            "cpu us",
+            "ratio",
+            "commits/s",
+            "ev/comm",
+            "lag s"
         );
         for row in &self.rows {
             println!(
@@ -122,7 +133,10 @@ impl Measured {
         println!("\nCPU of the node by thread, all loads together ({} executions)", self.executions);
         for (name, seconds) in &threads {
             let each = **seconds * 1e6 / self.executions.max(1) as f64;
-            println!("  {name:<18} {:>5.1} %  {each:>7.1} us an execution", 100.0 * **seconds / total.max(f64::EPSILON));
+            println!(
+                "  {name:<18} {:>5.1} %  {each:>7.1} us an execution",
+                100.0 * **seconds / total.max(f64::EPSILON)
+            );
         }
         if let Some((name, _)) = threads.first() {
             println!("  the dominant step: {name}");
