@@ -2,11 +2,12 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use http::header;
 use poem::{Endpoint, Response};
+use tokio::time::Instant;
 use wasmwiz_actors::{aggregate::Authority, tenant::Command};
 use wasmwiz_actors::{
     dispatch::Dispatch,
@@ -15,13 +16,14 @@ use wasmwiz_actors::{
     region::Region,
 };
 use wasmwiz_events::{blobs::Blobs, id::TenantId, log::EventLog, revision::Position, time::Clock};
-use wasmwiz_projections::{Views, views::View};
+use wasmwiz_projections::{Behind, State, Views, views::View};
 
 use crate::{
     auth::api_key::{Hasher, Secret},
     config::GatewayConfig,
     extract::body::Memory,
     middleware::Edge,
+    problem::Problem,
     router,
     routes::health::CheckCache,
 };
@@ -64,6 +66,47 @@ impl Readiness {
     }
 }
 
+/// How long it is remembered that the keys view has not stopped, in milliseconds: authentication asks for every request.
+const KEYS_HEALTH_MS: u64 = 100;
+
+/// What the keys view is called in its status.
+const KEYS_VIEW: &str = "keys";
+
+/// Has the keys view stopped? A view that has stopped never goes on in the same process.
+#[derive(Debug)]
+struct KeysHealth {
+    begun: Instant,
+    /// Milliseconds from `begun` until the view is looked at again.
+    look_at_ms: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl KeysHealth {
+    fn new() -> Self {
+        Self { begun: Instant::now(), look_at_ms: AtomicU64::new(0), stopped: AtomicBool::new(false) }
+    }
+
+    fn has_stopped(&self, views: &Views) -> bool {
+        if self.stopped.load(Ordering::Acquire) {
+            return true;
+        }
+        let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let look_at_ms = self.look_at_ms.load(Ordering::Acquire);
+        // Whoever moves the time on looks; the others have no need to.
+        let next_ms = now_ms.saturating_add(KEYS_HEALTH_MS);
+        let order = (Ordering::AcqRel, Ordering::Relaxed);
+        if now_ms < look_at_ms || self.look_at_ms.compare_exchange(look_at_ms, next_ms, order.0, order.1).is_err() {
+            return false;
+        }
+        let stopped =
+            views.status().iter().any(|view| view.name == KEYS_VIEW && matches!(view.state, State::Stopped { .. }));
+        if stopped {
+            self.stopped.store(true, Ordering::Release);
+        }
+        stopped
+    }
+}
+
 /// The gateway of a node. Clones share it.
 #[derive(Clone)]
 pub struct Gateway(Arc<Shared>);
@@ -74,6 +117,7 @@ struct Shared {
     hasher: Hasher,
     memory: Memory,
     executor_check: CheckCache,
+    keys_health: KeysHealth,
 }
 
 impl Gateway {
@@ -81,7 +125,8 @@ impl Gateway {
     pub fn new(mut deps: GatewayDeps, config: GatewayConfig) -> Self {
         let hasher = Hasher::new(deps.pepper.take());
         let (memory, executor_check) = (Memory::new(config.bodies_bytes_max), CheckCache::default());
-        Self(Arc::new(Shared { deps, config, hasher, memory, executor_check }))
+        let keys_health = KeysHealth::new();
+        Self(Arc::new(Shared { deps, config, hasher, memory, executor_check, keys_health }))
     }
 
     pub(crate) fn deps(&self) -> &GatewayDeps {
@@ -115,13 +160,34 @@ impl Gateway {
         self.deps().region.ask(tenant, Ask { command, by, origin, payloads: Vec::new() }).await
     }
 
+    /// Refuses when the keys view has stopped: it would keep keys alive that are revoked.
+    pub(crate) fn require_keys(&self) -> Result<(), Problem> {
+        if !self.0.keys_health.has_stopped(&self.deps().views) {
+            return Ok(());
+        }
+        let detail = "This node cannot tell any more which keys are valid. Ask another node.";
+        Err(Problem::unavailable(detail, "the keys view has stopped"))
+    }
+
     /// Waits until this node's view shows what was written, so that the next request finds it. What was written is
     /// durable whether or not the view is in time.
     pub(crate) async fn until_visible(&self, view: View, position: Position) {
-        let waited = self.deps().views.wait_for_view(view, position, self.config().visible_wait()).await;
-        if let Err(behind) = waited {
+        if let Err(behind) = self.shown(view, position).await {
             tracing::debug!(%behind, "a view does not show a write yet");
         }
+    }
+
+    /// Waits until this node refuses what was just forbidden. The answer must not claim it before.
+    pub(crate) async fn until_forbidden(&self, position: Position) -> Result<(), Problem> {
+        self.shown(View::Keys, position).await.map_err(|behind| {
+            let detail = "The change is recorded and will last, but this node does not act on it yet: a key may work \
+                 here for a moment. Send the request again after the pause to be sure; that changes nothing more.";
+            Problem::unavailable(detail, behind)
+        })
+    }
+
+    async fn shown(&self, view: View, position: Position) -> Result<(), Behind> {
+        self.deps().views.wait_for_view(view, position, self.config().visible_wait()).await
     }
 }
 

@@ -117,6 +117,7 @@ where
 {
     async fn answer(&self, request: Request) -> Answer {
         let deps = self.gateway.deps();
+        self.gateway.require_keys()?;
         let now = deps.clock.now();
         let caller = auth::authenticate(request.headers(), deps.views.keys(), self.gateway.hasher(), now)?;
         caller.authorise(self.scope)?;

@@ -14,6 +14,18 @@ mod support;
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::{ECHO, Node, problem, read, send, text};
+use wasmwiz_actors::ids::Ids;
+use wasmwiz_events::{
+    commit::{Commit, Header},
+    id::TenantId,
+    ledger::Head,
+    log::{Append, EventLog as _},
+};
+use wasmwiz_gateway::GatewayConfig;
+use wasmwiz_projections::views::View;
+
+/// How long something may take that is bound to happen.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_key_works_at_once_and_stops_at_once() {
@@ -160,4 +172,47 @@ async fn a_tenant_over_its_rate_is_told_when_to_come_back() {
     assert_eq!(response.status(), 429);
     assert!(response.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
     assert_eq!(response.headers()["ratelimit-policy"], "\"executions\";q=10;w=60");
+}
+
+#[tokio::test]
+async fn what_the_node_does_not_forbid_yet_is_not_called_forbidden() {
+    let node = Node::start_with(GatewayConfig { visible_wait_ms: 50, ..Default::default() }).await;
+    let (id, key) = node.tenant("pro").await;
+    let (_, keys) = read(node.get("/v1/keys", &key)).await;
+    node.views.shutdown().await;
+    let suspended = node.post(&format!("/v1/tenants/{id}/suspend"), &node.operator);
+    let resumed = node.post(&format!("/v1/tenants/{id}/resume"), &node.operator);
+    let revoked = node.request(Method::DELETE, &format!("/v1/keys/{}", text(&keys["items"][0]["id"])), &key);
+    assert_eq!(problem(suspended).await, (503, "unavailable".into()));
+    assert_eq!(read(resumed).await.0, 200);
+    let response = send(revoked).await;
+    assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+    assert!(response.text().await.unwrap().contains("is recorded"));
+    // The entity knows.
+    assert_eq!(problem(node.request(Method::DELETE, "/v1/modules/m", &key)).await, (401, "unauthenticated".into()));
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_by_a_view_that_has_stopped() {
+    let node = Node::start().await;
+    let (_, key) = node.tenant("pro").await;
+    node.settle().await;
+    assert_eq!(read(node.get("/v1/modules", &key)).await.0, 200);
+    // A commit that no view can fold: it decodes to nothing.
+    let like = node.log.commits()[0].commit.clone();
+    let tenant = TenantId::new("t-unreadable").unwrap();
+    let prev_hash = Head::genesis(&tenant).hash;
+    let header = Header { tenant, prev_hash, commit_id: Ids.commit(), ..like.header().clone() };
+    let commit = Commit::from_stored(header, like.hash(), b"nonsense".to_vec().into());
+    let appended = node.log.append(Append { commit, payloads: Vec::new() }).await.unwrap();
+    let behind = node.views.wait_for_view(View::Keys, appended.position, DEADLINE).await.unwrap_err();
+    assert!(behind.stopped);
+    let refused = tokio::time::timeout(DEADLINE, async {
+        while read(node.get("/v1/modules", &key)).await.0 != 503 {
+            tokio::task::yield_now().await;
+        }
+    });
+    refused.await.expect("the stopped view is noticed");
+    assert_eq!(problem(node.get("/v1/modules", &key)).await, (503, "unavailable".into()));
+    assert_eq!(read(node.get("/livez", "")).await.0, 200);
 }

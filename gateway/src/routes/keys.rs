@@ -88,7 +88,7 @@ pub(crate) async fn revoke(gateway: Gateway, caller: Caller, request: Request) -
     let key_id = path(&request, "key_id", Kind::KeyNotFound)?;
     let (command, origin) = (Command::RevokeKey { key_id }, Context::origin(&request));
     let decided = gateway.ask(caller.tenant_id(), command, caller.authority(), origin).await?;
-    gateway.until_visible(View::Keys, decided.position).await;
+    gateway.until_forbidden(decided.position).await?;
     let mut response = Response::builder().status(StatusCode::NO_CONTENT).finish();
     position::mark(&mut response, decided.position);
     Ok(response)

@@ -126,6 +126,7 @@ pub(crate) async fn suspend(gateway: Gateway, caller: Caller, mut request: Reque
     };
     let command = Command::Suspend { reason };
     let decided = gateway.ask(&id, command, caller.operator(), Context::origin(&request)).await?;
+    gateway.until_forbidden(decided.position).await?;
     changed(&gateway, &id, decided.position).await
 }
 
