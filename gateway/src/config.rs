@@ -16,6 +16,9 @@ pub struct GatewayConfig {
     pub json_bytes_max: u64,
     /// All bodies that are in memory together, in bytes. More is answered 503.
     pub bodies_bytes_max: u64,
+    /// Of them, those of one tenant, in bytes. More is answered 503. At least the largest upload of the widest tier: a
+    /// module with its input.
+    pub bodies_bytes_per_tenant_max: u64,
     /// Between two pieces of a body, in milliseconds.
     pub body_idle_ms: u64,
     /// What a body may take whatever its size, in milliseconds.
@@ -44,6 +47,7 @@ impl Default for GatewayConfig {
             server: ServerConfig::default(),
             json_bytes_max: 64 << 10,
             bodies_bytes_max: 512 << 20,
+            bodies_bytes_per_tenant_max: 128 << 20,
             body_idle_ms: 10_000,
             body_grace_ms: 10_000,
             body_rate_bytes: 16 << 10,

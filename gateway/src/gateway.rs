@@ -21,7 +21,7 @@ use wasmwiz_projections::{Behind, State, Views, views::View};
 use crate::{
     auth::api_key::{Hasher, Secret},
     config::GatewayConfig,
-    extract::body::Memory,
+    extract::body::{Memory, Share},
     middleware::Edge,
     problem::Problem,
     router,
@@ -124,7 +124,8 @@ impl Gateway {
     /// A gateway over what the node has started.
     pub fn new(mut deps: GatewayDeps, config: GatewayConfig) -> Self {
         let hasher = Hasher::new(deps.pepper.take());
-        let (memory, executor_check) = (Memory::new(config.bodies_bytes_max), CheckCache::default());
+        let memory = Memory::new(config.bodies_bytes_max, config.bodies_bytes_per_tenant_max);
+        let executor_check = CheckCache::default();
         let keys_health = KeysHealth::new();
         Self(Arc::new(Shared { deps, config, hasher, memory, executor_check, keys_health }))
     }
@@ -141,8 +142,9 @@ impl Gateway {
         &self.0.hasher
     }
 
-    pub(crate) fn memory(&self) -> &Memory {
-        &self.0.memory
+    /// The memory for bodies of one tenant.
+    pub(crate) fn memory_of(&self, tenant: &TenantId) -> Share {
+        self.0.memory.share(tenant)
     }
 
     pub(crate) fn executor_check(&self) -> &CheckCache {

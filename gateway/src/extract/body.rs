@@ -1,6 +1,10 @@
 //! Bodies: counted while they come, in time, and within what all bodies together may take.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{Version, header};
@@ -11,7 +15,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
-use wasmwiz_events::tenant::Tier;
+use wasmwiz_events::{id::TenantId, tenant::Tier};
 
 use crate::{
     config::GatewayConfig,
@@ -45,19 +49,73 @@ impl Limit {
     }
 }
 
-/// The memory that all bodies share.
+/// The memory that all bodies share, and what each tenant holds of it.
 #[derive(Debug, Clone)]
-pub(crate) struct Memory(Arc<Semaphore>);
+pub(crate) struct Memory(Arc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    units: Arc<Semaphore>,
+    units_per_tenant_max: u64,
+    /// Tenants that hold any; in units. Locked for an addition, never across a wait.
+    held: Mutex<HashMap<TenantId, u64>>,
+}
 
 impl Memory {
-    pub(crate) fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64, bytes_per_tenant: u64) -> Self {
         let units = usize::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(usize::MAX);
-        Self(Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))))
+        Self(Arc::new(Pool {
+            units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            units_per_tenant_max: bytes_per_tenant.div_ceil(UNIT_BYTES),
+            held: Mutex::default(),
+        }))
     }
 
+    /// The part of it that is for one tenant.
+    pub(crate) fn share(&self, tenant: &TenantId) -> Share {
+        Share { pool: Arc::clone(&self.0), tenant: tenant.clone() }
+    }
+}
+
+impl Pool {
+    fn held(&self) -> MutexGuard<'_, HashMap<TenantId, u64>> {
+        // What it guards is whole after every statement.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts `units` for a tenant, if it may have them.
+    fn hold(&self, tenant: &TenantId, units: u64) -> bool {
+        let mut held = self.held();
+        let all = held.get(tenant).copied().unwrap_or_default().saturating_add(units);
+        if all > self.units_per_tenant_max {
+            return false;
+        }
+        held.insert(tenant.clone(), all);
+        true
+    }
+
+    fn let_go(&self, tenant: &TenantId, units: u64) {
+        let mut held = self.held();
+        let Some(all) = held.get_mut(tenant) else { return };
+        *all = all.saturating_sub(units);
+        // Only those who hold any are kept, so the map is no larger than there are bodies.
+        if *all == 0 {
+            held.remove(tenant);
+        }
+    }
+}
+
+/// What one tenant may take of the memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Share {
+    pool: Arc<Pool>,
+    tenant: TenantId,
+}
+
+impl Share {
     /// Room for `bytes`, if there is any.
     pub(crate) fn room(&self, bytes: u64) -> Result<Room, Problem> {
-        let mut room = Room { memory: self.clone(), permit: None, bytes: 0 };
+        let mut room = Room { share: self.clone(), permit: None, bytes: 0 };
         room.grow_to(bytes)?;
         Ok(room)
     }
@@ -66,7 +124,7 @@ impl Memory {
 /// Room for one body; it is given back when the body is no longer needed.
 #[derive(Debug)]
 pub(crate) struct Room {
-    memory: Memory,
+    share: Share,
     permit: Option<OwnedSemaphorePermit>,
     bytes: u64,
 }
@@ -77,15 +135,16 @@ impl Room {
             return Ok(());
         }
         let units = bytes.saturating_sub(self.bytes).div_ceil(UNIT_BYTES);
-        let more =
-            u32::try_from(units).ok().and_then(|units| Arc::clone(&self.memory.0).try_acquire_many_owned(units).ok());
-        let more = more.ok_or_else(|| {
-            Problem::new(
-                Kind::TooManyBodies,
-                "The bodies that are on their way to this node take all the memory they may. Try again after the pause.",
-            )
-            .retry_after_ms(RETRY_MS)
-        })?;
+        let Share { pool, tenant } = &self.share;
+        if !pool.hold(tenant, units) {
+            return Err(full("The bodies of this tenant take all the memory of this node that one tenant may have."));
+        }
+        let more = u32::try_from(units).ok();
+        let more = more.and_then(|units| Arc::clone(&pool.units).try_acquire_many_owned(units).ok());
+        let Some(more) = more else {
+            pool.let_go(tenant, units);
+            return Err(full("The bodies that are on their way to this node take all the memory they may."));
+        };
         match &mut self.permit {
             Some(permit) => permit.merge(more),
             None => self.permit = Some(more),
@@ -96,9 +155,14 @@ impl Room {
     }
 }
 
+fn full(what: &str) -> Problem {
+    Problem::new(Kind::TooManyBodies, format!("{what} Try again after the pause.")).retry_after_ms(RETRY_MS)
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
         if self.bytes > 0 {
+            self.share.pool.let_go(&self.share.tenant, self.bytes / UNIT_BYTES);
             ::metrics::gauge!(metrics::BODY_BYTES).decrement(gauged(self.bytes / UNIT_BYTES));
         }
     }
@@ -160,7 +224,7 @@ pub(crate) fn require_length(request: &Request) -> Result<(), Problem> {
 /// Reads the body of `request`, which becomes empty.
 pub(crate) async fn read(
     config: &GatewayConfig,
-    memory: &Memory,
+    share: &Share,
     request: &mut Request,
     limit: Limit,
 ) -> Result<Held, Problem> {
@@ -170,7 +234,7 @@ pub(crate) async fn read(
     if named.is_some_and(|bytes| bytes > limit.bytes) {
         return Err(limit.exceeded());
     }
-    let mut room = memory.room(0)?;
+    let mut room = share.room(0)?;
     let mut body: BoxBody<Bytes, std::io::Error> = request.take_body().into();
     let (mut first, mut rest, mut count) = (Bytes::new(), BytesMut::new(), 0_u64);
     let pace = Pace::begin(config);
@@ -227,13 +291,17 @@ mod tests {
         Request::builder().body(Body::from_bytes_stream(stream::iter(pieces)))
     }
 
+    fn share(memory: &Memory, tenant: &str) -> Share {
+        memory.share(&TenantId::new(tenant).unwrap())
+    }
+
     async fn read_with(memory: &Memory, mut request: Request) -> Result<Held, Problem> {
-        read(&GatewayConfig::default(), memory, &mut request, LIMIT).await
+        read(&GatewayConfig::default(), &share(memory, "t-a"), &mut request, LIMIT).await
     }
 
     #[tokio::test]
     async fn a_body_in_pieces_is_put_together() {
-        let memory = Memory::new(1 << 20);
+        let memory = Memory::new(1 << 20, 1 << 20);
         let bodies: [&[&'static [u8]]; 4] = [&[], &[b"abc"], &[b"abc", b"def"], &[b"", b"abcde", b"", b"fghij"]];
         for pieces in bodies {
             let held = read_with(&memory, chunked(pieces)).await.unwrap();
@@ -243,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_grows_past_its_limit_is_stopped_there() {
-        let problem = read_with(&Memory::new(1 << 20), chunked(&[b"0123456789", b"0"])).await.unwrap_err();
+        let problem = read_with(&Memory::new(1 << 20, 1 << 20), chunked(&[b"0123456789", b"0"])).await.unwrap_err();
         assert_eq!(problem.kind(), Kind::BodyTooLarge);
         assert!(problem.detail().contains("10 bytes in tier free"), "{problem:?}");
     }
@@ -253,13 +321,13 @@ mod tests {
         let request = Request::builder()
             .header("content-length", "11")
             .body(Body::from_bytes_stream(stream::pending::<Result<Bytes, std::io::Error>>()));
-        let problem = read_with(&Memory::new(1 << 20), request).await.unwrap_err();
+        let problem = read_with(&Memory::new(1 << 20, 1 << 20), request).await.unwrap_err();
         assert_eq!(problem.kind(), Kind::BodyTooLarge);
     }
 
     #[tokio::test]
     async fn bodies_together_have_a_bound_and_give_it_back() {
-        let memory = Memory::new(1_024);
+        let memory = Memory::new(1_024, 1_024);
         let held = read_with(&memory, chunked(&[b"a"])).await.unwrap();
         let problem = read_with(&memory, chunked(&[b"b"])).await.unwrap_err();
         assert_eq!(problem.kind(), Kind::TooManyBodies);
@@ -267,11 +335,25 @@ mod tests {
         assert!(read_with(&memory, chunked(&[b"b"])).await.is_ok());
     }
 
+    #[test]
+    fn one_tenant_does_not_take_all_memory() {
+        let memory = Memory::new(4 * 1_024, 2 * 1_024);
+        let (one, other) = (share(&memory, "t-a"), share(&memory, "t-b"));
+        let held = one.room(2 * 1_024).unwrap();
+        assert_eq!(one.room(1).unwrap_err().kind(), Kind::TooManyBodies);
+        assert!(other.room(2 * 1_024).is_ok());
+        drop(held);
+        let _held = (one.room(2 * 1_024).unwrap(), other.room(2 * 1_024).unwrap());
+        // What the node has no room for is not counted for the tenant.
+        assert!(share(&memory, "t-c").room(1).is_err());
+        assert_eq!(memory.0.held().len(), 2);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_coming_is_given_up() {
         let stalled =
             Request::builder().body(Body::from_bytes_stream(stream::pending::<Result<Bytes, std::io::Error>>()));
-        let problem = read_with(&Memory::new(1_024), stalled).await.unwrap_err();
+        let problem = read_with(&Memory::new(1_024, 1_024), stalled).await.unwrap_err();
         assert_eq!(problem.kind(), Kind::BodyTooSlow);
     }
 
@@ -279,7 +361,7 @@ mod tests {
     async fn a_body_that_breaks_off_is_the_callers_fault() {
         let broken = stream::iter([Ok(Bytes::from_static(b"a")), Err(std::io::Error::other("reset"))]);
         let request = Request::builder().body(Body::from_bytes_stream(broken));
-        let problem = read_with(&Memory::new(1_024), request).await.unwrap_err();
+        let problem = read_with(&Memory::new(1_024, 1_024), request).await.unwrap_err();
         assert_eq!(problem.kind(), Kind::MalformedRequest);
     }
 

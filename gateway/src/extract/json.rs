@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::body::{self, Limit};
 use crate::{
     Gateway,
+    auth::Caller,
     problem::{Fault, Kind, Problem},
 };
 
@@ -26,17 +27,22 @@ pub(crate) struct Fields {
 
 impl Fields {
     /// Reads a body that must be there.
-    pub(crate) async fn read(gateway: &Gateway, request: &mut Request) -> Result<Self, Problem> {
+    pub(crate) async fn read(gateway: &Gateway, caller: &Caller, request: &mut Request) -> Result<Self, Problem> {
         body::require_length(request)?;
-        let fields = Self::read_optional(gateway, request).await?;
+        let fields = Self::read_optional(gateway, caller, request).await?;
         fields.ok_or_else(|| Problem::new(Kind::EmptyBody, "This resource needs a JSON object as its body."))
     }
 
     /// Reads a body that may be left out.
-    pub(crate) async fn read_optional(gateway: &Gateway, request: &mut Request) -> Result<Option<Self>, Problem> {
+    pub(crate) async fn read_optional(
+        gateway: &Gateway,
+        caller: &Caller,
+        request: &mut Request,
+    ) -> Result<Option<Self>, Problem> {
         let limit = Limit { bytes: gateway.config().json_bytes_max, what: "A JSON body", tier: None };
         let media_type = media_type(request);
-        let held = body::read(gateway.config(), gateway.memory(), request, limit).await?;
+        let share = gateway.memory_of(caller.tenant_id());
+        let held = body::read(gateway.config(), &share, request, limit).await?;
         if held.bytes.is_empty() {
             return Ok(None);
         }

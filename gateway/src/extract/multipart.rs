@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use multer::{Constraints, Error, Field, Multipart, SizeLimit};
 use poem::Request;
-use wasmwiz_actors::limits::TierLimits;
 use wasmwiz_events::tenant::Tier;
 
 use super::{
@@ -12,6 +11,7 @@ use super::{
 };
 use crate::{
     Gateway,
+    auth::Caller,
     problem::{Kind, Problem},
 };
 
@@ -35,12 +35,9 @@ pub(crate) struct Parts {
 }
 
 /// Reads the parts `wasm`, `input` and `arg`.
-pub(crate) async fn read(
-    gateway: &Gateway,
-    request: &mut Request,
-    tier: Tier,
-    limits: &TierLimits,
-) -> Result<Parts, Problem> {
+pub(crate) async fn read(gateway: &Gateway, caller: &Caller, request: &mut Request) -> Result<Parts, Problem> {
+    let tier = caller.tenant.tier;
+    let limits = gateway.deps().policy.of(tier);
     let content_type = request.content_type().map(str::to_owned).unwrap_or_default();
     if !content_type.to_ascii_lowercase().starts_with("multipart/form-data") {
         return Err(unsupported("multipart/form-data"));
@@ -49,7 +46,8 @@ pub(crate) async fn read(
     body::require_length(request)?;
     let bytes = limits.module_bytes.saturating_add(limits.stdin_bytes).saturating_add(OVERHEAD_BYTES);
     let limit = Limit { bytes, what: "A module with its input", tier: Some(tier) };
-    let held = body::read(gateway.config(), gateway.memory(), request, limit).await?;
+    let share = gateway.memory_of(caller.tenant_id());
+    let held = body::read(gateway.config(), &share, request, limit).await?;
     let sizes = SizeLimit::new()
         .whole_stream(bytes)
         .per_field(ARGUMENT_BYTES)
@@ -153,6 +151,8 @@ fn broken(error: &Error) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use wasmwiz_events::id::TenantId;
+
     use super::*;
     use crate::extract::body::Memory;
 
@@ -160,7 +160,7 @@ mod tests {
         let sizes = SizeLimit::new().per_field(8).for_field("wasm", 16).for_field("input", 16);
         let constraints = Constraints::new().allowed_fields(vec!["wasm", "input", "arg"]).size_limit(sizes);
         let stream = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from_static(body))]);
-        let room = Memory::new(1_024).room(0).unwrap();
+        let room = Memory::new(1_024, 1_024).share(&TenantId::new("t-a").unwrap()).room(0).unwrap();
         let multipart = Multipart::with_constraints(stream, "B", constraints);
         gather(multipart, 3, room).await.map_err(|refused| refused.for_tier(Tier::Free))
     }

@@ -56,8 +56,7 @@ pub(crate) async fn run_upload(gateway: Gateway, caller: Caller, mut request: Re
     let mut query = Query::of(&request)?;
     let timeout_ms = timeout(&mut query);
     query.finish()?;
-    let tier = caller.tenant.tier;
-    let parts = multipart::read(&gateway, &mut request, tier, gateway.deps().policy.of(tier)).await?;
+    let parts = multipart::read(&gateway, &caller, &mut request).await?;
     let multipart::Parts { wasm, input, args, room } = parts;
     let answer = execute(&gateway, &caller, &request, Code::Inline(wasm), input, args, timeout_ms).await;
     drop(room);
@@ -86,7 +85,7 @@ async fn read_stdin(gateway: &Gateway, caller: &Caller, request: &mut Request) -
     let tier = caller.tenant.tier;
     let bytes = gateway.deps().policy.of(tier).stdin_bytes;
     let limit = Limit { bytes, what: "Standard input", tier: Some(tier) };
-    body::read(gateway.config(), gateway.memory(), request, limit).await
+    body::read(gateway.config(), &gateway.memory_of(caller.tenant_id()), request, limit).await
 }
 
 async fn execute(
@@ -170,7 +169,7 @@ pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> A
     let mut _room = None;
     if let Some(end) = &record.end {
         let size = [end.stdout, end.stderr].into_iter().flatten().map(|output| output.size_bytes).sum::<u64>();
-        _room = Some(gateway.memory().room(size.saturating_mul(JSON_FACTOR))?);
+        _room = Some(gateway.memory_of(caller.tenant_id()).room(size.saturating_mul(JSON_FACTOR))?);
         if let Some(output) = end.stdout {
             streams.stdout = kept(&gateway, end.finished_position, output.digest, output.size_bytes).await?;
         }

@@ -25,7 +25,7 @@ use crate::{
 /// POST /v1/keys
 pub(crate) async fn issue(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     Query::of(&request)?.finish()?;
-    let (name, scopes, expires_at) = wanted(Fields::read(&gateway, &mut request).await?)?;
+    let (name, scopes, expires_at) = wanted(Fields::read(&gateway, &caller, &mut request).await?)?;
     let secret = draw(&gateway);
     let (key_id, hash) = (secret.key_id().clone(), secret.hash());
     let command = Command::IssueKey(NewKey { key_id, name: name.clone(), scopes, hash, expires_at });

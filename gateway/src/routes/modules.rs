@@ -56,7 +56,7 @@ async fn read_wasm(gateway: &Gateway, caller: &Caller, request: &mut Request) ->
     let tier = caller.tenant.tier;
     let bytes = gateway.deps().policy.of(tier).module_bytes;
     let limit = Limit { bytes, what: "A module", tier: Some(tier) };
-    let held = body::read(gateway.config(), gateway.memory(), request, limit).await?;
+    let held = body::read(gateway.config(), &gateway.memory_of(caller.tenant_id()), request, limit).await?;
     if held.bytes.is_empty() {
         return Err(Problem::new(Kind::EmptyBody, "The body is empty. Send the bytes of a .wasm file."));
     }

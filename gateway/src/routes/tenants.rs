@@ -23,7 +23,7 @@ use crate::{
 /// POST /v1/tenants
 pub(crate) async fn register(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     Query::of(&request)?.finish()?;
-    let mut fields = Fields::read(&gateway, &mut request).await?;
+    let mut fields = Fields::read(&gateway, &caller, &mut request).await?;
     let (name, tier) = (fields.required::<String>("name"), tier(&mut fields, true));
     let (name, tier) = fields.finish(name.zip(tier))?;
     let (id, secret) = (draw_id(), keys::draw(&gateway));
@@ -102,7 +102,7 @@ async fn changed(gateway: &Gateway, id: &TenantId, at: Position) -> Answer {
 pub(crate) async fn change(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let id: TenantId = path(&request, "tenant", Kind::TenantNotFound)?;
-    let mut fields = Fields::read(&gateway, &mut request).await?;
+    let mut fields = Fields::read(&gateway, &caller, &mut request).await?;
     let (name, tier) = (fields.optional("name"), tier(&mut fields, false));
     let (name, tier) = fields.finish(Some((name, tier)))?;
     if name.is_none() && tier.is_none() {
@@ -117,7 +117,7 @@ pub(crate) async fn change(gateway: Gateway, caller: Caller, mut request: Reques
 pub(crate) async fn suspend(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let id: TenantId = path(&request, "tenant", Kind::TenantNotFound)?;
-    let reason = match Fields::read_optional(&gateway, &mut request).await? {
+    let reason = match Fields::read_optional(&gateway, &caller, &mut request).await? {
         Some(mut fields) => {
             let reason = fields.optional("reason");
             fields.finish(Some(reason))?
