@@ -207,6 +207,9 @@ impl Operation {
             } else {
                 self = self.with_header("Wasmwiz-Position", "Where the log has it; for Wasmwiz-Min-Position of reads.");
             }
+            if *method == Method::POST {
+                self = self.problem(&[Kind::InvalidHeader]);
+            }
             let operator = if scope == Scope::Operator { &[Kind::NotAnOperator][..] } else { &[] };
             self = self.problem(&[Kind::Unauthenticated, Kind::MissingScope, Kind::TenantSuspended]).problem(operator);
             self = self.problem(&[Kind::InvalidQuery, Kind::NodeBusy, Kind::Unavailable, Kind::DeadlinePassed]);

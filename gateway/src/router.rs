@@ -1,6 +1,6 @@
 //! Every route on one screen: method, path, the scope it needs, its handler, and its page in the document.
 
-use http::Method;
+use http::{HeaderMap, Method};
 use poem::{Endpoint, EndpointExt as _, Request, Response, Route as Tree, endpoint::BoxEndpoint};
 use wasmwiz_events::key::Scope::{self, *};
 
@@ -10,7 +10,7 @@ use crate::{
     middleware::RouteLabel,
     openapi::Operation,
     position,
-    problem::Problem,
+    problem::{Kind, Problem},
     routes::{audit, docs, executions, health, keys, modules, tenants, usage},
 };
 
@@ -121,6 +121,9 @@ where
         let now = deps.clock.now();
         let caller = auth::authenticate(request.headers(), deps.views.keys(), self.gateway.hasher(), now)?;
         caller.authorise(self.scope)?;
+        if request.method() == Method::POST {
+            refuse_idempotency_key(request.headers())?;
+        }
         if request.method() == Method::GET
             && let Some(wanted) = position::wanted(request.headers())?
         {
@@ -133,6 +136,17 @@ where
         }
         (self.run)(self.gateway.clone(), caller, request).await
     }
+}
+
+/// A client that sends such a key relies on it: to ignore it would run the same request twice.
+fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
+    if !headers.contains_key("idempotency-key") {
+        return Ok(());
+    }
+    let detail = "This version does not support idempotency keys. Send the request without the header, and before \
+         you repeat one whose answer was lost, look whether it took effect: lists show the newest first.";
+    let problem = Problem::new(Kind::InvalidHeader, detail);
+    Err(problem.at("header:Idempotency-Key", "is not supported; leave it out"))
 }
 
 impl<F, Fut> Endpoint for Secured<F>

@@ -160,6 +160,7 @@ async fn what_is_sent_wrongly_has_a_problem_of_its_own() {
         (node.get("/v1/usage?from=yesterday", &key), 400, "invalid-query"),
         (node.get("/v1/modules", &key).header("wasmwiz-min-position", "x"), 400, "malformed-position"),
         (node.get("/v1/tenants", &key), 403, "missing-scope"),
+        (node.post("/v1/keys", &key).header("idempotency-key", "k-1").body("{}"), 400, "invalid-header"),
     ] {
         let asked = format!("{request:?}");
         assert_eq!(problem(request).await, (status, slug.to_owned()), "{asked}");
