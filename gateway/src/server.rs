@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 mod admission;
 mod config;
 mod connection;
+mod linger;
 mod socket;
 
 pub use config::ServerConfig;

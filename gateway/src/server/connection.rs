@@ -23,7 +23,7 @@ use poem::{
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{ServerConfig, socket::Socket};
+use super::{ServerConfig, linger::linger, socket::Socket};
 
 /// How a connection's life ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,8 @@ pub(super) async fn serve<E: Endpoint + 'static>(
             let endpoint = Arc::clone(&endpoint);
             let from = (local.clone(), remote.clone());
             async move {
-                let request = poem::Request::from((request, from.0, from.1, Scheme::HTTP));
+                let mut request = poem::Request::from((request, from.0, from.1, Scheme::HTTP));
+                linger(&mut request);
                 let response = endpoint.get_response(request).await;
                 drop(beat);
                 Ok::<_, Infallible>(http::Response::from(response))
