@@ -16,6 +16,9 @@ use wasmwiz_gateway::auth::api_key::{self, NewSecret};
 
 use crate::{app::App, config::Config};
 
+/// How long a start waits until what it recorded is shown: longer than a view lags that has nothing to catch up with.
+const VISIBLE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Makes sure that the system tenant exists and that its operator has a key. Gives the key if it was drawn now: at the
 /// first start, when none is configured. Who loses it configures another.
 ///
@@ -89,5 +92,10 @@ async fn ask(app: &App, tenant: &str, command: Command) -> Result<Decided, AskEr
     let tenant = TenantId::new(tenant)
         .map_err(|error| AskError::Unavailable { reason: error.to_string().into(), retry_after_ms: 0 })?;
     let ask = Ask { command, by: Authority::System, origin: Origin::internal(Ids.command()), payloads: vec![] };
-    app.region().ask(&tenant, ask).await
+    let decided = app.region().ask(&tenant, ask).await?;
+    // Whoever is told a key may use it at once. A node whose views are still catching up says so by its readiness.
+    if let Err(behind) = app.views().wait_for(decided.position, VISIBLE_WITHIN).await {
+        tracing::warn!(%behind, "a key is recorded, and this node does not know it yet");
+    }
+    Ok(decided)
 }
