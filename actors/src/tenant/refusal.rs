@@ -6,7 +6,7 @@ use wasmwiz_events::{key::Scope, time::Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No such tenant.
-    #[error("the tenant is not registered")]
+    #[error("there is no tenant with this id; GET /v1/tenants lists those there are")]
     NotRegistered,
     /// There is one already.
     #[error("the tenant is registered already")]
@@ -21,7 +21,7 @@ pub enum Refusal {
     #[error("a name has 1 to 100 characters and no control characters")]
     InvalidName,
     /// The key is not one of this tenant's.
-    #[error("the key is unknown")]
+    #[error("there is no key with this id; GET /v1/keys lists those there are")]
     KeyUnknown,
     /// The key was revoked.
     #[error("the key was revoked; use another, or issue a new one")]
@@ -33,7 +33,7 @@ pub enum Refusal {
     #[error("the key lacks the scope {0}; use a key that has it")]
     MissingScope(Scope),
     /// A credential can never mint a wider one.
-    #[error("a key cannot be issued with scopes that its issuer lacks")]
+    #[error("a key cannot be issued with scopes that its issuer lacks; ask for fewer, or use a key that has them")]
     WiderScopes,
     /// A key without scopes could do nothing.
     #[error("a key needs at least one scope")]
