@@ -166,6 +166,9 @@ async fn a_configured_operator_key_works_and_no_secret_is_written_anywhere() -> 
     client.with_credential(&flip_last(&issued.secret)).get("/v1/executions").await?.refuses(401, "unauthenticated")?;
     let metrics = node.admin()?.get("/metrics").await?.expect(StatusCode::OK)?.text();
     ensure!(metrics.contains("wasmwiz_"), "no metrics: {metrics}");
+    // The same key at a second start, also when the views have to be folded again first.
+    node.terminate().await?;
+    fs::remove_dir_all(node.data().join("views"))?;
     node.restart().await?;
     Client::new(&node.ready().url, Some(OPERATOR_KEY))?.get("/v1/tenants").await?.is(200)?;
     let (stdout, stderr) = (node.stdout(), node.stderr());

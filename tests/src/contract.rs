@@ -18,7 +18,7 @@ const SECURITY: [(&str, &str); 4] = [
 
 /// What a text has that says what to do: a second sentence, a second clause, or what would be right. A bare statement of
 /// the fault has none of these.
-const REMEDIES: [&str; 7] = [". ", "; ", " takes ", " must ", " needs ", " at most ", " has "];
+const REMEDIES: [&str; 8] = [". ", "; ", "Send ", " takes", " must ", " needs ", " at most ", " has "];
 
 impl Answer {
     /// What every answer has: a request's id and the security headers.
