@@ -1,10 +1,11 @@
 //! The routes: each extracts, asks, and shows. One file a resource; the documents of a file's routes are at its end.
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use poem::Response;
 use serde::Serialize;
 
-use crate::problem::Problem;
+use crate::{extract::body::Room, problem::Problem};
 
 pub(crate) mod audit;
 pub(crate) mod docs;
@@ -17,8 +18,20 @@ pub(crate) mod usage;
 
 /// An answer of JSON.
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, Problem> {
-    let body = serde_json::to_vec(body).map_err(Problem::internal)?;
-    Ok(Response::builder().status(status).header(header::CONTENT_TYPE, "application/json").body(body))
+    Ok(of_json(status, written(body)?))
+}
+
+/// An answer of JSON that takes room until it has been sent.
+pub(crate) fn json_in(room: Room, status: StatusCode, body: &impl Serialize) -> Result<Response, Problem> {
+    Ok(of_json(status, room.keep(written(body)?)))
+}
+
+fn written(body: &impl Serialize) -> Result<Bytes, Problem> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(Problem::internal)
+}
+
+fn of_json(status: StatusCode, body: Bytes) -> Response {
+    Response::builder().status(status).header(header::CONTENT_TYPE, "application/json").body(body)
 }
 
 /// Says where the new thing is.

@@ -159,6 +159,25 @@ fn full(what: &str) -> Problem {
     Problem::new(Kind::TooManyBodies, format!("{what} Try again after the pause.")).retry_after_ms(RETRY_MS)
 }
 
+/// Bytes of an answer and the room for them, which is given back once they have been sent.
+struct Kept {
+    bytes: Bytes,
+    _room: Room,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Room {
+    /// Ties the room to `bytes`: it lasts as long as they do.
+    pub(crate) fn keep(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Kept { bytes, _room: self })
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
         if self.bytes > 0 {
@@ -347,6 +366,18 @@ mod tests {
         // What the node has no room for is not counted for the tenant.
         assert!(share(&memory, "t-c").room(1).is_err());
         assert_eq!(memory.0.held().len(), 2);
+    }
+
+    #[test]
+    fn room_for_an_answer_lasts_as_long_as_its_bytes() {
+        let share = share(&Memory::new(1_024, 1_024), "t-a");
+        let bytes = share.room(3).unwrap().keep(Bytes::from_static(b"abc"));
+        let part = bytes.slice(1..);
+        drop(bytes);
+        assert!(share.room(1).is_err());
+        assert_eq!(part, "bc");
+        drop(part);
+        assert!(share.room(1).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,12 +12,12 @@ use wasmwiz_events::{
 };
 use wasmwiz_projections::executions::{ExecutionFilter, ExecutionRecord};
 
-use super::{json, locate};
+use super::{json, json_in, locate};
 use crate::{
     auth::Caller,
     extract::{
         Context, Query,
-        body::{self, Held, Limit},
+        body::{self, Held, Limit, Room},
         json::media_type,
         multipart, not_found, path,
     },
@@ -102,7 +102,14 @@ async fn execute(
     let origin = Context::origin(request);
     let wanted = dispatch::Request { tenant, key, origin, code, stdin, args, timeout_ms };
     let done = gateway.deps().dispatch.execute(wanted).await?;
-    let mut response = if raw { raw_answer(&done) } else { json(StatusCode::OK, &Resource::of(&done))? };
+    let size = u64::try_from(done.stdout.len().saturating_add(done.stderr.len())).unwrap_or(u64::MAX);
+    // What ran is answered, room or not; as far as there is room, it is counted against what comes next.
+    let room = gateway.memory_of(caller.tenant_id()).room(size.saturating_mul(if raw { 1 } else { JSON_FACTOR })).ok();
+    let mut response = match room {
+        room if raw => raw_answer(&done, room),
+        Some(room) => json_in(room, StatusCode::OK, &Resource::of(&done))?,
+        None => json(StatusCode::OK, &Resource::of(&done))?,
+    };
     position::mark(&mut response, done.position);
     if !raw {
         locate(&mut response, &format!("/v1/executions/{}", done.accepted.execution_id));
@@ -116,12 +123,16 @@ fn wants_bytes(request: &Request) -> bool {
     accept.is_some_and(|accept| accept.split([',', ';']).any(|part| part.trim().eq_ignore_ascii_case(BYTES)))
 }
 
-fn raw_answer(done: &Done) -> Response {
+fn raw_answer(done: &Done, room: Option<Room>) -> Response {
+    let stdout = match room {
+        Some(room) => room.keep(done.stdout.clone()),
+        None => done.stdout.clone(),
+    };
     let (outcome, exit_code) = match &done.end {
         End::Finished(finished) => (finished.outcome, finished.exit_code),
         End::Lost(_) => (Outcome::Lost, None),
     };
-    let mut response = Response::builder().header(header::CONTENT_TYPE, BYTES).body(done.stdout.clone());
+    let mut response = Response::builder().header(header::CONTENT_TYPE, BYTES).body(stdout);
     let headers = response.headers_mut();
     headers.insert(HeaderName::from_static("wasmwiz-outcome"), HeaderValue::from_static(outcome.as_str()));
     if let Some(code) = exit_code {
@@ -166,10 +177,11 @@ async fn found(gateway: &Gateway, caller: &Caller, request: &Request) -> Result<
 pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     let record = found(&gateway, &caller, &request).await?;
     let mut streams = Streams::default();
-    let mut _room = None;
+    let share = gateway.memory_of(caller.tenant_id());
+    let mut room = share.room(0)?;
     if let Some(end) = &record.end {
         let size = [end.stdout, end.stderr].into_iter().flatten().map(|output| output.size_bytes).sum::<u64>();
-        _room = Some(gateway.memory_of(caller.tenant_id()).room(size.saturating_mul(JSON_FACTOR))?);
+        room = share.room(size.saturating_mul(JSON_FACTOR))?;
         if let Some(output) = end.stdout {
             streams.stdout = kept(&gateway, end.finished_position, output.digest, output.size_bytes).await?;
         }
@@ -177,7 +189,7 @@ pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> A
             streams.stderr = kept(&gateway, end.finished_position, output.digest, output.size_bytes).await?;
         }
     }
-    json(StatusCode::OK, &Resource::stored(&record, &streams))
+    json_in(room, StatusCode::OK, &Resource::stored(&record, &streams))
 }
 
 /// Bytes that a commit names: they ride with it, or are a blob; `None` when they are no longer kept.
@@ -191,33 +203,35 @@ async fn kept(gateway: &Gateway, at: Position, digest: Digest, size_bytes: u64) 
     }
 }
 
-async fn stream(gateway: &Gateway, at: Position, digest: Digest, size_bytes: u64) -> Answer {
+async fn stream(gateway: &Gateway, caller: &Caller, at: Position, digest: Digest, size_bytes: u64) -> Answer {
+    let room = gateway.memory_of(caller.tenant_id()).room(size_bytes)?;
     let bytes = kept(gateway, at, digest, size_bytes).await?;
     let bytes = bytes.ok_or_else(|| {
         let detail = "The bytes are no longer kept: their retention has passed. Their digest stays in the record.";
         Problem::new(Kind::PayloadGone, detail)
     })?;
-    Ok(Response::builder().header(header::CONTENT_TYPE, BYTES).body(bytes))
+    Ok(Response::builder().header(header::CONTENT_TYPE, BYTES).body(room.keep(bytes)))
 }
 
 /// GET /v1/executions/{execution_id}/stdin
 pub(crate) async fn stdin(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     let record = found(&gateway, &caller, &request).await?;
-    stream(&gateway, record.accepted_position, record.stdin.digest, record.stdin.size_bytes).await
+    stream(&gateway, &caller, record.accepted_position, record.stdin.digest, record.stdin.size_bytes).await
 }
 
 /// GET /v1/executions/{execution_id}/stdout
 pub(crate) async fn stdout(gateway: Gateway, caller: Caller, request: Request) -> Answer {
-    output(&gateway, &found(&gateway, &caller, &request).await?, |end| end.stdout).await
+    output(&gateway, &caller, &found(&gateway, &caller, &request).await?, |end| end.stdout).await
 }
 
 /// GET /v1/executions/{execution_id}/stderr
 pub(crate) async fn stderr(gateway: Gateway, caller: Caller, request: Request) -> Answer {
-    output(&gateway, &found(&gateway, &caller, &request).await?, |end| end.stderr).await
+    output(&gateway, &caller, &found(&gateway, &caller, &request).await?, |end| end.stderr).await
 }
 
 async fn output(
     gateway: &Gateway,
+    caller: &Caller,
     record: &ExecutionRecord,
     of: fn(&wasmwiz_projections::executions::ExecutionEnd) -> Option<wasmwiz_events::execution::Output>,
 ) -> Answer {
@@ -228,5 +242,5 @@ async fn output(
     let Some(output) = of(end) else {
         return Err(Problem::new(Kind::PayloadGone, "The execution was lost with its node. No output was recorded."));
     };
-    stream(gateway, end.finished_position, output.digest, output.size_bytes).await
+    stream(gateway, caller, end.finished_position, output.digest, output.size_bytes).await
 }

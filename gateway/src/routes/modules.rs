@@ -139,9 +139,10 @@ pub(crate) async fn wasm(gateway: Gateway, caller: Caller, request: Request) -> 
     let found = modules.get_version(caller.tenant_id(), &name, version).await?;
     let module = found.filter(|module| module.deleted_at.is_none());
     let module = module.ok_or_else(|| not_found(Kind::VersionNotFound))?;
+    let room = gateway.memory_of(caller.tenant_id()).room(module.size_bytes)?;
     let bytes = gateway.deps().blobs.get(module.digest).await?;
     let bytes = bytes.ok_or_else(|| Problem::internal(format_args!("the bytes of {} are not kept", module.digest)))?;
-    Ok(Response::builder().header(header::CONTENT_TYPE, WASM).body(bytes))
+    Ok(Response::builder().header(header::CONTENT_TYPE, WASM).body(room.keep(bytes)))
 }
 
 /// DELETE /v1/modules/{name}
@@ -195,7 +196,7 @@ pub(crate) fn wasm_doc() -> Operation {
     Operation::new("getModuleBytes", "modules", "Read the bytes of a version")
         .describe("Needs the scope modules:read.")
         .answers_bytes(200, WASM, "The bytes as they were uploaded")
-        .problem(&[Kind::ModuleNotFound, Kind::VersionNotFound])
+        .problem(&[Kind::ModuleNotFound, Kind::VersionNotFound, Kind::TooManyBodies])
 }
 
 pub(crate) fn delete_doc() -> Operation {

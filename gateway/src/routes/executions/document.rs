@@ -80,7 +80,7 @@ fn stream(id: &'static str, summary: &'static str) -> Operation {
     Operation::new(id, "executions", summary)
         .describe("Needs the scope executions:read.")
         .answers_bytes(200, BYTES, "The bytes")
-        .problem(&[Kind::ExecutionNotFound, Kind::PayloadGone])
+        .problem(&[Kind::ExecutionNotFound, Kind::PayloadGone, Kind::TooManyBodies])
 }
 
 pub(crate) fn stdin_doc() -> Operation {
