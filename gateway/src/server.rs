@@ -4,7 +4,9 @@
 //! neither brings by itself.
 //!
 //! **Invariants**
-//! - A client can hold no connection without a bound in time: not before its request, not during its answer, not idle.
+//! - A client that sends no request, is idle, or takes no byte of what is written to it is cut off in time. One that
+//!   takes its answer in drops, or answers pings but opens no HTTP/2 window, is not: until the shutdown it holds one of
+//!   its address's connections, and the memory of its answers, both of which are bounded.
 //! - An error of `accept` never ends the loop and never spins it.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
