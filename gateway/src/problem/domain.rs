@@ -46,12 +46,14 @@ impl From<Refusal> for Problem {
         let problem = Self::new(kind, sentence(&refusal.to_string()));
         match refusal {
             Refusal::RateLimited { per_minute, retry_after_ms } => {
-                limited(problem, "executions", u64::from(per_minute), 60, retry_after_ms)
+                limited(problem, "executions", u64::from(per_minute), Some(60), retry_after_ms)
             }
             Refusal::DailyQuotaUsed { per_day, retry_after_ms } => {
-                limited(problem, "executions-daily", per_day, 86_400, retry_after_ms)
+                limited(problem, "executions-daily", per_day, Some(86_400), retry_after_ms)
             }
-            Refusal::TooManyConcurrent { .. } => problem.retry_after_ms(CONCURRENT_RETRY_MS),
+            Refusal::TooManyConcurrent { limit } => {
+                limited(problem, "executions-concurrent", u64::from(limit), None, CONCURRENT_RETRY_MS)
+            }
             Refusal::MissingScope(scope) => problem.because(scope.as_str()),
             Refusal::NoScopes => problem.at("/scopes", "must name at least one scope"),
             Refusal::ExpiresInThePast => problem.at("/expires_at", "must lie in the future"),
@@ -60,12 +62,14 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// The headers of draft-ietf-httpapi-ratelimit-headers, beside `Retry-After`.
-fn limited(problem: Problem, policy: &str, quota: u64, window_seconds: u64, retry_after_ms: u64) -> Problem {
+/// The headers of draft-ietf-httpapi-ratelimit-headers, beside `Retry-After`. What is counted while it lasts has no
+/// window.
+fn limited(problem: Problem, policy: &str, quota: u64, window_seconds: Option<u64>, retry_after_ms: u64) -> Problem {
+    let window = window_seconds.map(|seconds| format!(";w={seconds}")).unwrap_or_default();
     let seconds = retry_after_ms.div_ceil(1_000).max(1);
     problem
         .retry_after_ms(retry_after_ms)
-        .header(HeaderName::from_static("ratelimit-policy"), &format!("\"{policy}\";q={quota};w={window_seconds}"))
+        .header(HeaderName::from_static("ratelimit-policy"), &format!("\"{policy}\";q={quota}{window}"))
         .header(HeaderName::from_static("ratelimit"), &format!("\"{policy}\";r=0;t={seconds}"))
 }
 
@@ -184,6 +188,13 @@ mod tests {
         assert_eq!(written.headers()["retry-after"], "6");
         assert_eq!(written.headers()["ratelimit-policy"], "\"executions\";q=10;w=60");
         assert_eq!(written.headers()["ratelimit"], "\"executions\";r=0;t=6");
+    }
+
+    #[test]
+    fn a_tenant_with_too_much_at_once_is_told_how_much_it_may() {
+        let written = Problem::from(Refusal::TooManyConcurrent { limit: 4 }).write("/", &RequestId::new("r").unwrap());
+        assert_eq!(written.headers()["ratelimit-policy"], "\"executions-concurrent\";q=4");
+        assert_eq!(written.headers()["ratelimit"], "\"executions-concurrent\";r=0;t=1");
     }
 
     #[test]

@@ -30,9 +30,9 @@ pub(crate) struct Execution {
     pub(crate) outcome: Option<String>,
     /// The guest's exit code, when it ended by itself.
     pub(crate) exit_code: Option<i32>,
-    /// Its standard output; null while it runs, or when it is no longer kept.
+    /// Its standard output; null while it runs, when it was lost, or when it is no longer kept.
     pub(crate) stdout: Option<String>,
-    /// Its standard error; null while it runs, or when it is no longer kept.
+    /// Its standard error; null while it runs, when it was lost, or when it is no longer kept.
     pub(crate) stderr: Option<String>,
     /// utf-8 or base64.
     pub(crate) stdout_encoding: Option<String>,
@@ -160,7 +160,12 @@ impl<'a> Resource<'a> {
             message: None,
         };
         match &done.end {
-            End::Lost(lost) => resource.message = Some(&lost.reason),
+            End::Lost(lost) => {
+                // Nothing was recorded of what it wrote, which is not the same as that it wrote nothing.
+                (resource.stdout, resource.stdout_encoding) = (None, None);
+                (resource.stderr, resource.stderr_encoding) = (None, None);
+                resource.message = Some(&lost.reason);
+            }
             End::Finished(finished) => {
                 resource.outcome = Some(finished.outcome);
                 resource.exit_code = finished.exit_code;
