@@ -233,6 +233,16 @@ async fn the_probes_say_how_the_node_is() {
 }
 
 #[tokio::test]
+async fn a_log_that_has_stopped_is_told() {
+    let node = Node::start().await;
+    node.log.poison("disk /x failed");
+    let (status, health) = read(node.get("/health", "")).await;
+    assert_eq!((status, &health["checks"]["event_log"]["status"]), (503, &json!("failing")), "{health}");
+    assert!(!health.to_string().contains("/x"));
+    assert_eq!(read(node.get("/readyz", "")).await.0, 503);
+}
+
+#[tokio::test]
 async fn operators_have_a_listener_of_their_own() {
     let node = Node::start().await;
     let metrics = reqwest::get(format!("{}/metrics", node.admin_url)).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::StatusCode;
 use poem::Request;
 use tokio::{
@@ -46,6 +47,11 @@ impl CheckCache {
 
 async fn event_log(gateway: &Gateway) -> Result<String, String> {
     let limit = Duration::from_millis(gateway.config().check_timeout_ms);
+    // A log that has stopped may still be read.
+    if let Some(reason) = gateway.deps().log.poisoned().now_or_never() {
+        tracing::warn!(%reason, "the log has stopped");
+        return Err("the log has stopped after an I/O error".to_owned());
+    }
     match timeout(limit, gateway.deps().log.tail()).await {
         Ok(Ok(tail)) => Ok(format!("at position {tail}")),
         Ok(Err(error)) => {
