@@ -261,6 +261,9 @@ impl Config {
                 return bad(&key("wall_ms and executions_concurrent"), "must not be 0");
             }
         }
+        if self.gateway.bodies_bytes_per_tenant_max > self.gateway.bodies_bytes_max {
+            return bad("gateway.bodies_bytes_per_tenant_max", "is more than gateway.bodies_bytes_max; lower it");
+        }
         if self.executor.threads == 0 || self.executor.guests_max == 0 {
             return bad("executor.threads and executor.guests_max", "must not be 0");
         }
