@@ -1,5 +1,7 @@
 //! An execution from its request to its recorded end, with a real executor, a real blob store and a log in memory.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;

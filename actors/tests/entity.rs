@@ -1,5 +1,7 @@
 //! The entity and its region against a log: gathering, conflicts, crashes, passivation and losses.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
 use std::{sync::Arc, time::Duration};
 
 use wasmwiz_actors::{

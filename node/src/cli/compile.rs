@@ -10,7 +10,6 @@ pub struct Compile {}
 
 impl Compile {
     /// Compiles; the exit code tells the parent how it went.
-    #[expect(clippy::unused_self, reason = "commands are called alike")]
     pub fn run(self) -> ExitCode {
         wasmwiz_actors::executor::compile::worker_main()
     }

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use serde_json::Value;
+use serde::{Deserialize, de::DeserializeOwned};
 use wasmwiz_events::key::{Scope, Scopes};
 
 use super::output;
@@ -106,24 +106,53 @@ struct Platform {
     http: reqwest::Client,
 }
 
+/// What the platform says of a module.
+#[derive(Deserialize)]
+struct Module {
+    version: u32,
+    digest: String,
+}
+
+/// What it says of an execution.
+#[derive(Deserialize)]
+struct Execution {
+    id: String,
+    outcome: String,
+    stdout: String,
+}
+
+/// What it says of the history.
+#[derive(Deserialize)]
+struct History {
+    items: Vec<Recorded>,
+}
+
+/// What it says of one event.
+#[derive(Deserialize)]
+struct Recorded {
+    revision: u64,
+    time: String,
+    #[serde(rename = "type")]
+    kind: String,
+    actor: String,
+}
+
 impl Platform {
     /// Publishes the examples, runs one, and prints what happened and what to try next.
     async fn show(&self) -> anyhow::Result<()> {
         output::line(format_args!("WasmWiz {} serves on {}\n", env!("CARGO_PKG_VERSION"), self.url));
         for (name, wasm) in [("greeter", GREETER), ("echo", ECHO)] {
-            let module = self.publish(name, wasm).await?;
-            let (version, digest) = (&module["version"], module["digest"].as_str().unwrap_or_default());
+            let Module { version, digest } = self.publish(name, wasm).await?;
             output::line(format_args!("module    {name} v{version}  {digest}  ({} bytes)", wasm.len()));
         }
         let (execution, position) = self.execute("greeter", "WasmWiz").await?;
-        let id = execution["id"].as_str().unwrap_or_default();
-        let stdout = execution["stdout"].as_str().unwrap_or_default();
+        let Execution { id, outcome, stdout } = execution;
         output::line(format_args!("\nexecuted  greeter with \"WasmWiz\" on standard input; id {id}"));
-        output::line(format_args!("outcome   {}", execution["outcome"].as_str().unwrap_or_default()));
+        output::line(format_args!("outcome   {outcome}"));
         output::line(format_args!("stdout    {}", stdout.trim_end()));
-        ensure!(execution["outcome"] == "succeeded", "the greeter did not succeed: {execution}");
+        ensure!(outcome == "succeeded", "the greeter did not succeed: {outcome}");
         output::line("\nThe events it caused, from the tenant's hash-chained history:");
-        output::line(self.events(id, &position).await?.trim_end());
+        output::line(self.events(&id, &position).await?.trim_end());
         output::line(format_args!("\nAPI key   {}   (shown once; earlier ones stay valid)", self.api_key));
         output::line("\nTry it:");
         output::line(format_args!(
@@ -139,38 +168,36 @@ impl Platform {
         Ok(())
     }
 
-    async fn publish(&self, name: &str, wasm: &'static [u8]) -> anyhow::Result<Value> {
+    async fn publish(&self, name: &str, wasm: &'static [u8]) -> anyhow::Result<Module> {
         let request = self.http.put(format!("{}/v1/modules/{name}", self.url)).body(wasm);
-        let (body, _) = self.send(request.header("content-type", "application/wasm")).await?;
-        Ok(body)
+        let (module, _) = self.send(request.header("content-type", "application/wasm")).await?;
+        Ok(module)
     }
 
-    async fn execute(&self, module: &str, stdin: &'static str) -> anyhow::Result<(Value, String)> {
+    async fn execute(&self, module: &str, stdin: &'static str) -> anyhow::Result<(Execution, String)> {
         let request = self.http.post(format!("{}/v1/modules/{module}/executions", self.url));
         self.send(request.body(stdin)).await
     }
 
     async fn events(&self, execution: &str, position: &str) -> anyhow::Result<String> {
         let request = self.http.get(format!("{}/v1/audit?subject=executions/{execution}", self.url));
-        let (page, _) = self.send(request.header("wasmwiz-min-position", position)).await?;
+        let (history, _): (History, _) = self.send(request.header("wasmwiz-min-position", position)).await?;
         let mut table = String::new();
-        for event in page["items"].as_array().into_iter().flatten().rev() {
-            let text = |key: &str| event[key].as_str().unwrap_or_default();
-            let (time, kind, actor) = (text("time"), text("type"), text("actor"));
-            writeln!(table, "  revision {:<4} {time}  {kind}  by {actor}", event["revision"])?;
+        for Recorded { revision, time, kind, actor } in history.items.iter().rev() {
+            writeln!(table, "  revision {revision:<4} {time}  {kind}  by {actor}")?;
         }
         ensure!(!table.is_empty(), "the audit history shows no event of the execution");
         Ok(table)
     }
 
-    /// Sends a request and gives its JSON body and its position.
-    async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(Value, String)> {
+    /// Sends a request and gives its JSON answer and its position.
+    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(T, String)> {
         let response = request.bearer_auth(&self.api_key).send().await?;
         let status = response.status();
         let position = response.headers().get("wasmwiz-position");
         let position = position.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let body: Value = response.json().await?;
-        ensure!(status.is_success(), "{status}: {body}");
-        Ok((body, position))
+        let body = response.bytes().await?;
+        ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
+        Ok((serde_json::from_slice(&body)?, position))
     }
 }

@@ -16,7 +16,6 @@ impl Openapi {
     ///
     /// # Errors
     /// None; the signature is that of all commands.
-    #[expect(clippy::unused_self, reason = "commands are called alike")]
     pub fn run(self) -> anyhow::Result<ExitCode> {
         output::line(wasmwiz_gateway::openapi_document());
         Ok(ExitCode::SUCCESS)

@@ -4,6 +4,14 @@
 //! the load comes from this process over loopback, so both share the machine's cores. The bare server beside it runs
 //! the same module with the same engine settings and records nothing.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::large_futures,
+    reason = "a benchmark reads the clock and prints, and what is missing ends it"
+)]
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
