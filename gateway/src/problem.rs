@@ -1,6 +1,6 @@
 //! Everything that can be wrong with a request, as RFC 9457 problem documents.
 //!
-//! [`Kind`] is the catalogue: slug, status and title of every problem there is. [`domain`] is the one place that maps
+//! [`Kind`] is the catalogue: slug, status and title of every problem there is. `domain` is the one place that maps
 //! the refusals and errors of the other crates to it. A handler returns a [`Problem`]; the outermost layer writes it
 //! down, because only that knows the path and the request's id.
 
