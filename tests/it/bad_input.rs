@@ -53,11 +53,12 @@ async fn what_is_no_module_is_told_why_by_both_doors() -> anyhow::Result<()> {
         }
     }
     client.get("/v1/modules/bad").await?.refuses(404, "module-not-found")?;
-    // The rejections are history, as far as this client's last write tells.
+    // That there were rejections is history, and a flood of them is no flood of events.
     client.put_module("good", guests::TRAP.wasm()?).await?.is(201)?;
     let page = client.get("/v1/audit?type=dev.wasmwiz.module.rejected.v1&limit=200").await?.is(200)?;
-    let count = page["items"].as_array().map_or(0, Vec::len);
-    ensure!(count == no_modules()?.len(), "{count} rejections are in the audit history");
+    let recorded: Vec<_> = page["items"].as_array().into_iter().flatten().collect();
+    ensure!((1..no_modules()?.len()).contains(&recorded.len()), "{} rejections are recorded", recorded.len());
+    ensure!(recorded.iter().all(|event| event["data"]["name"] == "bad"), "{page}");
     Ok(())
 }
 
@@ -111,7 +112,8 @@ async fn broken_bodies_are_told_apart() -> anyhow::Result<()> {
         client.send(client.request(Method::POST, "/v1/keys").header("content-type", kind).body(body))
     };
     json("application/json", "{").await?.refuses(400, "invalid-body")?;
-    json("application/json", "").await?.refuses(400, "empty-body")?;
+    let empty = client.request(Method::POST, "/v1/keys").header("content-length", "0");
+    client.send(empty).await?.refuses(400, "empty-body")?;
     json("application/json", "null").await?.refuses(400, "invalid-body")?;
     let twice = r#"{"name":"x","name":"y","scopes":["audit:read"]}"#;
     json("application/json", twice).await?.refuses(400, "invalid-body")?;

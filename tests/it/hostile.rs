@@ -32,8 +32,11 @@ const GRACE_MS: u64 = 100;
 /// Hostile guests of each kind at the same time.
 const AT_ONCE: usize = 8;
 
+/// Tenants that attack in turns: so often that the rate of their tier, some sixteen a second, does not stop them.
+const ATTACKERS: usize = 3;
+
 /// Requests of a light guest, quiet and under attack.
-const LIGHT_REQUESTS: usize = 400;
+const LIGHT_REQUESTS: usize = 1_000;
 
 /// By how much the neighbour's 99th percentile may grow.
 const SLOWER: Duration = Duration::from_millis(50);
@@ -52,10 +55,16 @@ const HOSTILE: [(Guest, &str, bool); 6] = [
 async fn hostile_guests_end_in_time_as_what_they_are_and_leave_their_neighbours_alone() -> anyhow::Result<()> {
     let node = NodeProcess::dev().await?;
     let operator = node.operator()?;
-    let hostile = register(&operator, "Hostile", "pro").await?.client;
+    let alone = register(&operator, "Alone", "basic").await?.client;
+    let mut hostile = Vec::new();
+    for _ in 0..ATTACKERS {
+        hostile.push(register(&operator, "Hostile", "pro").await?.client);
+    }
     let neighbour = register(&operator, "Neighbour", "enterprise").await?.client;
     for (guest, ..) in HOSTILE {
-        hostile.put_module(guest.name, guest.wasm()?).await?.expect(reqwest::StatusCode::CREATED)?;
+        for client in hostile.iter().chain([&alone]) {
+            client.put_module(guest.name, guest.wasm()?).await?.expect(reqwest::StatusCode::CREATED)?;
+        }
     }
     for guest in [guests::ECHO, guests::GREETER] {
         neighbour.put_module(guest.name, guest.wasm()?).await?.expect(reqwest::StatusCode::CREATED)?;
@@ -63,13 +72,13 @@ async fn hostile_guests_end_in_time_as_what_they_are_and_leave_their_neighbours_
 
     // When they are alone, the whole way over HTTP is within the grace, also of those that need no deadline.
     for (guest, outcome, until_deadline) in HOSTILE {
-        let took = run(&hostile, guest, outcome, until_deadline).await?;
+        let took = run(&alone, guest, outcome, until_deadline).await?;
         ensure!(took <= Duration::from_millis(TIMEOUT_MS + GRACE_MS), "{} was answered after {took:?}", guest.name);
     }
 
     light(&neighbour, 20).await?; // The first answers pay for connections.
     let quiet = light(&neighbour, LIGHT_REQUESTS).await?;
-    let attack = Attack::begin(&hostile);
+    let attack = Attack::begin(hostile);
     let attacked = light(&neighbour, LIGHT_REQUESTS).await?;
     let (hostile_times, rounds) = attack.end().await?;
     eprintln!("neighbour, quiet:        {quiet}");
@@ -122,9 +131,9 @@ struct Attack {
 }
 
 impl Attack {
-    fn begin(client: &Client) -> Self {
+    fn begin(clients: Vec<Client>) -> Self {
         let enough = Arc::new(AtomicBool::new(false));
-        let rounds = tokio::spawn(attack(client.clone(), Arc::clone(&enough)));
+        let rounds = tokio::spawn(attack(clients, Arc::clone(&enough)));
         Self { enough, rounds }
     }
 
@@ -135,9 +144,12 @@ impl Attack {
     }
 }
 
-async fn attack(client: Client, enough: Arc<AtomicBool>) -> anyhow::Result<(Times, usize)> {
+async fn attack(clients: Vec<Client>, enough: Arc<AtomicBool>) -> anyhow::Result<(Times, usize)> {
     let (mut times, mut rounds) = (Times::default(), 0);
-    while !enough.load(Ordering::Relaxed) {
+    for client in clients.iter().cycle() {
+        if enough.load(Ordering::Relaxed) {
+            break;
+        }
         let mut guests = JoinSet::new();
         for (guest, outcome, until_deadline) in HOSTILE.into_iter().cycle().take(AT_ONCE * HOSTILE.len()) {
             let client = client.clone();
