@@ -1,3 +1,5 @@
+//! The view of audit: its fold and its queries, given events.
+
 use wasmwiz_events::{commit::Recorded, envelope::Actor};
 
 use super::*;

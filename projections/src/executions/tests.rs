@@ -1,3 +1,5 @@
+//! The view of executions: its fold and its queries, given events.
+
 use wasmwiz_events::digest::Digest;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The view of keys: its fold and its queries, given events.
+
 use wasmwiz_events::{
     event::Event,
     key::{Revoked, Rotated},

@@ -1,3 +1,5 @@
+//! The view of modules: its fold and its queries, given events.
+
 use wasmwiz_events::module::Deleted;
 
 use super::*;

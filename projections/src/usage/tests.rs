@@ -1,3 +1,5 @@
+//! The view of usage: its fold and its queries, given events.
+
 use wasmwiz_events::{digest::Digest, execution::ModuleRef};
 
 use super::*;
