@@ -82,17 +82,6 @@ impl Policy {
             Tier::Enterprise => &self.enterprise,
         }
     }
-
-    /// The widest limits that any tier has: the bounds that hold before it is known who asks.
-    pub fn widest(&self) -> TierLimits {
-        let widest = |field: fn(&TierLimits) -> u64| Tier::ALL.map(|tier| field(self.of(tier))).into_iter().max();
-        let mut limits = self.enterprise;
-        limits.module_bytes = widest(|tier| tier.module_bytes).unwrap_or(limits.module_bytes);
-        limits.stdin_bytes = widest(|tier| tier.stdin_bytes).unwrap_or(limits.stdin_bytes);
-        limits.memory_bytes = widest(|tier| tier.memory_bytes).unwrap_or(limits.memory_bytes);
-        limits.wall_ms = widest(|tier| tier.wall_ms).unwrap_or(limits.wall_ms);
-        limits
-    }
 }
 
 impl Default for Policy {

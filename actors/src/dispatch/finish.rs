@@ -22,8 +22,9 @@ use crate::{
     tenant::{Command, Refusal},
 };
 
-/// How often the end of an execution is offered to its entity before it is left to be declared lost. The pauses below
-/// add up to about eight seconds: longer than an entity takes to be read back, shorter than the grace of a loss.
+/// How often the end of an execution is offered to its entity. The pauses below add up to about eight seconds, and an
+/// offer may wait for its answer as long again as the region allows. Should the execution be declared lost meanwhile, the
+/// offer is refused and the caller is told what the log says.
 const FINISH_ATTEMPTS: u32 = 8;
 
 /// The first pause between those; each further one is twice as long.
