@@ -16,6 +16,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
+/// The node's, so that the bare server beside it has no other one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod bare;
 mod load;
 mod node;
