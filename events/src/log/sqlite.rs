@@ -39,6 +39,7 @@ use crate::{
 };
 
 mod audit;
+mod checkpointer;
 mod heads;
 mod lock;
 mod reader;
@@ -243,6 +244,8 @@ impl SqliteLog {
             // Unknown: a WAL may be left from a crash. The first transaction asks.
             wal_bytes_at_most: config.checkpoint_bytes,
             next_checkpoint_at: config.checkpoint_bytes,
+            wait_for_readers_at: config.wal_bytes,
+            checkpointer: checkpointer::Checkpointer::start(&path, busy_timeout, Arc::clone(&shared))?,
             config,
             _lock: lock,
         };

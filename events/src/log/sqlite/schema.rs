@@ -107,6 +107,18 @@ pub(super) fn open_writer(dir: &Path, config: &SqliteLogConfig) -> Result<Connec
     Ok(connection)
 }
 
+/// Opens the database for the checkpointer: it copies pages and writes no row.
+///
+/// # Errors
+/// What SQLite says.
+pub(super) fn open_checkpointer(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    prepare(&connection, busy_timeout)?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA mmap_size = 0;")?;
+    Ok(connection)
+}
+
 /// Opens the database for a reader.
 ///
 /// # Errors
@@ -122,7 +134,7 @@ pub(super) fn open_reader(path: &Path, busy_timeout: Duration) -> rusqlite::Resu
 fn prepare(connection: &Connection, busy_timeout: Duration) -> rusqlite::Result<()> {
     connection.busy_timeout(busy_timeout)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Only the writer checkpoints, and never after an I/O error.
+    // Checkpoints are the writer's and the checkpointer's, and never come after an I/O error.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(())
 }

@@ -16,7 +16,13 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Shared, SqliteLogConfig, heads::Heads, lock::DirLock, row, schema};
+use super::{
+    Shared, SqliteLogConfig,
+    checkpointer::{Checkpointer, Progress, checkpoint},
+    heads::Heads,
+    lock::DirLock,
+    row, schema,
+};
 use crate::{
     commit::{Commit, Recorded},
     id::CommitId,
@@ -65,6 +71,10 @@ pub(super) struct Writer {
     pub(super) wal_bytes_at_most: u64,
     /// The next checkpoint is due when they are so many.
     pub(super) next_checkpoint_at: u64,
+    /// Readers are waited for when the WAL holds so many bytes that are not in the database.
+    pub(super) wait_for_readers_at: u64,
+    /// Ends before the lock is given back.
+    pub(super) checkpointer: Checkpointer,
     /// Held as long as the thread lives.
     pub(super) _lock: DirLock,
 }
@@ -85,6 +95,9 @@ impl Writer {
     /// Writes until the queue is closed and empty, or until the first fault.
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
+            if self.shared.poison.borrow().is_some() {
+                return;
+            }
             let batch = self.gather(first);
             if self.write(batch).is_break() {
                 return;
@@ -93,8 +106,9 @@ impl Writer {
                 return self.poison(fault);
             }
         }
+        self.checkpointer.stop();
         if self.shared.checkpoint_at_end.load(Ordering::Acquire)
-            && let Err(Fault(reason)) = self.checkpoint("TRUNCATE")
+            && let Err(reason) = checkpoint(&self.connection, "TRUNCATE")
         {
             tracing::warn!(%reason, "the event log was closed without a checkpoint; the next start reads its WAL");
         }
@@ -102,6 +116,10 @@ impl Writer {
 
     /// Says why the log has stopped. Whoever waits reads it when its answer is dropped, so this comes before any drop.
     fn poison(&self, Fault(reason): Fault) {
+        if self.shared.poison.borrow().is_some() {
+            // The checkpointer has said it already.
+            return;
+        }
         tracing::error!(%reason, "the event log has stopped after an error: the process must stop too");
         self.shared.poison.send_replace(Some(reason.into()));
     }
@@ -248,19 +266,34 @@ impl Writer {
         Ok(same.then_some(Appended { position, repeated: true }))
     }
 
+    /// Has the WAL copied into the database beside the appends, and copies the last of it here.
     fn checkpoint_if_due(&mut self) -> Result<(), Fault> {
-        if self.wal_bytes_at_most < self.next_checkpoint_at {
-            return Ok(());
+        // At its bound the WAL grows no further: appends wait for the copying.
+        let full = self.wal_bytes_at_most >= self.config.wal_bytes;
+        match self.checkpointer.progress(full) {
+            Progress::Idle if self.wal_bytes_at_most < self.next_checkpoint_at => Ok(()),
+            Progress::Idle => {
+                self.wal_bytes_at_most = checkpoint(&self.connection, "NOOP")?;
+                if self.wal_bytes_at_most >= self.next_checkpoint_at {
+                    self.checkpointer.begin();
+                }
+                Ok(())
+            }
+            Progress::Running => Ok(()),
+            Progress::Done => self.checkpoint_rest(),
+            Progress::Ended => Err(Fault("the checkpointer has ended".into())),
         }
-        self.wal_bytes_at_most = self.checkpoint("NOOP")?;
-        if self.wal_bytes_at_most < self.next_checkpoint_at {
-            return Ok(());
-        }
-        self.wal_bytes_at_most = self.checkpoint("PASSIVE")?;
-        if self.wal_bytes_at_most >= self.config.wal_bytes {
+    }
+
+    /// Copies what came during the last pass of the checkpointer, so that the WAL starts over.
+    fn checkpoint_rest(&mut self) -> Result<(), Fault> {
+        self.wal_bytes_at_most = checkpoint(&self.connection, "PASSIVE")?;
+        if self.wal_bytes_at_most < self.config.wal_bytes {
+            self.wait_for_readers_at = self.config.wal_bytes;
+        } else if self.wal_bytes_at_most >= self.wait_for_readers_at {
             // A reader keeps the WAL from starting over: wait for it, but not for long, as all appends wait too.
             self.connection.busy_timeout(READER_WAIT)?;
-            self.wal_bytes_at_most = self.checkpoint("RESTART")?;
+            self.wal_bytes_at_most = checkpoint(&self.connection, "RESTART")?;
             self.connection.busy_timeout(Duration::from_millis(self.config.busy_timeout_ms))?;
             if self.wal_bytes_at_most >= self.config.wal_bytes {
                 tracing::warn!(
@@ -268,17 +301,12 @@ impl Writer {
                     "a reader keeps the event log's WAL from being reused"
                 );
             }
+            // A reader that stays costs one wait each time the WAL has doubled, and not one a checkpoint.
+            self.wait_for_readers_at = self.wal_bytes_at_most.saturating_mul(2).max(self.config.wal_bytes);
         }
         // What a reader has kept back is tried again when as much has come as makes a checkpoint worth it.
         self.next_checkpoint_at = self.wal_bytes_at_most + self.config.checkpoint_bytes;
         Ok(())
-    }
-
-    /// Checkpoints, and gives the bytes in the WAL that are not in the database yet.
-    fn checkpoint(&self, mode: &str) -> Result<u64, Fault> {
-        let mut statement = self.connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
-        let (in_wal, copied) = statement.query_row([], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
-        Ok(u64::try_from(in_wal - copied).unwrap_or(0).saturating_mul(schema::PAGE_BYTES as u64))
     }
 
     fn execute(&self, sql: &str) -> rusqlite::Result<()> {
