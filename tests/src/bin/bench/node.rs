@@ -59,12 +59,14 @@ impl Node {
         self.child.id()
     }
 
+    /// Reads a resource of the tenant: the status, and the body. `headers` are whole lines.
+    pub(crate) fn get(&self, path: &str, headers: &str) -> anyhow::Result<(u16, String)> {
+        get(self.api, path, &format!("Authorization: Bearer {}\r\n{headers}", self.key))
+    }
+
     /// The node's metrics, without labels: series of one name are added up.
     pub(crate) fn metrics(&self) -> anyhow::Result<BTreeMap<String, f64>> {
-        let mut stream = TcpStream::connect(self.admin)?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
+        let (_, text) = get(self.admin, "/metrics", "")?;
         let mut metrics = BTreeMap::new();
         for line in text.lines().filter(|line| line.starts_with("wasmwiz_")) {
             let Some((series, value)) = line.rsplit_once(' ') else { continue };
@@ -73,6 +75,16 @@ impl Node {
         }
         Ok(metrics)
     }
+}
+
+fn get(address: SocketAddr, path: &str, headers: &str) -> anyhow::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: bench\r\n{headers}Connection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
+    let status = head.split(' ').nth(1).context("a status")?.parse()?;
+    Ok((status, body.to_owned()))
 }
 
 impl Drop for Node {

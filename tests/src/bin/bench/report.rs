@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::{
     Args, bare,
@@ -198,12 +198,15 @@ fn row(server: &Bare, node: &Node, connections: usize, seconds: u64) -> anyhow::
     })
 }
 
-/// Waits until no view lags, and says how long that took.
+/// Waits until every view shows what the log holds, and says how long that took.
 fn catch_up(node: &Node) -> anyhow::Result<Duration> {
     let begin = Instant::now();
-    while node.metrics()?.get("wasmwiz_projection_lag_commits").copied().unwrap_or_default() > 0.0 {
+    let (_, head) = node.get("/v1/audit/head", "")?;
+    let head: serde_json::Value = serde_json::from_str(&head)?;
+    let position = head["position"].as_str().context("a position")?;
+    let wanted = format!("Wasmwiz-Min-Position: {position}\r\n");
+    while node.get("/v1/executions?limit=1", &wanted)?.0 != 200 {
         ensure!(begin.elapsed() < CATCH_UP_WITHIN, "the views did not catch up within {CATCH_UP_WITHIN:?}");
-        std::thread::sleep(Duration::from_millis(5));
     }
     Ok(begin.elapsed())
 }
