@@ -13,7 +13,7 @@
 //! | sleeps | the same deadline, a timer beside the guest |
 //! | grows memory or tables | its own limit and the node's budget; growth is refused, not the process |
 //! | recurses | the engine's stack limit |
-//! | floods its output | a sink that keeps the first bytes and forgets the rest |
+//! | floods its output | a sink that keeps the first bytes, counted in the node's budget, and forgets the rest |
 //! | keeps its thread busy | turns: the heavy guests of a thread share one permit |
 //! | asks for files, environment or network | there are none |
 //!
@@ -47,6 +47,7 @@ mod pool;
 mod prepare;
 pub mod rejection;
 mod run;
+mod sink;
 mod slots;
 mod ticker;
 mod turns;
@@ -98,7 +99,7 @@ pub struct Job {
 /// What a guest wrote to one of its outputs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stream {
-    /// The first bytes, up to the limit.
+    /// The first bytes, up to the limit. Counted in the node's memory budget until the last clone is dropped.
     pub bytes: Bytes,
     /// Did it write more?
     pub truncated: bool,

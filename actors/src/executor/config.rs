@@ -18,7 +18,7 @@ pub struct ExecutorConfig {
     pub wait_ms: u64,
     /// The largest linear memory of any guest, in bytes. The tenant's limit may be smaller.
     pub memory_max_bytes: u64,
-    /// Linear memory of all guests of this node together, in bytes.
+    /// Linear memory and kept outputs of all guests of this node together, in bytes. Set it below the memory of the machine.
     pub memory_budget_bytes: u64,
     /// How often a running guest makes room for the others of its thread, in milliseconds.
     pub tick_ms: u64,
