@@ -47,6 +47,7 @@ mod pool;
 mod prepare;
 pub mod rejection;
 mod run;
+mod shares;
 mod sink;
 mod slots;
 mod ticker;
@@ -56,7 +57,7 @@ mod wasi;
 pub use self::{
     config::{CompileConfig, ExecutorConfig},
     inspect::Inspected,
-    prepare::{PrepareError, Prepared},
+    prepare::{Asker, PrepareError, Prepared},
     rejection::Rejection,
     slots::{Busy, Slot},
 };
@@ -199,13 +200,13 @@ impl Executors {
         inspect::inspect(wasm, Some(&self.0.imports), self.0.memory_max_bytes)
     }
 
-    /// The module ready to run: from memory, from an artefact on disk, or compiled. Concurrent calls for one digest compile
-    /// once, and the compilation goes on when a caller goes away. Call it within a tokio runtime.
+    /// The module ready to run: from memory, from an artefact on disk, or compiled. Concurrent calls for one digest by one
+    /// asker compile once, and the compilation goes on when a caller goes away. Call it within a tokio runtime.
     ///
     /// # Errors
-    /// [`PrepareError`]: the module is refused, too many compilations wait, or the host failed.
-    pub async fn prepare(&self, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
-        self.0.prepare.prepare(digest, wasm).await
+    /// [`PrepareError`]: the module is refused, too many compilations wait, of the node or of the tenant, or the host failed.
+    pub async fn prepare(&self, asker: Asker, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
+        self.0.prepare.prepare(asker, digest, wasm).await
     }
 
     /// The module ready to run if this node has compiled it before; never compiles.

@@ -95,6 +95,10 @@ impl From<DispatchError> for Problem {
             DispatchError::Ask(error) => error.into(),
             DispatchError::Rejected(rejection) => rejection.into(),
             DispatchError::Busy { retry_after_ms } => Self::busy(retry_after_ms),
+            DispatchError::TooManyCompilations { limit, retry_after_ms } => {
+                let problem = Self::new(Kind::TooManyCompilations, sentence(&error.to_string()));
+                limited(problem, "compilations-concurrent", limit as u64, None, retry_after_ms)
+            }
             DispatchError::Blobs(error) => error.into(),
             DispatchError::Host(cause) => Self::internal(cause),
         }
@@ -195,6 +199,15 @@ mod tests {
         let written = Problem::from(Refusal::TooManyConcurrent { limit: 4 }).write("/", &RequestId::new("r").unwrap());
         assert_eq!(written.headers()["ratelimit-policy"], "\"executions-concurrent\";q=4");
         assert_eq!(written.headers()["ratelimit"], "\"executions-concurrent\";r=0;t=1");
+    }
+
+    #[test]
+    fn a_tenant_with_too_much_to_compile_is_told_apart_from_a_busy_node() {
+        let over = DispatchError::TooManyCompilations { limit: 5, retry_after_ms: 1_000 };
+        let written = Problem::from(over).write("/", &RequestId::new("r").unwrap());
+        assert_eq!((written.status().as_u16(), &written.headers()["retry-after"]), (429, &"1".parse().unwrap()));
+        assert_eq!(written.headers()["ratelimit-policy"], "\"compilations-concurrent\";q=5");
+        assert_eq!(Problem::from(DispatchError::Busy { retry_after_ms: 1_000 }).kind().status(), 503);
     }
 
     #[test]

@@ -167,7 +167,7 @@ pub(crate) fn publish_doc() -> Operation {
         .answers::<Module>(201, "A new version")
         .answers::<Module>(200, "The latest version has these bytes already")
         .problem(&[Kind::EmptyBody, Kind::InvalidName, Kind::LengthRequired, Kind::UnsupportedMediaType])
-        .problem(&[Kind::ModuleRejected, Kind::TooManyModules, Kind::TooManyVersions])
+        .problem(&[Kind::ModuleRejected, Kind::TooManyModules, Kind::TooManyVersions, Kind::TooManyCompilations])
 }
 
 pub(crate) fn list_doc() -> Operation {
