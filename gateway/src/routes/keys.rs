@@ -77,7 +77,7 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
 pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let id = path(&request, "key_id", Kind::KeyNotFound)?;
-    let found = gateway.deps().views.keys().get_key(caller.tenant_id(), &id);
+    let found = gateway.deps().views.keys().get_key(caller.tenant_id(), &id).await?;
     let key = found.ok_or_else(|| not_found(Kind::KeyNotFound))?;
     json(StatusCode::OK, &views::Key::from(&*key))
 }
