@@ -63,8 +63,10 @@ pub struct Policy {
     pub enterprise: TierLimits,
     /// Live keys of one tenant: they are all in its entity's memory.
     pub keys_max: u32,
-    /// Module names of one tenant, for the same reason.
+    /// Modules of one tenant, for the same reason.
     pub modules_max: u32,
+    /// Module names of one tenant, deleted ones among them: their versions are never used twice, so they are remembered.
+    pub module_names_max: u32,
     /// Live versions of one module.
     pub versions_max: u32,
     /// Milliseconds past its deadline after which an execution without a word is declared lost. Longer than a compile
@@ -139,6 +141,7 @@ impl Default for Policy {
             enterprise,
             keys_max: 1_000,
             modules_max: 1_000,
+            module_names_max: 10_000,
             versions_max: 1_000,
             lost_grace_ms: 30_000,
         }

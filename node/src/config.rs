@@ -261,6 +261,9 @@ impl Config {
                 return bad(&key("wall_ms and executions_concurrent"), "must not be 0");
             }
         }
+        if self.tiers.modules_max > self.tiers.module_names_max {
+            return bad("tiers.modules_max", "is more than tiers.module_names_max; raise that or lower this");
+        }
         if self.gateway.bodies_bytes_per_tenant_max > self.gateway.bodies_bytes_max {
             return bad("gateway.bodies_bytes_per_tenant_max", "is more than gateway.bodies_bytes_max; lower it");
         }

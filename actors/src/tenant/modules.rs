@@ -19,6 +19,8 @@ struct Module {
 #[derive(Debug, Clone, Default)]
 pub struct Modules {
     by_name: BTreeMap<ModuleName, Module>,
+    /// Names with live versions.
+    live: usize,
     rejected_at: Option<Timestamp>,
 }
 
@@ -42,8 +44,11 @@ impl Modules {
         if current == Some(&digest) {
             return Ok(vec![]);
         }
-        if known.is_none() && self.by_name.len() >= policy.modules_max as usize {
+        if known.is_none_or(|module| module.versions.is_empty()) && self.live >= policy.modules_max as usize {
             return Err(Refusal::TooManyModules { limit: policy.modules_max });
+        }
+        if known.is_none() && self.by_name.len() >= policy.module_names_max as usize {
+            return Err(Refusal::TooManyModuleNames { limit: policy.module_names_max });
         }
         if known.is_some_and(|module| module.versions.len() >= policy.versions_max as usize) {
             return Err(Refusal::TooManyVersions { limit: policy.versions_max });
@@ -80,12 +85,14 @@ impl Modules {
 
     pub(super) fn published(&mut self, published: &module::Published) {
         let module = self.by_name.entry(published.name.clone()).or_default();
+        self.live += usize::from(module.versions.is_empty());
         module.latest = published.version;
         module.versions.insert(published.version, published.digest);
     }
 
     pub(super) fn deleted(&mut self, name: &ModuleName) {
         if let Some(module) = self.by_name.get_mut(name) {
+            self.live = self.live.saturating_sub(usize::from(!module.versions.is_empty()));
             module.versions.clear();
         }
     }
@@ -142,6 +149,35 @@ mod tests {
             .by(K1)
             .when(Command::Execute(Box::new(Execute { module, ..*execute })))
             .then_refused(Refusal::VersionUnknown { version: 9, latest: 1 });
+    }
+
+    fn names(count: u32) -> impl Iterator<Item = String> {
+        (0..count).map(|n| format!("module{n:05}"))
+    }
+
+    #[test]
+    fn there_is_a_most_of_modules_and_deleting_some_makes_room() {
+        let full = || {
+            [registered("Acme", Tier::Pro), key_issued(K1)].into_iter().chain(names(1_000).map(|name| published(&name)))
+        };
+        let refusal = Refusal::TooManyModules { limit: 1_000 };
+        given(full()).by(K1).when(publish(HELLO, b"one")).then_refused(refusal.clone());
+        let with_room = || full().chain([deleted("module00007"), deleted("module00007")]);
+        given(with_room()).by(K1).when(publish(HELLO, b"one")).then_published(HELLO, 1);
+        given(with_room()).by(K1).when(publish("module00007", b"one")).then_published("module00007", 2);
+        // A name that comes back counts as any other, and a new version of a live one does not.
+        let full_again = || with_room().chain([published(HELLO)]);
+        given(full_again()).by(K1).when(publish("module00007", b"one")).then_refused(refusal);
+        given(full_again()).by(K1).when(publish(HELLO, b"two")).then_published(HELLO, 2);
+    }
+
+    #[test]
+    fn there_is_a_most_of_names_that_are_remembered() {
+        let used = || names(10_000).flat_map(|name| [published(&name), deleted(&name)]);
+        let history = || [registered("Acme", Tier::Pro), key_issued(K1)].into_iter().chain(used());
+        let refusal = Refusal::TooManyModuleNames { limit: 10_000 };
+        given(history()).by(K1).when(publish(HELLO, b"one")).then_refused(refusal);
+        given(history()).by(K1).when(publish("module00007", b"one")).then_published("module00007", 2);
     }
 
     #[test]

@@ -67,6 +67,15 @@ pub enum Refusal {
         /// The most.
         limit: u32,
     },
+    /// Too many module names were ever used.
+    #[error(
+        "the tenant has used {limit} module names, deleted ones among them, which is the most that is remembered; publish \
+         under a name that was used before"
+    )]
+    TooManyModuleNames {
+        /// The most.
+        limit: u32,
+    },
     /// Too many versions of one module.
     #[error("the module has {limit} versions, which is the most; publish under another name, or delete this one first")]
     TooManyVersions {

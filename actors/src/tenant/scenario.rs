@@ -84,6 +84,16 @@ impl Then {
     }
 
     #[track_caller]
+    pub(crate) fn then_published(self, name: &str, version: u32) {
+        match self.0.as_deref() {
+            Ok([Event::ModulePublished(published)]) => {
+                assert_eq!((published.name.as_str(), published.version), (name, version));
+            }
+            other => panic!("not published: {other:?}"),
+        }
+    }
+
+    #[track_caller]
     pub(crate) fn accepted(self) -> Accepted {
         match self.0.as_deref() {
             Ok([Event::ExecutionAccepted(accepted)]) => (**accepted).clone(),

@@ -33,7 +33,7 @@ impl From<Refusal> for Problem {
             Refusal::TooManyKeys { .. } => Kind::TooManyKeys,
             Refusal::ModuleUnknown => Kind::ModuleNotFound,
             Refusal::VersionUnknown { .. } => Kind::VersionNotFound,
-            Refusal::TooManyModules { .. } => Kind::TooManyModules,
+            Refusal::TooManyModules { .. } | Refusal::TooManyModuleNames { .. } => Kind::TooManyModules,
             Refusal::TooManyVersions { .. } => Kind::TooManyVersions,
             Refusal::ModuleTooLarge { .. } | Refusal::StdinTooLarge { .. } => Kind::BodyTooLarge,
             Refusal::BadArguments { .. } => Kind::InvalidArguments,
