@@ -254,6 +254,9 @@ impl Config {
             if limits.executions_per_minute > 60_000 {
                 return bad(&key("executions_per_minute"), "is at most 60000; 0 means without limit");
             }
+            if limits.writes_per_minute > 60_000 {
+                return bad(&key("writes_per_minute"), "is at most 60000; 0 means without limit");
+            }
             if limits.memory_bytes > self.executor.memory_max_bytes {
                 return bad(&key("memory_bytes"), "is more than executor.memory_max_bytes; raise that or lower this");
             }

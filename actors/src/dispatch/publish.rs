@@ -73,7 +73,7 @@ impl Shared {
     }
 
     /// Validates a module, on a thread that may be busy when it is large.
-    pub(super) async fn inspect(&self, wasm: &Bytes) -> Result<Inspected, DispatchError> {
+    async fn inspect(&self, wasm: &Bytes) -> Result<Inspected, DispatchError> {
         if wasm.len() <= INSPECT_HERE_BYTES {
             return Ok(self.deps.executors.inspect(wasm)?);
         }

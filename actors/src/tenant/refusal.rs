@@ -113,6 +113,14 @@ pub enum Refusal {
         /// When the next token is there, in milliseconds from now.
         retry_after_ms: u64,
     },
+    /// The bucket of what keys write is empty.
+    #[error("the tenant's tier allows its keys {per_minute} changes of keys and modules a minute; try again later")]
+    WritesLimited {
+        /// The average allowed.
+        per_minute: u32,
+        /// When the next token is there, in milliseconds from now.
+        retry_after_ms: u64,
+    },
     /// The day's quota is used up.
     #[error("the tenant's tier allows {per_day} executions a day; the next day begins at 00:00 UTC")]
     DailyQuotaUsed {

@@ -37,7 +37,7 @@ impl From<Refusal> for Problem {
             Refusal::TooManyVersions { .. } => Kind::TooManyVersions,
             Refusal::ModuleTooLarge { .. } | Refusal::StdinTooLarge { .. } => Kind::BodyTooLarge,
             Refusal::BadArguments { .. } => Kind::InvalidArguments,
-            Refusal::RateLimited { .. } => Kind::RateLimited,
+            Refusal::RateLimited { .. } | Refusal::WritesLimited { .. } => Kind::RateLimited,
             Refusal::DailyQuotaUsed { .. } => Kind::DailyQuotaUsed,
             Refusal::TooManyConcurrent { .. } => Kind::TooManyConcurrent,
             Refusal::ExecutionNotOpen | Refusal::StaleAttempt { .. } => Kind::ExecutionNotOpen,
@@ -47,6 +47,9 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::RateLimited { per_minute, retry_after_ms } => {
                 limited(problem, "executions", u64::from(per_minute), Some(60), retry_after_ms)
+            }
+            Refusal::WritesLimited { per_minute, retry_after_ms } => {
+                limited(problem, "writes", u64::from(per_minute), Some(60), retry_after_ms)
             }
             Refusal::DailyQuotaUsed { per_day, retry_after_ms } => {
                 limited(problem, "executions-daily", per_day, Some(86_400), retry_after_ms)
@@ -192,6 +195,15 @@ mod tests {
         assert_eq!(written.headers()["retry-after"], "6");
         assert_eq!(written.headers()["ratelimit-policy"], "\"executions\";q=10;w=60");
         assert_eq!(written.headers()["ratelimit"], "\"executions\";r=0;t=6");
+    }
+
+    #[test]
+    fn a_tenant_that_writes_too_often_is_told_which_rate_it_is() {
+        let refusal = Refusal::WritesLimited { per_minute: 30, retry_after_ms: 2_000 };
+        let written = Problem::from(refusal).write("/", &RequestId::new("r").unwrap());
+        assert_eq!((written.status().as_u16(), &written.headers()["retry-after"]), (429, &"2".parse().unwrap()));
+        assert_eq!(written.headers()["ratelimit-policy"], "\"writes\";q=30;w=60");
+        assert_eq!(written.headers()["ratelimit"], "\"writes\";r=0;t=2");
     }
 
     #[test]
