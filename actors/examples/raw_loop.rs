@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wasmwiz_actors::executor::{ExecutorConfig, Executors, Job, Prepared};
+use wasmwiz_actors::executor::{Asker, ExecutorConfig, Executors, Job, Prepared};
 use wasmwiz_events::{
     digest::Digest,
     execution::{Limits, Outcome, Seed},
@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for threads in [1, 2] {
         let executors = Executors::start(ExecutorConfig { threads, ..ExecutorConfig::default() })?;
         let wasm = Bytes::from(wat::parse_str(ECHO)?);
-        let prepared = executors.prepare(Digest::of(&wasm), wasm).await?;
+        let prepared = executors.prepare(Asker::Platform, Digest::of(&wasm), wasm).await?;
         for concurrency in [1, 16, 64] {
             let started = Instant::now();
             let ends = stream::iter(0..runs).map(|run| one(&executors, &prepared, run)).buffer_unordered(concurrency);

@@ -1,9 +1,13 @@
 //! One execution from its request to its recorded end, and one module from its bytes to its published version.
 //!
 //! ```text
-//! slot on this node ─► admission by the owner ─► guest runs ─► end recorded ─► answer
-//!      503 if none       ExecutionAccepted         here         ExecutionFinished
+//! compiled ─► slot on this node ─► admission by the owner ─► guest runs ─► end recorded ─► answer
+//!  an upload      503 if none       ExecutionAccepted         here         ExecutionFinished
 //! ```
+//! An upload that cannot be compiled, or not now, is told so before anything is accepted, and while it is compiled it holds
+//! no slot. A published module was compiled when it was published: that it has to be again, because its artefact is gone,
+//! turns out after the admission; a failure then is the host's.
+//!
 //! If the process dies between any two of these, the log says which: nothing recorded, then nothing ran for anybody;
 //! accepted and no more, then the tenant's entity declares it lost when it is next read back.
 //!
@@ -127,6 +131,17 @@ pub enum DispatchError {
     /// The node has as much to do as it takes.
     #[error("this node has as much to do as it takes; try again in {retry_after_ms} ms")]
     Busy {
+        /// When to try again.
+        retry_after_ms: u64,
+    },
+    /// The tenant has as many modules to be compiled as it may.
+    #[error(
+        "the tenant has as many modules to be compiled as the {limit} that it may; wait for one of them, or try again in \
+         {retry_after_ms} ms"
+    )]
+    TooManyCompilations {
+        /// The most that wait or are being compiled.
+        limit: usize,
         /// When to try again.
         retry_after_ms: u64,
     },

@@ -97,6 +97,13 @@ pub(crate) struct State {
     last_asked: Timestamp,
 }
 
+impl State {
+    /// Is nothing on its way to the log?
+    const fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle(_))
+    }
+}
+
 enum Phase {
     /// The stream is being folded; commands wait.
     Rehydrating,
@@ -330,13 +337,16 @@ impl Entity {
     }
 
     fn wake(&self, state: &mut State) {
-        let Phase::Idle(folded) = &state.phase else { return };
+        // A busy tenant goes from one append to the next: its overdue executions are looked for meanwhile.
+        let (Phase::Idle(folded) | Phase::Appending(folded, _)) = &state.phase else { return };
         let now = self.world.clock.now();
         let grace_ms = self.world.policy.lost_grace_ms;
-        if folded.tenant.executions().next_deadline().is_some_and(|at| at.plus_ms(grace_ms) <= now) {
+        let overdue = folded.tenant.executions().next_deadline().is_some_and(|at| at.plus_ms(grace_ms) <= now);
+        // One is enough: while an append takes long, the next look finds the same ones.
+        if overdue && !state.waiting.iter().any(|pending| matches!(pending.ask.command, Command::Expire)) {
             state.waiting.push_back(self.internal(Command::Expire));
         }
-        let idle = now.ms_since(state.last_asked) >= self.world.passivate_after_ms;
+        let idle = now.ms_since(state.last_asked) >= self.world.passivate_after_ms && state.is_idle();
         if idle && state.waiting.is_empty() && folded.tenant.executions().is_empty() {
             self.stop(state, "idle", &Answer::Moved);
         }

@@ -13,7 +13,7 @@
 //! | sleeps | the same deadline, a timer beside the guest |
 //! | grows memory or tables | its own limit and the node's budget; growth is refused, not the process |
 //! | recurses | the engine's stack limit |
-//! | floods its output | a sink that keeps the first bytes and forgets the rest |
+//! | floods its output | a sink that keeps the first bytes, counted in the node's budget, and forgets the rest |
 //! | keeps its thread busy | turns: the heavy guests of a thread share one permit |
 //! | asks for files, environment or network | there are none |
 //!
@@ -47,6 +47,8 @@ mod pool;
 mod prepare;
 pub mod rejection;
 mod run;
+mod shares;
+mod sink;
 mod slots;
 mod ticker;
 mod turns;
@@ -55,7 +57,7 @@ mod wasi;
 pub use self::{
     config::{CompileConfig, ExecutorConfig},
     inspect::Inspected,
-    prepare::{PrepareError, Prepared},
+    prepare::{Asker, PrepareError, Prepared},
     rejection::Rejection,
     slots::{Busy, Slot},
 };
@@ -98,7 +100,7 @@ pub struct Job {
 /// What a guest wrote to one of its outputs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stream {
-    /// The first bytes, up to the limit.
+    /// The first bytes, up to the limit. Counted in the node's memory budget until the last clone is dropped.
     pub bytes: Bytes,
     /// Did it write more?
     pub truncated: bool,
@@ -198,13 +200,13 @@ impl Executors {
         inspect::inspect(wasm, Some(&self.0.imports), self.0.memory_max_bytes)
     }
 
-    /// The module ready to run: from memory, from an artefact on disk, or compiled. Concurrent calls for one digest compile
-    /// once, and the compilation goes on when a caller goes away. Call it within a tokio runtime.
+    /// The module ready to run: from memory, from an artefact on disk, or compiled. Concurrent calls for one digest by one
+    /// asker compile once, and the compilation goes on when a caller goes away. Call it within a tokio runtime.
     ///
     /// # Errors
-    /// [`PrepareError`]: the module is refused, too many compilations wait, or the host failed.
-    pub async fn prepare(&self, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
-        self.0.prepare.prepare(digest, wasm).await
+    /// [`PrepareError`]: the module is refused, too many compilations wait, of the node or of the tenant, or the host failed.
+    pub async fn prepare(&self, asker: Asker, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
+        self.0.prepare.prepare(asker, digest, wasm).await
     }
 
     /// The module ready to run if this node has compiled it before; never compiles.

@@ -13,6 +13,11 @@ pub struct TierLimits {
     pub executions_per_minute: u32,
     /// Executions admitted at once after a pause; the size of the token bucket.
     pub executions_burst: u32,
+    /// Changes of keys and modules that the tenant's keys may make a minute, on average; 0 means without limit. At most
+    /// 60,000. Each is an event for ever; operators are not limited.
+    pub writes_per_minute: u32,
+    /// Such changes at once after a pause.
+    pub writes_burst: u32,
     /// Executions admitted a day (UTC); 0 means without limit.
     pub executions_per_day: u64,
     /// Executions that may be open at the same time.
@@ -43,9 +48,42 @@ impl TierLimits {
         }
     }
 
-    /// Milliseconds that one token of the rate bucket takes to come back; `None` without a rate limit.
-    pub fn token_interval_ms(&self) -> Option<u64> {
-        (self.executions_per_minute > 0).then(|| 60_000_u64.div_ceil(u64::from(self.executions_per_minute)))
+    /// How executions are limited; `None` without a rate limit.
+    pub fn executions_rate(&self) -> Option<Rate> {
+        Rate::new(self.executions_per_minute, self.executions_burst)
+    }
+
+    /// How changes of keys and modules are limited; `None` without a rate limit.
+    pub fn writes_rate(&self) -> Option<Rate> {
+        Rate::new(self.writes_per_minute, self.writes_burst)
+    }
+}
+
+/// A token bucket's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    per_minute: u32,
+    burst: u32,
+}
+
+impl Rate {
+    fn new(per_minute: u32, burst: u32) -> Option<Self> {
+        (per_minute > 0).then_some(Self { per_minute, burst })
+    }
+
+    /// The average allowed.
+    pub const fn per_minute(&self) -> u32 {
+        self.per_minute
+    }
+
+    /// Milliseconds that one token takes to come back.
+    pub fn interval_ms(&self) -> u64 {
+        60_000_u64.div_ceil(u64::from(self.per_minute))
+    }
+
+    /// Milliseconds that an empty bucket takes to be full.
+    pub fn fill_ms(&self) -> u64 {
+        self.interval_ms().saturating_mul(u64::from(self.burst.max(1)))
     }
 }
 
@@ -63,8 +101,10 @@ pub struct Policy {
     pub enterprise: TierLimits,
     /// Live keys of one tenant: they are all in its entity's memory.
     pub keys_max: u32,
-    /// Module names of one tenant, for the same reason.
+    /// Modules of one tenant, for the same reason.
     pub modules_max: u32,
+    /// Module names of one tenant, deleted ones among them: their versions are never used twice, so they are remembered.
+    pub module_names_max: u32,
     /// Live versions of one module.
     pub versions_max: u32,
     /// Milliseconds past its deadline after which an execution without a word is declared lost. Longer than a compile
@@ -89,6 +129,8 @@ impl Default for Policy {
         let free = TierLimits {
             executions_per_minute: 10,
             executions_burst: 5,
+            writes_per_minute: 30,
+            writes_burst: 15,
             executions_per_day: 100,
             executions_concurrent: 2,
             wall_ms: 5_000,
@@ -101,6 +143,8 @@ impl Default for Policy {
         let basic = TierLimits {
             executions_per_minute: 100,
             executions_burst: 20,
+            writes_per_minute: 60,
+            writes_burst: 30,
             executions_per_day: 10_000,
             executions_concurrent: 8,
             wall_ms: 10_000,
@@ -111,6 +155,8 @@ impl Default for Policy {
         let pro = TierLimits {
             executions_per_minute: 1_000,
             executions_burst: 100,
+            writes_per_minute: 300,
+            writes_burst: 100,
             executions_per_day: 1_000_000,
             executions_concurrent: 64,
             wall_ms: 30_000,
@@ -123,6 +169,8 @@ impl Default for Policy {
         let enterprise = TierLimits {
             executions_per_minute: 0,
             executions_burst: 0,
+            writes_per_minute: 3_000,
+            writes_burst: 1_000,
             executions_per_day: 0,
             executions_concurrent: 256,
             wall_ms: 300_000,
@@ -139,6 +187,7 @@ impl Default for Policy {
             enterprise,
             keys_max: 1_000,
             modules_max: 1_000,
+            module_names_max: 10_000,
             versions_max: 1_000,
             lost_grace_ms: 30_000,
         }

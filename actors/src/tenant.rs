@@ -265,6 +265,12 @@ impl Tenant {
     pub fn decide(&self, command: Command, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
         self.check_standing(&command, context)?;
         let issuer = self.authorise(&command, context)?;
+        let events = self.follow(command, issuer, context)?;
+        self.charge(events, context)
+    }
+
+    /// What follows from a command of somebody who may give it. `issuer` holds the scopes of the key that asks.
+    fn follow(&self, command: Command, issuer: Option<Scopes>, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
         match command {
             Command::Register { name, tier, first_key } => self.register(name, tier, first_key, context),
             Command::Change { name, tier } => self.change(name, tier),
@@ -283,7 +289,14 @@ impl Tenant {
             Command::RejectModule { .. } if self.modules.rejected_lately(context.now) => Ok(vec![]),
             Command::RejectModule { name, digest, size_bytes, reason } => {
                 let at = context.now;
-                Ok(vec![Event::ModuleRejected(module::Rejected { name, digest, size_bytes, reason, at })])
+                Ok(vec![Event::ModuleRejected(module::Rejected {
+                    name,
+                    digest,
+                    size_bytes,
+                    reason,
+                    at,
+                    writes_full_at: None,
+                })])
             }
             Command::DeleteModule { name } => self.modules.delete(name),
             Command::Execute(execute) => self.admit(*execute, context),
@@ -292,6 +305,16 @@ impl Tenant {
             Command::Reap { node, boot } => Ok(self.executions.reap(&node, boot)),
             Command::Expire => Ok(self.executions.expire(context.now, context.policy.lost_grace_ms)),
         }
+    }
+
+    /// Takes a token for what a key changes, and notes in the event what is left. Each such command gives one event.
+    fn charge(&self, mut events: Vec<Event>, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
+        if let Authority::Key(_) = context.by
+            && let Some(note) = events.iter_mut().find_map(quota::write_note)
+        {
+            *note = self.quota.write(self.limits(context), context.now)?;
+        }
+        Ok(events)
     }
 
     /// Remembers what happened.
@@ -306,12 +329,27 @@ impl Tenant {
             Event::TenantTierChanged(changed) => self.tier = changed.tier,
             Event::TenantSuspended(_) => self.standing = Standing::Suspended,
             Event::TenantResumed(_) => self.standing = Standing::Active,
-            Event::KeyIssued(issued) => self.keys.issued(issued),
+            Event::KeyIssued(issued) => {
+                self.keys.issued(issued);
+                self.quota.wrote(issued.writes_full_at);
+            }
             Event::KeyRotated(_) | Event::RequestsDenied(_) | Event::Unknown(_) => {}
-            Event::ModuleRejected(rejected) => self.modules.rejected(rejected),
-            Event::KeyRevoked(revoked) => self.keys.revoked(&revoked.key_id),
-            Event::ModulePublished(published) => self.modules.published(published),
-            Event::ModuleDeleted(deleted) => self.modules.deleted(&deleted.name),
+            Event::KeyRevoked(revoked) => {
+                self.keys.revoked(&revoked.key_id);
+                self.quota.wrote(revoked.writes_full_at);
+            }
+            Event::ModulePublished(published) => {
+                self.modules.published(published);
+                self.quota.wrote(published.writes_full_at);
+            }
+            Event::ModuleRejected(rejected) => {
+                self.modules.rejected(rejected);
+                self.quota.wrote(rejected.writes_full_at);
+            }
+            Event::ModuleDeleted(deleted) => {
+                self.modules.deleted(&deleted.name);
+                self.quota.wrote(deleted.writes_full_at);
+            }
             Event::ExecutionAccepted(accepted) => {
                 self.executions.accepted(accepted);
                 self.quota.accepted(accepted);

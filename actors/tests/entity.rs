@@ -318,6 +318,33 @@ async fn silence_past_deadline_and_grace_is_a_loss() {
 }
 
 #[tokio::test]
+async fn a_tenant_that_never_rests_has_its_losses_declared_all_the_same() {
+    let config = RegionConfig { wake_every_ms: 1, ..RegionConfig::default() };
+    let node = Arc::new(Node::start(&Arc::new(MemoryLog::new()), config).await);
+    node.ask(register()).await.unwrap();
+    node.ask(publish()).await.unwrap();
+    node.execute().await.unwrap();
+    let spawn = |name: &'static str| {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { node.ask(rename(name)).await.unwrap() })
+    };
+    node.log.hold();
+    let first = spawn("in flight");
+    node.log.held_back(1).await;
+    let second = spawn("waits for the next commit");
+    node.clock.advance_ms(300_000 + 30_000);
+    // The entity goes from one append to the next without a rest; it wakes many times before.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    node.log.release();
+    let (first, second) = (first.await.unwrap(), second.await.unwrap());
+    let commits = node.log.commits();
+    let next = commits.iter().find(|recorded| recorded.position == second.position).unwrap();
+    let events = next.commit.events().unwrap();
+    let lost = events.iter().filter(|envelope| matches!(envelope.event, Event::ExecutionLost(_))).count();
+    assert_eq!((first.events.len(), events.len(), lost), (1, 2, 1));
+}
+
+#[tokio::test]
 async fn an_idle_entity_leaves_memory_and_comes_back_as_it_was() {
     let config = RegionConfig { wake_every_ms: 5, ..RegionConfig::default() };
     let node = Node::start(&Arc::new(MemoryLog::new()), config).await;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use guests::{MIB, command, config, echo, job, job_of, module, prepare, run_prepared, spin, start};
 use tokio::time::Instant;
-use wasmwiz_actors::executor::{ExecutorConfig, Executors};
+use wasmwiz_actors::executor::{ExecutorConfig, Executors, Ran};
 use wasmwiz_events::execution::Outcome;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,6 +130,35 @@ async fn guests_share_the_memory_of_the_node_and_give_it_back() {
     let (held, denied) = (Outcome::DeadlineExceeded, Outcome::Failed);
     assert_eq!(outcomes, [held, held, denied, denied]);
     assert_eq!(run_prepared(&executors, &holder, job_of(50)).await.outcome, held);
+}
+
+#[tokio::test]
+async fn outputs_share_the_memory_of_the_node_and_give_it_back_when_they_are_dropped() {
+    let config = ExecutorConfig { memory_budget_bytes: 2 * MIB, ..config() };
+    let executors = Executors::start(config).unwrap();
+    // A mebibyte on each of both outputs, in pieces of 64 KiB; its memory is two pages.
+    let flood = module(
+        "(memory (export \"memory\") 2)",
+        "(local $n i32) (i32.store (i32.const 0) (i32.const 65536)) (i32.store (i32.const 4) (i32.const 65536))
+         (loop $more
+           (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+           (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 8)))
+           (local.set $n (i32.add (local.get $n) (i32.const 1)))
+           (br_if $more (i32.lt_u (local.get $n) (i32.const 16))))",
+    );
+    let flood = prepare(&executors, &flood).await;
+    let first = run_prepared(&executors, &flood, job()).await;
+    assert_eq!(first.outcome, Outcome::Succeeded, "a guest goes on without room for its output");
+    let kept = |ran: &Ran| (ran.stdout.bytes.len() + ran.stderr.bytes.len()) as u64;
+    assert!(kept(&first) <= 2 * MIB - 128 * 1_024 && kept(&first) >= MIB, "{}", kept(&first));
+    assert!(first.stdout.truncated || first.stderr.truncated);
+    // What the first has written still waits for somebody.
+    let second = run_prepared(&executors, &flood, job()).await;
+    assert!(kept(&first) + kept(&second) <= 2 * MIB, "{} and {}", kept(&first), kept(&second));
+    assert!(second.stdout.truncated && second.stderr.truncated);
+    let before = kept(&first);
+    drop((first, second));
+    assert_eq!(kept(&run_prepared(&executors, &flood, job()).await), before);
 }
 
 #[tokio::test]

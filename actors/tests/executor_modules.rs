@@ -15,7 +15,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use bytes::Bytes;
 use guests::{command, config, echo, job, module, prepare, run, run_prepared, start, try_prepare, wasm};
-use wasmwiz_actors::executor::{Executors, PrepareError, Rejection};
+use wasmwiz_actors::executor::{Asker, Executors, PrepareError, Rejection};
 use wasmwiz_events::{digest::Digest, execution::Outcome, module::Kind};
 
 const PAGE: &str = "(memory (export \"memory\") 1)";
@@ -167,7 +167,7 @@ fn over_what(rejection: &Rejection) -> &'static str {
 #[tokio::test]
 async fn bytes_under_another_digest_are_not_compiled() {
     let executors = start();
-    let lie = executors.prepare(Digest::of(b"something else"), wasm(&echo())).await;
+    let lie = executors.prepare(Asker::Platform, Digest::of(b"something else"), wasm(&echo())).await;
     assert!(matches!(lie, Err(PrepareError::Failed(_))), "{lie:?}");
 }
 
@@ -178,9 +178,9 @@ async fn a_module_is_compiled_once_for_all_who_ask_and_for_those_who_left() {
     let digest = Digest::of(&bytes);
     assert!(executors.prepared(digest).await.is_none());
     // One asks and goes away.
-    let leaver = tokio::time::timeout(Duration::ZERO, executors.prepare(digest, bytes.clone())).await;
+    let leaver = tokio::time::timeout(Duration::ZERO, executors.prepare(Asker::Platform, digest, bytes.clone())).await;
     assert!(leaver.is_err());
-    let all = (0..32).map(|_| executors.prepare(digest, bytes.clone()));
+    let all = (0..32).map(|_| executors.prepare(Asker::Platform, digest, bytes.clone()));
     let all = futures_util::future::join_all(all).await;
     assert!(all.iter().all(|prepared| prepared.as_ref().is_ok_and(|prepared| prepared.digest() == digest)));
     assert!(executors.prepared(digest).await.is_some());

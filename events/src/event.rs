@@ -137,10 +137,10 @@ impl Event {
             | Self::Unknown(_) => format!("tenants/{tenant}"),
             Self::KeyIssued(key::Issued { key_id, .. })
             | Self::KeyRotated(key::Rotated { key_id, .. })
-            | Self::KeyRevoked(key::Revoked { key_id }) => format!("keys/{key_id}"),
+            | Self::KeyRevoked(key::Revoked { key_id, .. }) => format!("keys/{key_id}"),
             Self::ModulePublished(module::Published { name, .. })
             | Self::ModuleRejected(module::Rejected { name, .. })
-            | Self::ModuleDeleted(module::Deleted { name }) => format!("modules/{name}"),
+            | Self::ModuleDeleted(module::Deleted { name, .. }) => format!("modules/{name}"),
             Self::ExecutionAccepted(accepted) => format!("executions/{}", accepted.execution_id),
             Self::ExecutionFinished(finished) => format!("executions/{}", finished.execution_id),
             Self::ExecutionLost(lost) => format!("executions/{}", lost.execution_id),

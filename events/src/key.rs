@@ -156,6 +156,9 @@ pub struct Issued {
     /// When it stops working by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// When the tenant's write bucket is full again, if a key asked and its tier limits what keys write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes_full_at: Option<Timestamp>,
 }
 
 /// A key got a new secret. The old one works until `grace_until`.
@@ -174,6 +177,9 @@ pub struct Rotated {
 pub struct Revoked {
     /// Which key.
     pub key_id: KeyId,
+    /// When the tenant's write bucket is full again, if a key asked and its tier limits what keys write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes_full_at: Option<Timestamp>,
 }
 
 #[cfg(test)]

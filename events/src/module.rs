@@ -42,6 +42,9 @@ pub struct Published {
     /// Its exports.
     #[serde(default)]
     pub exports: Vec<String>,
+    /// When the tenant's write bucket is full again, if a key asked and its tier limits what keys write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes_full_at: Option<Timestamp>,
 }
 
 /// An upload was refused after it had been read: it is no module that this platform runs.
@@ -57,6 +60,9 @@ pub struct Rejected {
     pub reason: String,
     /// When it was decided: the next minute's rejections are answered and not recorded.
     pub at: Timestamp,
+    /// When the tenant's write bucket is full again, if a key asked and its tier limits what keys write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes_full_at: Option<Timestamp>,
 }
 
 /// All versions of a name were deleted. Executions that ran them stay in the record.
@@ -64,4 +70,7 @@ pub struct Rejected {
 pub struct Deleted {
     /// Which module.
     pub name: ModuleName,
+    /// When the tenant's write bucket is full again, if a key asked and its tier limits what keys write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes_full_at: Option<Timestamp>,
 }

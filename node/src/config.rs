@@ -254,12 +254,18 @@ impl Config {
             if limits.executions_per_minute > 60_000 {
                 return bad(&key("executions_per_minute"), "is at most 60000; 0 means without limit");
             }
+            if limits.writes_per_minute > 60_000 {
+                return bad(&key("writes_per_minute"), "is at most 60000; 0 means without limit");
+            }
             if limits.memory_bytes > self.executor.memory_max_bytes {
                 return bad(&key("memory_bytes"), "is more than executor.memory_max_bytes; raise that or lower this");
             }
             if limits.wall_ms == 0 || limits.executions_concurrent == 0 {
                 return bad(&key("wall_ms and executions_concurrent"), "must not be 0");
             }
+        }
+        if self.tiers.modules_max > self.tiers.module_names_max {
+            return bad("tiers.modules_max", "is more than tiers.module_names_max; raise that or lower this");
         }
         if self.gateway.bodies_bytes_per_tenant_max > self.gateway.bodies_bytes_max {
             return bad("gateway.bodies_bytes_per_tenant_max", "is more than gateway.bodies_bytes_max; lower it");

@@ -1,7 +1,9 @@
 //! Who may come in: tenants and their API keys.
 //!
-//! The gateway authenticates every request against this view, so it is mirrored in memory; the mirror changes only after
-//! the transaction of the rows is committed. The view authenticates, the tenant's entity authorises.
+//! The gateway authenticates every request against this view, so what can open something is mirrored in memory: tenants,
+//! and keys until they are revoked. Their number is bounded by the tenants' limits; that of revoked keys is not, so those are
+//! rows alone. The mirror changes only after the transaction of the rows is committed. The view authenticates, the tenant's
+//! entity authorises.
 
 use std::{
     collections::HashMap,
@@ -132,7 +134,7 @@ pub struct TenantCursor {
     pub before: Position,
 }
 
-/// What the rows say, in memory.
+/// What the rows say, in memory. Without revoked keys.
 #[derive(Debug, Default)]
 pub(crate) struct Directory(RwLock<Mirror>);
 
@@ -165,7 +167,13 @@ impl Directory {
 impl Mirror {
     fn put(&mut self, tenants: impl Iterator<Item = TenantRecord>, keys: impl Iterator<Item = KeyRecord>) {
         self.tenants.extend(tenants.map(|tenant| (tenant.id.clone(), Arc::new(tenant))));
-        self.keys.extend(keys.map(|key| (key.id.clone(), Arc::new(key))));
+        for key in keys {
+            if key.revoked_at.is_some() {
+                self.keys.remove(&key.id);
+            } else {
+                self.keys.insert(key.id.clone(), Arc::new(key));
+            }
+        }
     }
 }
 
@@ -181,7 +189,8 @@ impl Keys {
         Self { directory, readers }
     }
 
-    /// The key with this id, of whatever tenant, for authentication: the caller names the tenant by the key. In memory.
+    /// The key with this id, of whatever tenant, for authentication: the caller names the tenant by the key. In memory, and
+    /// `None` once it is revoked.
     pub fn authenticate_lookup(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {
         self.directory.key(id)
     }
@@ -191,9 +200,17 @@ impl Keys {
         self.directory.tenant(id)
     }
 
-    /// A key of this tenant. In memory.
-    pub fn get_key(&self, tenant: &TenantId, id: &KeyId) -> Option<Arc<KeyRecord>> {
-        self.directory.key(id).filter(|key| key.tenant == *tenant)
+    /// A key of this tenant: from memory, or from its row when it is revoked.
+    ///
+    /// # Errors
+    /// [`QueryError`] when the view cannot be read.
+    pub async fn get_key(&self, tenant: &TenantId, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, QueryError> {
+        if let Some(key) = self.directory.key(id) {
+            return Ok(Some(key).filter(|key| key.tenant == *tenant));
+        }
+        let (tenant, id) = (tenant.clone(), id.clone());
+        let row = self.readers.read(move |connection| rows::key(connection, &tenant, &id)).await?;
+        Ok(row.map(Arc::new))
     }
 
     /// The keys of a tenant, the last issued first; revoked and expired ones among them.

@@ -73,6 +73,7 @@ pub(crate) fn issued(key: &str) -> Event {
         scopes: key::Scopes::TENANT,
         hash: Digest::of(key.as_bytes()),
         expires_at: None,
+        writes_full_at: None,
     })
 }
 
@@ -85,6 +86,7 @@ pub(crate) fn published(name: &str, version: u32) -> Event {
         kind: module::Kind::Core,
         imports: vec!["wasi_snapshot_preview1.fd_write".to_owned()],
         exports: vec!["_start".to_owned()],
+        writes_full_at: None,
     })
 }
 
@@ -268,13 +270,13 @@ impl History {
                 hash: Digest::of(&n.to_be_bytes()),
                 grace_until: self.now.plus_ms(n),
             }),
-            2 => Event::KeyRevoked(key::Revoked { key_id: key_id(&key(life, n)) }),
+            2 => Event::KeyRevoked(key::Revoked { key_id: key_id(&key(life, n)), writes_full_at: None }),
             3 => {
                 let version = life.modules.entry(name.clone()).or_default();
                 *version += 1;
                 published(&name, *version)
             }
-            4 => Event::ModuleDeleted(module::Deleted { name: module_name(&name) }),
+            4 => Event::ModuleDeleted(module::Deleted { name: module_name(&name), writes_full_at: None }),
             5 => Event::TenantSuspended(tenant::Suspended { reason: Some("unpaid".to_owned()) }),
             6 => Event::TenantResumed(tenant::Resumed {}),
             7 => unknown(),

@@ -1,17 +1,20 @@
 //! Taking a module in: validated, compiled, kept, and then published.
 
 use bytes::Bytes;
-use wasmwiz_events::{digest::Digest, module::Kind};
+use wasmwiz_events::{digest::Digest, id::TenantId, module::Kind};
 
 use super::{DispatchError, Shared, Upload};
 use crate::{
-    executor::{Inspected, PrepareError},
+    executor::{Asker, Inspected, PrepareError, Prepared},
     handle::{Ask, Decided},
     tenant::Command,
 };
 
 /// Modules up to this size, in bytes, are validated where they are: it takes less than a millisecond.
 const INSPECT_HERE_BYTES: usize = 64 * 1_024;
+
+/// When to try again while too many modules wait to be compiled, in milliseconds: most take less.
+const COMPILE_RETRY_MS: u64 = 1_000;
 
 impl Shared {
     pub(super) async fn publish(&self, upload: Upload) -> Result<Decided, DispatchError> {
@@ -23,7 +26,7 @@ impl Shared {
         // Compiling and keeping cost something: not for somebody who would be refused anyway.
         self.preview(&tenant, &command, &by, &origin).await?;
         let inspected = match self.inspect(&wasm).await {
-            Ok(inspected) => self.compile(&wasm).await.map(|()| inspected),
+            Ok(inspected) => self.compile(&tenant, digest, &wasm).await.map(|_| inspected),
             Err(error) => Err(error),
         };
         let rejection = match inspected {
@@ -42,13 +45,22 @@ impl Shared {
         Err(rejection.into())
     }
 
-    async fn compile(&self, wasm: &Bytes) -> Result<(), DispatchError> {
-        match self.deps.executors.prepare(Digest::of(wasm), wasm.clone()).await {
-            Ok(_) => Ok(()),
-            Err(PrepareError::Rejected(rejection)) => Err(rejection.into()),
-            Err(PrepareError::Busy) => Err(DispatchError::Busy { retry_after_ms: 1_000 }),
-            Err(PrepareError::Failed(error)) => Err(DispatchError::Host(error)),
-        }
+    /// Compiles a module that came with a request, within its tenant's share, before anything is accepted or charged.
+    pub(super) async fn compile(
+        &self,
+        tenant: &TenantId,
+        digest: Digest,
+        wasm: &Bytes,
+    ) -> Result<Prepared, DispatchError> {
+        let prepared = self.deps.executors.prepare(Asker::Tenant(tenant.clone()), digest, wasm.clone()).await;
+        prepared.map_err(|error| match error {
+            PrepareError::Rejected(rejection) => rejection.into(),
+            PrepareError::Busy => DispatchError::Busy { retry_after_ms: COMPILE_RETRY_MS },
+            PrepareError::OverShare { limit } => {
+                DispatchError::TooManyCompilations { limit, retry_after_ms: COMPILE_RETRY_MS }
+            }
+            PrepareError::Failed(error) => DispatchError::Host(error),
+        })
     }
 
     /// Keeps the bytes of a module, durably.
@@ -61,7 +73,7 @@ impl Shared {
     }
 
     /// Validates a module, on a thread that may be busy when it is large.
-    pub(super) async fn inspect(&self, wasm: &Bytes) -> Result<Inspected, DispatchError> {
+    async fn inspect(&self, wasm: &Bytes) -> Result<Inspected, DispatchError> {
         if wasm.len() <= INSPECT_HERE_BYTES {
             return Ok(self.deps.executors.inspect(wasm)?);
         }

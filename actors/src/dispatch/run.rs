@@ -13,7 +13,7 @@ use wasmwiz_events::{
 use super::{Code, DispatchError, Done, Request, Shared, finish::Began};
 use crate::{
     aggregate::Authority,
-    executor::{Job, PrepareError, Prepared, Ran, Slot},
+    executor::{Asker, Job, PrepareError, Prepared, Ran, Slot},
     handle::{Ask, AskError, Origin},
     tenant::{Command, Execute, ModuleChoice},
 };
@@ -25,7 +25,7 @@ impl Shared {
             Code::Named { name, version } => (ModuleChoice::Named { name, version }, None),
             Code::Inline(wasm) => {
                 let (digest, size_bytes) = (Digest::of(&wasm), wasm.len() as u64);
-                (ModuleChoice::Inline { digest, size_bytes }, Some(wasm))
+                (ModuleChoice::Inline { digest, size_bytes }, Some((digest, wasm)))
             }
         };
         let input = Payload::new(stdin.clone());
@@ -45,10 +45,13 @@ impl Shared {
             // Bytes are kept before the commit that names them: not for somebody who would be refused anyway.
             self.preview(&tenant, &command, &by, &origin).await?;
         }
+        let prepared = match &inline {
+            Some((digest, wasm)) => Some(self.compile(&tenant, *digest, wasm).await?),
+            None => None,
+        };
         let slot = self.deps.executors.reserve().await;
         let slot = slot.map_err(|busy| DispatchError::Busy { retry_after_ms: busy.retry_after_ms })?;
-        if let Some(wasm) = &inline {
-            self.inspect(wasm).await?;
+        if let Some((_, wasm)) = &inline {
             self.take_in(wasm).await?;
         }
         let payloads = self.keep([input]).await?;
@@ -58,7 +61,14 @@ impl Shared {
         let Some(Event::ExecutionAccepted(accepted)) = decided.events.into_iter().next() else {
             return Err(DispatchError::Host("an admission gave no execution".into()));
         };
-        let ran = self.run(slot, &accepted, stdin, inline).await;
+        let prepared = match prepared {
+            Some(prepared) => Ok(prepared),
+            None => self.prepare(&tenant, accepted.module.digest).await,
+        };
+        let ran = match prepared {
+            Ok(prepared) => self.run(slot, &prepared, &accepted, stdin).await,
+            Err(message) => Ran::failed(message),
+        };
         let began = Began { tenant, origin, accepted, at: accepted_at, revision: decided.revision };
         self.finish(began, ran).await
     }
@@ -76,11 +86,7 @@ impl Shared {
         self.deps.region.ask(tenant, ask).await.map(drop)
     }
 
-    async fn run(&self, slot: Slot, accepted: &Accepted, stdin: Bytes, inline: Option<Bytes>) -> Ran {
-        let prepared = match self.prepare(accepted.module.digest, inline).await {
-            Ok(prepared) => prepared,
-            Err(message) => return Ran::failed(message),
-        };
+    async fn run(&self, slot: Slot, prepared: &Prepared, accepted: &Accepted, stdin: Bytes) -> Ran {
         let job = Job {
             execution_id: accepted.execution_id,
             program: accepted.module.name.as_ref().map_or("module", ModuleName::as_str).to_owned(),
@@ -90,29 +96,32 @@ impl Shared {
             seed: accepted.seed,
             cancel: CancellationToken::new(),
         };
-        self.deps.executors.run(slot, &prepared, job).await
+        self.deps.executors.run(slot, prepared, job).await
     }
 
-    /// The compiled module: from memory, from its artefact, or compiled again from its bytes.
-    async fn prepare(&self, digest: Digest, inline: Option<Bytes>) -> Result<Prepared, String> {
+    /// The compiled module of an admitted execution: from memory, from its artefact, or compiled again from its bytes.
+    async fn prepare(&self, tenant: &TenantId, digest: Digest) -> Result<Prepared, String> {
         if let Some(prepared) = self.deps.executors.prepared(digest).await {
             return Ok(prepared);
         }
-        let wasm = match inline {
-            Some(wasm) => wasm,
-            None => match self.deps.blobs.get(digest).await {
-                Ok(Some(wasm)) => wasm,
-                Ok(None) => return Err("the bytes of the module are not kept any more".into()),
-                Err(error) => {
-                    tracing::error!(%digest, %error, "a module cannot be read");
-                    return Err("the bytes of the module cannot be read".into());
-                }
-            },
+        let wasm = match self.deps.blobs.get(digest).await {
+            Ok(Some(wasm)) => wasm,
+            Ok(None) => return Err("the bytes of the module are not kept any more".into()),
+            Err(error) => {
+                tracing::error!(%digest, %error, "a module cannot be read");
+                return Err("the bytes of the module cannot be read".into());
+            }
         };
-        match self.deps.executors.prepare(digest, wasm).await {
+        match self.deps.executors.prepare(Asker::Admitted(tenant.clone()), digest, wasm).await {
             Ok(prepared) => Ok(prepared),
-            Err(PrepareError::Rejected(rejection)) => Err(rejection.to_string()),
-            Err(PrepareError::Busy) => Err("too many modules were waiting to be compiled".into()),
+            Err(error @ PrepareError::Rejected(_)) => {
+                // It compiled when it was published: this machine had less to give now.
+                tracing::warn!(%digest, %error, "a published module does not compile any more");
+                Err(format!("the host could not compile the published module again: {error}"))
+            }
+            Err(PrepareError::Busy | PrepareError::OverShare { .. }) => {
+                Err("the host could not compile the published module again in time; run it again".into())
+            }
             Err(PrepareError::Failed(error)) => {
                 tracing::error!(%digest, %error, "a module cannot be compiled");
                 Err("the host could not compile the module".into())

@@ -10,7 +10,7 @@ use wasmwiz_events::{
     id::ExecutionId,
 };
 
-use super::{Executors, Job};
+use super::{Asker, Executors, Job};
 
 /// How long the check may take, compilation included: less than the period of the probes that ask for it.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,7 +38,8 @@ async fn run(executors: &Executors) -> Result<(), String> {
     let prepared = match executors.prepared(digest).await {
         Some(prepared) => prepared,
         None => {
-            executors.prepare(digest, Bytes::from_static(ECHO)).await.map_err(|error| format!("compiling: {error}"))?
+            let prepared = executors.prepare(Asker::Platform, digest, Bytes::from_static(ECHO)).await;
+            prepared.map_err(|error| format!("compiling: {error}"))?
         }
     };
     let slot = executors.0.slots.spare().await.ok_or("the executors are shut down")?;

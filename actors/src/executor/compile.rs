@@ -19,12 +19,14 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::Instant,
 };
 use wasmtime::Engine;
 
 use super::{
-    CompileConfig, PrepareError, Rejection, artefact::Code, engine, rejection::CompileResource, slots::Waiting,
+    CompileConfig, PrepareError, Rejection, artefact::Code, engine, rejection::CompileResource, shares::Place,
+    slots::Waiting,
 };
 
 /// What a request begins with.
@@ -56,6 +58,12 @@ struct Complaint {
     message: String,
 }
 
+/// The right to compile one module. Dropped, it is the next one's.
+pub(crate) struct Permit<'a> {
+    _node: SemaphorePermit<'a>,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
 /// Compiles, a bounded number at a time.
 pub(crate) struct Compiler {
     engine: Engine,
@@ -70,15 +78,26 @@ impl Compiler {
         Self { engine, config, permits, waiting: AtomicU32::new(0) }
     }
 
-    /// Compiles a module that has passed inspection.
-    pub(crate) async fn compile(&self, wasm: Vec<u8>) -> Result<Code, PrepareError> {
-        let wall = Duration::from_millis(self.config.wall_ms);
-        let _permit = {
-            let waiting_max = u32::try_from(self.config.waiting_max).unwrap_or(u32::MAX);
-            let _in_line = Waiting::enter(&self.waiting, waiting_max).ok_or(PrepareError::Busy)?;
-            let permit = tokio::time::timeout(wall, self.permits.acquire()).await;
-            permit.map_err(|_| PrepareError::Busy)?.map_err(|_| PrepareError::Busy)?
+    /// The right to compile one module: the tenant's turn first, then the node's.
+    pub(crate) async fn permit(&self, place: Option<&Place>) -> Result<Permit<'_>, PrepareError> {
+        let until = Instant::now() + Duration::from_millis(self.config.wall_ms);
+        let turn = match place {
+            Some(place) => {
+                let turn = tokio::time::timeout_at(until, place.turn()).await;
+                Some(turn.map_err(|_| PrepareError::OverShare { limit: place.limit() })?)
+            }
+            None => None,
         };
+        let waiting_max = u32::try_from(self.config.waiting_max).unwrap_or(u32::MAX);
+        let _in_line = Waiting::enter(&self.waiting, waiting_max).ok_or(PrepareError::Busy)?;
+        let node = tokio::time::timeout_at(until, self.permits.acquire()).await;
+        let node = node.map_err(|_| PrepareError::Busy)?.map_err(|_| PrepareError::Busy)?;
+        Ok(Permit { _node: node, _turn: turn.flatten() })
+    }
+
+    /// Compiles a module that has passed inspection.
+    pub(crate) async fn compile(&self, _permit: Permit<'_>, wasm: Vec<u8>) -> Result<Code, PrepareError> {
+        let wall = Duration::from_millis(self.config.wall_ms);
         let code = match self.config.worker.as_deref() {
             Some([program, arguments @ ..]) => self.in_child(program, arguments, wasm, wall).await?,
             Some([]) => return Err(PrepareError::Failed("no program is set that compiles".into())),

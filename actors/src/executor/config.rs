@@ -18,7 +18,7 @@ pub struct ExecutorConfig {
     pub wait_ms: u64,
     /// The largest linear memory of any guest, in bytes. The tenant's limit may be smaller.
     pub memory_max_bytes: u64,
-    /// Linear memory of all guests of this node together, in bytes.
+    /// Linear memory and kept outputs of all guests of this node together, in bytes. Set it below the memory of the machine.
     pub memory_budget_bytes: u64,
     /// How often a running guest makes room for the others of its thread, in milliseconds.
     pub tick_ms: u64,
@@ -71,7 +71,12 @@ pub struct CompileConfig {
     pub permits: usize,
     /// Compilations that may wait for one of these.
     pub waiting_max: usize,
-    /// Time one compilation may take, in milliseconds; waiting for a permit may take as long again.
+    /// Compilations of one tenant at the same time, those included that wait for a permit: the line of the node is first
+    /// come, first served, and one tenant must not fill it.
+    pub permits_per_tenant: usize,
+    /// Compilations of one tenant that may wait for one of these: a deployment of a few modules at once.
+    pub waiting_per_tenant_max: usize,
+    /// Time one compilation may take, in milliseconds; waiting for its turn and a permit may take as long again.
     pub wall_ms: u64,
     /// CPU time one compilation may take, in seconds.
     pub cpu_s: u64,
@@ -85,6 +90,8 @@ impl Default for CompileConfig {
             worker: None,
             permits: cores().saturating_sub(1).max(1),
             waiting_max: 64,
+            permits_per_tenant: 1,
+            waiting_per_tenant_max: 4,
             wall_ms: 10_000,
             cpu_s: 10,
             memory_bytes: 2 << 30,

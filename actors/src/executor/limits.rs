@@ -9,7 +9,7 @@ use wasmtime::ResourceLimiter;
 
 use super::engine::TABLE_ELEMENTS_MAX;
 
-/// Linear memory of all guests of the node. Taken at growth, given back when the guest is gone.
+/// What all guests of the node hold: linear memory and outputs. Taken at growth, given back when it is gone.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
     used_bytes: AtomicU64,
@@ -37,6 +37,51 @@ impl MemoryBudget {
 
     fn give(&self, bytes: u64) {
         self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What one holder has taken of the budget. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Held {
+    budget: Arc<MemoryBudget>,
+    bytes: u64,
+}
+
+impl Held {
+    pub(crate) const fn nothing_of(budget: Arc<MemoryBudget>) -> Self {
+        Self { budget, bytes: 0 }
+    }
+
+    /// Takes `more` bytes, if the budget has as much left.
+    pub(crate) fn grow(&mut self, more: u64) -> bool {
+        let granted = self.budget.take(more);
+        if granted {
+            self.bytes += more;
+        }
+        granted
+    }
+
+    /// Gives back `bytes` of them.
+    fn shrink(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.budget.give(bytes);
+        self.bytes -= bytes;
+    }
+
+    /// How many it has.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What they were taken from.
+    pub(crate) fn budget(&self) -> Arc<MemoryBudget> {
+        Arc::clone(&self.budget)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes);
     }
 }
 
@@ -68,9 +113,8 @@ impl std::fmt::Display for Denied {
 /// The limits of one guest. Growth beyond them answers -1 to the guest, as WebAssembly has it, and is remembered.
 #[derive(Debug)]
 pub(crate) struct Limiter {
-    budget: Arc<MemoryBudget>,
+    held: Held,
     limit_bytes: u64,
-    held_bytes: u64,
     /// What the latest growth added: undone when the engine then fails to do it.
     latest_bytes: u64,
     peak_bytes: u64,
@@ -79,7 +123,7 @@ pub(crate) struct Limiter {
 
 impl Limiter {
     pub(crate) fn new(budget: Arc<MemoryBudget>, limit_bytes: u64) -> Self {
-        Self { budget, limit_bytes, held_bytes: 0, latest_bytes: 0, peak_bytes: 0, denied: None }
+        Self { held: Held::nothing_of(budget), limit_bytes, latest_bytes: 0, peak_bytes: 0, denied: None }
     }
 
     /// The most linear memory the guest held, in bytes.
@@ -90,12 +134,6 @@ impl Limiter {
     /// What the guest asked for last and did not get.
     pub(crate) fn denied(&self) -> Option<Denied> {
         self.denied
-    }
-}
-
-impl Drop for Limiter {
-    fn drop(&mut self) {
-        self.budget.give(self.held_bytes);
     }
 }
 
@@ -110,20 +148,18 @@ impl ResourceLimiter for Limiter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false); // The module's own maximum: no denial of ours.
         }
-        let more = desired_bytes.saturating_sub(self.held_bytes);
-        if !self.budget.take(more) {
+        let more = desired_bytes.saturating_sub(self.held.bytes());
+        if !self.held.grow(more) {
             self.denied = Some(Denied::Node);
             return Ok(false);
         }
         self.latest_bytes = more;
-        self.held_bytes += more;
-        self.peak_bytes = self.peak_bytes.max(self.held_bytes);
+        self.peak_bytes = self.peak_bytes.max(self.held.bytes());
         Ok(true)
     }
 
     fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.budget.give(self.latest_bytes);
-        self.held_bytes -= self.latest_bytes;
+        self.held.shrink(self.latest_bytes);
         self.latest_bytes = 0;
         Ok(())
     }

@@ -12,7 +12,8 @@ pub const EXECUTIONS_TOTAL: &str = "wasmwiz_executions_total";
 pub const EXECUTION_SECONDS: &str = "wasmwiz_execution_seconds";
 /// Histogram: seconds one compilation took.
 pub const COMPILE_SECONDS: &str = "wasmwiz_compile_seconds";
-/// Counter, label `result`: modules prepared by `compiled`, `artefact` (loaded from disk), `rejected`, `busy`, `failed`.
+/// Counter, label `result`: modules prepared by `compiled`, `artefact` (loaded from disk), `rejected`, `busy`, `over_share`,
+/// `failed`.
 pub const COMPILE_RESULTS_TOTAL: &str = "wasmwiz_compile_results_total";
 /// Counter: cached artefacts that were refused and deleted, because they are not what this node wrote.
 pub const ARTEFACTS_REFUSED_TOTAL: &str = "wasmwiz_artefacts_refused_total";

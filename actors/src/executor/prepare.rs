@@ -15,7 +15,7 @@ use futures_util::{
 use lru::LruCache;
 use tokio::time::Instant;
 use wasmtime::{Engine, InstancePre, Linker};
-use wasmwiz_events::digest::Digest;
+use wasmwiz_events::{digest::Digest, id::TenantId};
 
 use super::{
     ExecutorConfig, Rejection,
@@ -25,6 +25,7 @@ use super::{
     engine::Imports,
     inspect, metrics,
     run::Guest,
+    shares::{Full, Shares},
 };
 
 /// A module that is compiled, loaded and linked. Cheap to clone.
@@ -66,11 +67,35 @@ pub enum PrepareError {
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// Too many compilations wait already. Try again.
-    #[error("this node compiles as many modules as it may")]
+    #[error("this node compiles as many modules as it may; try again later")]
     Busy,
+    /// Too many compilations of this tenant wait already.
+    #[error("the tenant has as many modules to be compiled as the {limit} that it may; wait for one of them")]
+    OverShare {
+        /// The most that wait or are being compiled.
+        limit: usize,
+    },
     /// The host could not compile or load it.
     #[error("the module could not be prepared: {0}")]
     Failed(String),
+}
+
+impl From<Full> for PrepareError {
+    fn from(full: Full) -> Self {
+        Self::OverShare { limit: full.limit }
+    }
+}
+
+/// For whom a module is compiled: it says which bounds hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Asker {
+    /// The platform itself.
+    Platform,
+    /// A tenant, within its share of the compiler.
+    Tenant(TenantId),
+    /// An execution of a tenant that is admitted already. It takes its turn among the tenant's others, but is not turned
+    /// away for their number: the admission has bounded it.
+    Admitted(TenantId),
 }
 
 /// How long a module that was too expensive to compile is refused without trying again. A busy machine is forgiven then;
@@ -81,8 +106,8 @@ const REFUSED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1_023);
 
 type Flight = Shared<BoxFuture<'static, Result<Option<Prepared>, PrepareError>>>;
 
-/// A digest, and whether the module may be compiled for it: those who only look do not share the others' error.
-type FlightKey = (Digest, bool);
+/// A digest, and for whom it may be compiled, if at all: nobody gets an error that is another's.
+type FlightKey = (Digest, Option<Asker>);
 
 pub(crate) struct Preparer {
     engine: Engine,
@@ -90,6 +115,7 @@ pub(crate) struct Preparer {
     imports: Imports,
     artefacts: Artefacts,
     compiler: Compiler,
+    shares: Arc<Shares>,
     memory_max_bytes: u64,
     cache: Mutex<Cache>,
     refused: Mutex<LruCache<Digest, (Instant, Rejection)>>,
@@ -106,6 +132,7 @@ impl Preparer {
     ) -> Arc<Self> {
         Arc::new(Self {
             compiler: Compiler::new(engine.clone(), config.compile.clone()),
+            shares: Shares::new(&config.compile),
             engine,
             linker,
             imports,
@@ -117,14 +144,19 @@ impl Preparer {
         })
     }
 
-    pub(crate) async fn prepare(self: &Arc<Self>, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
+    pub(crate) async fn prepare(
+        self: &Arc<Self>,
+        asker: Asker,
+        digest: Digest,
+        wasm: Bytes,
+    ) -> Result<Prepared, PrepareError> {
         if let Some(prepared) = self.cached(digest) {
             return Ok(prepared);
         }
         if let Some(rejection) = self.refused(digest) {
             return Err(rejection.into());
         }
-        let prepared = self.fly(digest, Some(wasm)).await?;
+        let prepared = self.fly(digest, Some((asker, wasm))).await?;
         prepared.ok_or_else(|| PrepareError::Failed("the compilation gave no module".into()))
     }
 
@@ -154,17 +186,17 @@ impl Preparer {
     }
 
     /// Joins the flight of this digest, or starts it. It is a task: it lands also when all passengers have left.
-    fn fly(self: &Arc<Self>, digest: Digest, wasm: Option<Bytes>) -> Flight {
-        let key = (digest, wasm.is_some());
+    fn fly(self: &Arc<Self>, digest: Digest, order: Option<(Asker, Bytes)>) -> Flight {
+        let key = (digest, order.as_ref().map(|(asker, _)| asker.clone()));
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(&key) {
             return flight.clone();
         }
-        let preparer = Arc::clone(self);
+        let (preparer, landing_key) = (Arc::clone(self), key.clone());
         let task = tokio::spawn(async move {
             // Takes the flight off the board however it ends, after the cache has the module.
-            let landing = Landing { preparer, key };
-            landing.preparer.make(digest, wasm).await
+            let landing = Landing { preparer, key: landing_key };
+            landing.preparer.make(digest, order).await
         });
         let flight = async move {
             task.await.unwrap_or_else(|_| Err(PrepareError::Failed("the task that prepares it was lost".into())))
@@ -174,7 +206,11 @@ impl Preparer {
         flight
     }
 
-    async fn make(self: &Arc<Self>, digest: Digest, wasm: Option<Bytes>) -> Result<Option<Prepared>, PrepareError> {
+    async fn make(
+        self: &Arc<Self>,
+        digest: Digest,
+        order: Option<(Asker, Bytes)>,
+    ) -> Result<Option<Prepared>, PrepareError> {
         // Somebody may have landed between the caller's look and this one.
         if let Some(prepared) = self.cached(digest) {
             return Ok(Some(prepared));
@@ -183,18 +219,24 @@ impl Preparer {
             count("artefact");
             return Ok(Some(prepared));
         }
-        let Some(wasm) = wasm else { return Ok(None) };
-        let made = self.compile(digest, wasm).await;
+        let Some((asker, wasm)) = order else { return Ok(None) };
+        let made = self.compile(&asker, digest, wasm).await;
         count(match &made {
             Ok(_) => "compiled",
             Err(PrepareError::Rejected(_)) => "rejected",
             Err(PrepareError::Busy) => "busy",
+            Err(PrepareError::OverShare { .. }) => "over_share",
             Err(PrepareError::Failed(_)) => "failed",
         });
         made.map(Some)
     }
 
-    async fn compile(self: &Arc<Self>, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
+    async fn compile(self: &Arc<Self>, asker: &Asker, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
+        let place = match asker {
+            Asker::Platform => None,
+            Asker::Tenant(tenant) => Some(self.shares.enter(tenant, false)?),
+            Asker::Admitted(tenant) => Some(self.shares.enter(tenant, true)?),
+        };
         let wasm = self
             .blocking(move |preparer| {
                 if Digest::of(&wasm) != digest {
@@ -204,8 +246,13 @@ impl Preparer {
                 Ok(inspect::without_custom_sections(&wasm)?)
             })
             .await?;
+        let permit = self.compiler.permit(place.as_ref()).await?;
+        // Another tenant's flight may have landed while this one waited.
+        if let Some(prepared) = self.cached(digest) {
+            return Ok(prepared);
+        }
         let started = Instant::now();
-        let compiled = self.compiler.compile(wasm).await;
+        let compiled = self.compiler.compile(permit, wasm).await;
         let code = compiled.inspect_err(|error| self.remember_refusal(digest, error))?;
         ::metrics::histogram!(metrics::COMPILE_SECONDS).record(started.elapsed().as_secs_f64());
         self.blocking(move |preparer| {

@@ -18,6 +18,7 @@ use wasmwiz_events::{execution::Outcome, time::Millis};
 use super::{
     Job, Ran, Stream,
     limits::{Denied, Limiter, MemoryBudget},
+    sink::Sink,
     ticker::Ticker,
     turns::Sliced,
     wasi,
@@ -67,8 +68,8 @@ pub(crate) async fn run(
 ) -> Ran {
     let started = Instant::now();
     let _ticking = node.ticker.guest_runs();
-    let stdout = wasi::Sink::new(job.limits.stdout_bytes);
-    let stderr = wasi::Sink::new(job.limits.stderr_bytes);
+    let stdout = Sink::new(job.limits.stdout_bytes, &node.budget);
+    let stderr = Sink::new(job.limits.stderr_bytes, &node.budget);
     let mut store = store(node, job, stdout.clone(), stderr.clone());
     let (end, cpu) = {
         let mut call = std::pin::pin!(call(&mut store, module));
@@ -98,7 +99,7 @@ pub(crate) async fn run(
     }
 }
 
-fn store(node: &Node, job: &Job, stdout: wasi::Sink, stderr: wasi::Sink) -> Store<Guest> {
+fn store(node: &Node, job: &Job, stdout: Sink, stderr: Sink) -> Store<Guest> {
     let limiter = Limiter::new(Arc::clone(&node.budget), job.limits.memory_bytes);
     let mut store = Store::new(&node.engine, Guest { wasi: wasi::context(job, stdout, stderr), limiter });
     store.limiter(|guest| &mut guest.limiter);

@@ -68,12 +68,12 @@ impl Keys {
             return Err(Refusal::TooManyKeys { limit: context.policy.keys_max });
         }
         let NewKey { key_id, name, scopes, hash, expires_at } = new;
-        Ok(vec![Event::KeyIssued(key::Issued { key_id, name, scopes, hash, expires_at })])
+        Ok(vec![Event::KeyIssued(key::Issued { key_id, name, scopes, hash, expires_at, writes_full_at: None })])
     }
 
     pub(super) fn revoke(&self, key_id: KeyId) -> Result<Vec<Event>, Refusal> {
         if self.live.contains_key(&key_id) {
-            return Ok(vec![Event::KeyRevoked(key::Revoked { key_id })]);
+            return Ok(vec![Event::KeyRevoked(key::Revoked { key_id, writes_full_at: None })]);
         }
         if self.revoked.contains(&key_id) { Ok(vec![]) } else { Err(Refusal::KeyUnknown) }
     }

@@ -19,6 +19,8 @@ struct Module {
 #[derive(Debug, Clone, Default)]
 pub struct Modules {
     by_name: BTreeMap<ModuleName, Module>,
+    /// Names with live versions.
+    live: usize,
     rejected_at: Option<Timestamp>,
 }
 
@@ -42,20 +44,26 @@ impl Modules {
         if current == Some(&digest) {
             return Ok(vec![]);
         }
-        if known.is_none() && self.by_name.len() >= policy.modules_max as usize {
+        if known.is_none_or(|module| module.versions.is_empty()) && self.live >= policy.modules_max as usize {
             return Err(Refusal::TooManyModules { limit: policy.modules_max });
+        }
+        if known.is_none() && self.by_name.len() >= policy.module_names_max as usize {
+            return Err(Refusal::TooManyModuleNames { limit: policy.module_names_max });
         }
         if known.is_some_and(|module| module.versions.len() >= policy.versions_max as usize) {
             return Err(Refusal::TooManyVersions { limit: policy.versions_max });
         }
         let version = known.map_or(0, |module| module.latest).saturating_add(1);
-        let published = module::Published { name, version, digest, size_bytes, kind, imports, exports };
+        let published =
+            module::Published { name, version, digest, size_bytes, kind, imports, exports, writes_full_at: None };
         Ok(vec![Event::ModulePublished(published)])
     }
 
     pub(super) fn delete(&self, name: ModuleName) -> Result<Vec<Event>, Refusal> {
         match self.by_name.get(&name) {
-            Some(module) if !module.versions.is_empty() => Ok(vec![Event::ModuleDeleted(module::Deleted { name })]),
+            Some(module) if !module.versions.is_empty() => {
+                Ok(vec![Event::ModuleDeleted(module::Deleted { name, writes_full_at: None })])
+            }
             // Whether it ever existed is the same to who asks: there is nothing to delete.
             _ => Err(Refusal::ModuleUnknown),
         }
@@ -80,12 +88,14 @@ impl Modules {
 
     pub(super) fn published(&mut self, published: &module::Published) {
         let module = self.by_name.entry(published.name.clone()).or_default();
+        self.live += usize::from(module.versions.is_empty());
         module.latest = published.version;
         module.versions.insert(published.version, published.digest);
     }
 
     pub(super) fn deleted(&mut self, name: &ModuleName) {
         if let Some(module) = self.by_name.get_mut(name) {
+            self.live = self.live.saturating_sub(usize::from(!module.versions.is_empty()));
             module.versions.clear();
         }
     }
@@ -100,7 +110,7 @@ mod tests {
 
     #[test]
     fn other_bytes_are_the_next_version() {
-        given(ready()).by(K1).when(publish(HELLO, b"two")).then([published_as(HELLO, 2, b"two")]);
+        given(ready()).by(K1).when(publish(HELLO, b"two")).then_published(HELLO, 2);
     }
 
     #[test]
@@ -111,15 +121,12 @@ mod tests {
     #[test]
     fn older_bytes_published_again_are_a_new_version() {
         let history = ready().into_iter().chain([published_as(HELLO, 2, b"two")]);
-        given(history).by(K1).when(publish(HELLO, b"one")).then([published_as(HELLO, 3, b"one")]);
+        given(history).by(K1).when(publish(HELLO, b"one")).then_published(HELLO, 3);
     }
 
     #[test]
     fn a_version_number_is_never_used_twice() {
-        given(ready().into_iter().chain([deleted(HELLO)]))
-            .by(K1)
-            .when(publish(HELLO, b"one"))
-            .then([published_as(HELLO, 2, b"one")]);
+        given(ready().into_iter().chain([deleted(HELLO)])).by(K1).when(publish(HELLO, b"one")).then_published(HELLO, 2);
     }
 
     #[test]
@@ -142,6 +149,35 @@ mod tests {
             .by(K1)
             .when(Command::Execute(Box::new(Execute { module, ..*execute })))
             .then_refused(Refusal::VersionUnknown { version: 9, latest: 1 });
+    }
+
+    fn names(count: u32) -> impl Iterator<Item = String> {
+        (0..count).map(|n| format!("module{n:05}"))
+    }
+
+    #[test]
+    fn there_is_a_most_of_modules_and_deleting_some_makes_room() {
+        let full = || {
+            [registered("Acme", Tier::Pro), key_issued(K1)].into_iter().chain(names(1_000).map(|name| published(&name)))
+        };
+        let refusal = Refusal::TooManyModules { limit: 1_000 };
+        given(full()).by(K1).when(publish(HELLO, b"one")).then_refused(refusal.clone());
+        let with_room = || full().chain([deleted("module00007"), deleted("module00007")]);
+        given(with_room()).by(K1).when(publish(HELLO, b"one")).then_published(HELLO, 1);
+        given(with_room()).by(K1).when(publish("module00007", b"one")).then_published("module00007", 2);
+        // A name that comes back counts as any other, and a new version of a live one does not.
+        let full_again = || with_room().chain([published(HELLO)]);
+        given(full_again()).by(K1).when(publish("module00007", b"one")).then_refused(refusal);
+        given(full_again()).by(K1).when(publish(HELLO, b"two")).then_published(HELLO, 2);
+    }
+
+    #[test]
+    fn there_is_a_most_of_names_that_are_remembered() {
+        let used = || names(10_000).flat_map(|name| [published(&name), deleted(&name)]);
+        let history = || [registered("Acme", Tier::Pro), key_issued(K1)].into_iter().chain(used());
+        let refusal = Refusal::TooManyModuleNames { limit: 10_000 };
+        given(history()).by(K1).when(publish(HELLO, b"one")).then_refused(refusal);
+        given(history()).by(K1).when(publish("module00007", b"one")).then_published("module00007", 2);
     }
 
     #[test]

@@ -67,6 +67,15 @@ pub enum Refusal {
         /// The most.
         limit: u32,
     },
+    /// Too many module names were ever used.
+    #[error(
+        "the tenant has used {limit} module names, deleted ones among them, which is the most that is remembered; publish \
+         under a name that was used before"
+    )]
+    TooManyModuleNames {
+        /// The most.
+        limit: u32,
+    },
     /// Too many versions of one module.
     #[error("the module has {limit} versions, which is the most; publish under another name, or delete this one first")]
     TooManyVersions {
@@ -99,6 +108,14 @@ pub enum Refusal {
     /// The rate bucket is empty.
     #[error("the tenant's tier allows {per_minute} executions a minute; try again later")]
     RateLimited {
+        /// The average allowed.
+        per_minute: u32,
+        /// When the next token is there, in milliseconds from now.
+        retry_after_ms: u64,
+    },
+    /// The bucket of what keys write is empty.
+    #[error("the tenant's tier allows its keys {per_minute} changes of keys and modules a minute; try again later")]
+    WritesLimited {
         /// The average allowed.
         per_minute: u32,
         /// When the next token is there, in milliseconds from now.

@@ -53,15 +53,24 @@ impl Given {
         Self { at, ..self }
     }
 
+    pub(crate) fn under(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
     pub(crate) fn when(self, command: Command) -> Then {
         Then(self.state.decide(command, &Context { now: self.at, policy: &self.policy, by: &self.by }))
     }
 
-    pub(crate) fn admit_and_end(&mut self, at: Timestamp) -> Result<(), Refusal> {
+    pub(crate) fn decide_and_apply(&mut self, command: Command, at: Timestamp) -> Result<(), Refusal> {
         let context = Context { now: at, policy: &self.policy, by: &self.by };
-        for event in self.state.decide(execute(HELLO), &context)? {
+        for event in self.state.decide(command, &context)? {
             self.state.apply(&event);
         }
+        Ok(())
+    }
+
+    pub(crate) fn admit_and_end(&mut self, at: Timestamp) -> Result<(), Refusal> {
+        self.decide_and_apply(execute(HELLO), at)?;
         self.state.apply(&finished(EXECUTED));
         Ok(())
     }
@@ -81,6 +90,16 @@ impl Then {
     #[track_caller]
     pub(crate) fn then_accepted(self) {
         self.accepted();
+    }
+
+    #[track_caller]
+    pub(crate) fn then_published(self, name: &str, version: u32) {
+        match self.0.as_deref() {
+            Ok([Event::ModulePublished(published)]) => {
+                assert_eq!((published.name.as_str(), published.version), (name, version));
+            }
+            other => panic!("not published: {other:?}"),
+        }
     }
 
     #[track_caller]
@@ -126,7 +145,14 @@ pub(crate) fn key_id(id: &str) -> KeyId {
 
 pub(crate) fn issued(id: &str) -> key::Issued {
     let new = new_key(id);
-    key::Issued { key_id: new.key_id, name: new.name, scopes: new.scopes, hash: new.hash, expires_at: None }
+    key::Issued {
+        key_id: new.key_id,
+        name: new.name,
+        scopes: new.scopes,
+        hash: new.hash,
+        expires_at: None,
+        writes_full_at: None,
+    }
 }
 
 pub(crate) fn key_issued(id: &str) -> Event {
@@ -134,7 +160,7 @@ pub(crate) fn key_issued(id: &str) -> Event {
 }
 
 pub(crate) fn key_revoked(id: &str) -> Event {
-    Event::KeyRevoked(key::Revoked { key_id: key_id(id) })
+    Event::KeyRevoked(key::Revoked { key_id: key_id(id), writes_full_at: None })
 }
 
 pub(crate) fn new_key(id: &str) -> NewKey {
@@ -174,11 +200,12 @@ pub(crate) fn published_as(name: &str, version: u32, bytes: &[u8]) -> Event {
         kind: module::Kind::Core,
         imports: vec![],
         exports: vec!["_start".into()],
+        writes_full_at: None,
     })
 }
 
 pub(crate) fn deleted(name: &str) -> Event {
-    Event::ModuleDeleted(module::Deleted { name: module_name(name) })
+    Event::ModuleDeleted(module::Deleted { name: module_name(name), writes_full_at: None })
 }
 
 pub(crate) fn node() -> NodeId {

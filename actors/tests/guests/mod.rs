@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use wasmwiz_actors::executor::{ExecutorConfig, Executors, Job, PrepareError, Prepared, Ran};
+use wasmwiz_actors::executor::{Asker, ExecutorConfig, Executors, Job, PrepareError, Prepared, Ran};
 use wasmwiz_events::{
     digest::Digest,
     execution::{Limits, Seed},
@@ -53,7 +53,7 @@ pub(crate) fn wasm(wat: &str) -> Bytes {
 }
 
 pub(crate) async fn try_prepare(executors: &Executors, wasm: Bytes) -> Result<Prepared, PrepareError> {
-    executors.prepare(Digest::of(&wasm), wasm).await
+    executors.prepare(Asker::Platform, Digest::of(&wasm), wasm).await
 }
 
 pub(crate) async fn prepare(executors: &Executors, wat: &str) -> Prepared {

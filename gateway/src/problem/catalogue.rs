@@ -74,6 +74,7 @@ catalogue! {
     RateLimited = TOO_MANY_REQUESTS "rate-limited" "Rate limited";
     DailyQuotaUsed = TOO_MANY_REQUESTS "daily-quota-used" "Daily quota used";
     TooManyConcurrent = TOO_MANY_REQUESTS "too-many-concurrent" "Too many concurrent executions";
+    TooManyCompilations = TOO_MANY_REQUESTS "too-many-compilations" "Too many modules to compile at once";
     Internal = INTERNAL_SERVER_ERROR "internal" "Internal error";
     NodeBusy = SERVICE_UNAVAILABLE "node-busy" "Node busy";
     TooManyBodies = SERVICE_UNAVAILABLE "too-many-bodies" "Too many bodies at once";

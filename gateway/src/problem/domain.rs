@@ -33,11 +33,11 @@ impl From<Refusal> for Problem {
             Refusal::TooManyKeys { .. } => Kind::TooManyKeys,
             Refusal::ModuleUnknown => Kind::ModuleNotFound,
             Refusal::VersionUnknown { .. } => Kind::VersionNotFound,
-            Refusal::TooManyModules { .. } => Kind::TooManyModules,
+            Refusal::TooManyModules { .. } | Refusal::TooManyModuleNames { .. } => Kind::TooManyModules,
             Refusal::TooManyVersions { .. } => Kind::TooManyVersions,
             Refusal::ModuleTooLarge { .. } | Refusal::StdinTooLarge { .. } => Kind::BodyTooLarge,
             Refusal::BadArguments { .. } => Kind::InvalidArguments,
-            Refusal::RateLimited { .. } => Kind::RateLimited,
+            Refusal::RateLimited { .. } | Refusal::WritesLimited { .. } => Kind::RateLimited,
             Refusal::DailyQuotaUsed { .. } => Kind::DailyQuotaUsed,
             Refusal::TooManyConcurrent { .. } => Kind::TooManyConcurrent,
             Refusal::ExecutionNotOpen | Refusal::StaleAttempt { .. } => Kind::ExecutionNotOpen,
@@ -47,6 +47,9 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::RateLimited { per_minute, retry_after_ms } => {
                 limited(problem, "executions", u64::from(per_minute), Some(60), retry_after_ms)
+            }
+            Refusal::WritesLimited { per_minute, retry_after_ms } => {
+                limited(problem, "writes", u64::from(per_minute), Some(60), retry_after_ms)
             }
             Refusal::DailyQuotaUsed { per_day, retry_after_ms } => {
                 limited(problem, "executions-daily", per_day, Some(86_400), retry_after_ms)
@@ -95,6 +98,10 @@ impl From<DispatchError> for Problem {
             DispatchError::Ask(error) => error.into(),
             DispatchError::Rejected(rejection) => rejection.into(),
             DispatchError::Busy { retry_after_ms } => Self::busy(retry_after_ms),
+            DispatchError::TooManyCompilations { limit, retry_after_ms } => {
+                let problem = Self::new(Kind::TooManyCompilations, sentence(&error.to_string()));
+                limited(problem, "compilations-concurrent", limit as u64, None, retry_after_ms)
+            }
             DispatchError::Blobs(error) => error.into(),
             DispatchError::Host(cause) => Self::internal(cause),
         }
@@ -191,10 +198,28 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_that_writes_too_often_is_told_which_rate_it_is() {
+        let refusal = Refusal::WritesLimited { per_minute: 30, retry_after_ms: 2_000 };
+        let written = Problem::from(refusal).write("/", &RequestId::new("r").unwrap());
+        assert_eq!((written.status().as_u16(), &written.headers()["retry-after"]), (429, &"2".parse().unwrap()));
+        assert_eq!(written.headers()["ratelimit-policy"], "\"writes\";q=30;w=60");
+        assert_eq!(written.headers()["ratelimit"], "\"writes\";r=0;t=2");
+    }
+
+    #[test]
     fn a_tenant_with_too_much_at_once_is_told_how_much_it_may() {
         let written = Problem::from(Refusal::TooManyConcurrent { limit: 4 }).write("/", &RequestId::new("r").unwrap());
         assert_eq!(written.headers()["ratelimit-policy"], "\"executions-concurrent\";q=4");
         assert_eq!(written.headers()["ratelimit"], "\"executions-concurrent\";r=0;t=1");
+    }
+
+    #[test]
+    fn a_tenant_with_too_much_to_compile_is_told_apart_from_a_busy_node() {
+        let over = DispatchError::TooManyCompilations { limit: 5, retry_after_ms: 1_000 };
+        let written = Problem::from(over).write("/", &RequestId::new("r").unwrap());
+        assert_eq!((written.status().as_u16(), &written.headers()["retry-after"]), (429, &"1".parse().unwrap()));
+        assert_eq!(written.headers()["ratelimit-policy"], "\"compilations-concurrent\";q=5");
+        assert_eq!(Problem::from(DispatchError::Busy { retry_after_ms: 1_000 }).kind().status(), 503);
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
 pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let id = path(&request, "key_id", Kind::KeyNotFound)?;
-    let found = gateway.deps().views.keys().get_key(caller.tenant_id(), &id);
+    let found = gateway.deps().views.keys().get_key(caller.tenant_id(), &id).await?;
     let key = found.ok_or_else(|| not_found(Kind::KeyNotFound))?;
     json(StatusCode::OK, &views::Key::from(&*key))
 }
@@ -100,7 +100,7 @@ pub(crate) fn issue_doc() -> Operation {
         .takes_json::<views::KeyRequest>(true)
         .answers::<views::NewKey>(201, "The key, with its secret: the only time that it is shown")
         .with_header("Location", "Where the key is.")
-        .problem(&[Kind::InvalidName, Kind::WiderScopes, Kind::TooManyKeys, Kind::KeyExists])
+        .problem(&[Kind::InvalidName, Kind::WiderScopes, Kind::TooManyKeys, Kind::KeyExists, Kind::RateLimited])
 }
 
 pub(crate) fn list_doc() -> Operation {
@@ -121,5 +121,5 @@ pub(crate) fn revoke_doc() -> Operation {
     Operation::new("revokeKey", "keys", "Revoke a key")
         .describe("Needs the scope keys:manage. Effective at once; revoking a revoked key changes nothing.")
         .answers_nothing(204, "The key does not work any more")
-        .problem(&[Kind::KeyNotFound])
+        .problem(&[Kind::KeyNotFound, Kind::RateLimited])
 }

@@ -84,7 +84,7 @@ async fn published(
 }
 
 fn shown(published: Published, created_at: String) -> Module {
-    let Published { name, version, digest, size_bytes, kind, imports, exports } = published;
+    let Published { name, version, digest, size_bytes, kind, imports, exports, writes_full_at: _ } = published;
     let (name, digest, kind) = (name.to_string(), digest.to_string(), kind.as_str().to_owned());
     Module { name, version, digest, size_bytes, kind, imports, exports, created_at }
 }
@@ -167,7 +167,8 @@ pub(crate) fn publish_doc() -> Operation {
         .answers::<Module>(201, "A new version")
         .answers::<Module>(200, "The latest version has these bytes already")
         .problem(&[Kind::EmptyBody, Kind::InvalidName, Kind::LengthRequired, Kind::UnsupportedMediaType])
-        .problem(&[Kind::ModuleRejected, Kind::TooManyModules, Kind::TooManyVersions])
+        .problem(&[Kind::ModuleRejected, Kind::TooManyModules, Kind::TooManyVersions, Kind::TooManyCompilations])
+        .problem(&[Kind::RateLimited])
 }
 
 pub(crate) fn list_doc() -> Operation {

@@ -15,11 +15,16 @@ use super::{Directory, KeyRecord, PreviousHash, Standing, TenantRecord, rows};
 use crate::projection::{Fault, Projection};
 
 /// The fold of the view. Its memory between batches is the directory itself.
+///
+/// A revoked key is final: what the log says of it later changes nothing. So whether it was revoked in this batch, or long
+/// ago and is no longer in memory, is the same.
 #[derive(Debug, Default)]
 pub(crate) struct KeysProjection {
     directory: Arc<Directory>,
     tenants: HashMap<TenantId, TenantRecord>,
     keys: HashMap<KeyId, KeyRecord>,
+    /// Keys that changed and are not in memory: their rows must say that they are revoked.
+    final_keys: Vec<(TenantId, KeyId)>,
 }
 
 impl KeysProjection {
@@ -37,18 +42,24 @@ impl KeysProjection {
         self.tenants.get_mut(id).ok_or_else(|| Fault::Absent(format!("tenant {id}")))
     }
 
-    /// The key as of this batch, to be changed.
-    fn known_key(&mut self, tenant: &TenantId, id: &KeyId) -> Option<&mut KeyRecord> {
+    /// The live key as of this batch, to be changed.
+    fn live_key(&mut self, tenant: &TenantId, id: &KeyId) -> Option<&mut KeyRecord> {
         if !self.keys.contains_key(id)
             && let Some(key) = self.directory.key(id)
         {
             self.keys.insert(id.clone(), (*key).clone());
         }
-        self.keys.get_mut(id).filter(|key| key.tenant == *tenant)
+        self.keys.get_mut(id).filter(|key| key.tenant == *tenant && key.revoked_at.is_none())
     }
 
-    fn key(&mut self, tenant: &TenantId, id: &KeyId) -> Result<&mut KeyRecord, Fault> {
-        self.known_key(tenant, id).ok_or_else(|| Fault::Absent(format!("key {id}")))
+    fn change_key(&mut self, event: &Envelope, id: &KeyId, change: impl FnOnce(&mut KeyRecord)) {
+        match self.live_key(&event.tenant, id) {
+            Some(key) => {
+                key.revision = event.revision;
+                change(key);
+            }
+            None => self.final_keys.push((event.tenant.clone(), id.clone())),
+        }
     }
 
     fn register(&mut self, recorded: &Recorded, event: &Envelope, registered: &tenant::Registered) {
@@ -100,19 +111,15 @@ impl KeysProjection {
         Ok(())
     }
 
-    fn rotate(&mut self, event: &Envelope, rotated: &key::Rotated) -> Result<(), Fault> {
-        let key = self.key(&event.tenant, &rotated.key_id)?;
-        key.previous = Some(PreviousHash { hash: key.hash, grace_until: rotated.grace_until });
-        key.hash = rotated.hash;
-        key.revision = event.revision;
-        Ok(())
+    fn rotate(&mut self, event: &Envelope, rotated: &key::Rotated) {
+        self.change_key(event, &rotated.key_id, |key| {
+            key.previous = Some(PreviousHash { hash: key.hash, grace_until: rotated.grace_until });
+            key.hash = rotated.hash;
+        });
     }
 
-    fn revoke(&mut self, event: &Envelope, revoked: &key::Revoked) -> Result<(), Fault> {
-        let key = self.key(&event.tenant, &revoked.key_id)?;
-        key.revoked_at.get_or_insert(event.time);
-        key.revision = event.revision;
-        Ok(())
+    fn revoke(&mut self, event: &Envelope, revoked: &key::Revoked) {
+        self.change_key(event, &revoked.key_id, |key| key.revoked_at = Some(event.time));
     }
 }
 
@@ -122,7 +129,7 @@ impl Projection for KeysProjection {
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn load(&mut self, connection: &Connection) -> Result<(), Fault> {
-        self.directory.replace_all(rows::all_tenants(connection)?, rows::all_keys(connection)?);
+        self.directory.replace_all(rows::all_tenants(connection)?, rows::live_keys(connection)?);
         Ok(())
     }
 
@@ -139,11 +146,11 @@ impl Projection for KeysProjection {
                 })?,
                 Event::TenantResumed(_) => self.change(event, |tenant| tenant.standing = Standing::Active)?,
                 Event::KeyIssued(issued) => self.issue(event, issued)?,
-                Event::KeyRotated(rotated) => self.rotate(event, rotated)?,
-                Event::KeyRevoked(revoked) => self.revoke(event, revoked)?,
+                Event::KeyRotated(rotated) => self.rotate(event, rotated),
+                Event::KeyRevoked(revoked) => self.revoke(event, revoked),
                 Event::ExecutionAccepted(accepted) => {
                     // A token may run modules too; then the id names no key, and nothing was used.
-                    if let Some(key) = self.known_key(&event.tenant, &accepted.key_id) {
+                    if let Some(key) = self.live_key(&event.tenant, &accepted.key_id) {
                         key.last_used_at = Some(event.time);
                     }
                 }
@@ -166,10 +173,16 @@ impl Projection for KeysProjection {
         for key in self.keys.values() {
             rows::write_key(transaction, key)?;
         }
+        for (tenant, id) in &self.final_keys {
+            if rows::key(transaction, tenant, id)?.is_none_or(|key| key.revoked_at.is_none()) {
+                return Err(Fault::Absent(format!("key {id}")));
+            }
+        }
         Ok(())
     }
 
     fn committed(&mut self) {
+        self.final_keys.clear();
         if !self.tenants.is_empty() || !self.keys.is_empty() {
             self.directory.put(self.tenants.drain().map(|(_, tenant)| tenant), self.keys.drain().map(|(_, key)| key));
         }
@@ -178,5 +191,6 @@ impl Projection for KeysProjection {
     fn discard(&mut self) {
         self.tenants.clear();
         self.keys.clear();
+        self.final_keys.clear();
     }
 }

@@ -1,9 +1,9 @@
 //! Tenants and keys as rows.
 
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use wasmwiz_events::{
     digest::Digest,
-    id::TenantId,
+    id::{KeyId, TenantId},
     revision::{Position, Revision},
 };
 
@@ -66,10 +66,17 @@ pub(super) fn write_tenant(transaction: &Transaction<'_>, tenant: &TenantRecord)
     Ok(())
 }
 
+/// Writes a key. One of another tenant under the same id is never replaced: the later tenant is refused it.
 pub(super) fn write_key(transaction: &Transaction<'_>, key: &KeyRecord) -> Result<(), Fault> {
-    let sql =
-        format!("INSERT OR REPLACE INTO keys ({KEY}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)");
-    transaction.prepare_cached(&sql)?.execute(params![
+    let sql = format!(
+        "INSERT INTO keys ({KEY}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+         ON CONFLICT (id) DO UPDATE SET name = excluded.name, scopes = excluded.scopes, hash = excluded.hash, \
+         previous_hash = excluded.previous_hash, grace_until = excluded.grace_until, created_at = excluded.created_at, \
+         created_revision = excluded.created_revision, expires_at = excluded.expires_at, \
+         revoked_at = excluded.revoked_at, last_used_at = excluded.last_used_at, revision = excluded.revision \
+         WHERE keys.tenant = excluded.tenant"
+    );
+    let written = transaction.prepare_cached(&sql)?.execute(params![
         key.id.as_str(),
         key.tenant.as_str(),
         key.name,
@@ -84,15 +91,23 @@ pub(super) fn write_key(transaction: &Transaction<'_>, key: &KeyRecord) -> Resul
         key.last_used_at.map(|time| time.unix_ms()),
         row::signed(key.revision.get()),
     ])?;
-    Ok(())
+    if written == 0 { Err(Fault::Taken(format!("key {}", key.id))) } else { Ok(()) }
 }
 
 pub(super) fn all_tenants(rows: &Connection) -> rusqlite::Result<Vec<TenantRecord>> {
     rows.prepare(&format!("SELECT {TENANT} FROM tenants"))?.query_map([], read_tenant)?.collect()
 }
 
-pub(super) fn all_keys(rows: &Connection) -> rusqlite::Result<Vec<KeyRecord>> {
-    rows.prepare(&format!("SELECT {KEY} FROM keys"))?.query_map([], read_key)?.collect()
+/// The keys that can still open something.
+pub(super) fn live_keys(rows: &Connection) -> rusqlite::Result<Vec<KeyRecord>> {
+    rows.prepare(&format!("SELECT {KEY} FROM keys WHERE revoked_at IS NULL"))?.query_map([], read_key)?.collect()
+}
+
+/// One key of a tenant.
+pub(super) fn key(rows: &Connection, tenant: &TenantId, id: &KeyId) -> rusqlite::Result<Option<KeyRecord>> {
+    rows.prepare_cached(&format!("SELECT {KEY} FROM keys WHERE id = ?1 AND tenant = ?2"))?
+        .query_row(params![id.as_str(), tenant.as_str()], read_key)
+        .optional()
 }
 
 pub(super) fn list_tenants(

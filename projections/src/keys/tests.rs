@@ -84,15 +84,61 @@ async fn a_revoked_or_expired_key_is_not_valid() {
     expiring.expires_at = Some(at(500));
     let commits = [
         history.commit(&acme, vec![registered("Acme"), issued("k123"), Event::KeyIssued(expiring)]),
-        history.commit(&acme, vec![Event::KeyRevoked(Revoked { key_id: key_id("k123") })]),
+        history.commit(&acme, vec![Event::KeyRevoked(Revoked { key_id: key_id("k123"), writes_full_at: None })]),
     ];
     let folder = tempfile::tempdir().unwrap();
     let views = views_of(folder.path(), &commits).await;
-    let revoked = views.keys().authenticate_lookup(&key_id("k123")).unwrap();
+    assert!(views.keys().authenticate_lookup(&key_id("k123")).is_none());
+    let revoked = views.keys().get_key(&acme, &key_id("k123")).await.unwrap().unwrap();
     assert_eq!(revoked.revoked_at, Some(at(1)));
     assert!(!revoked.is_valid_at(at(2)));
     let expiring = views.keys().authenticate_lookup(&key_id("k456")).unwrap();
     assert!(expiring.is_valid_at(at(499)) && !expiring.is_valid_at(at(500)));
+}
+
+#[tokio::test]
+async fn revoked_keys_are_rows_and_take_no_memory_also_after_a_restart() {
+    let (acme, other) = (tenant_id("acme"), tenant_id("other"));
+    let mut history = History::new(1);
+    let revoked = |n: u32| Event::KeyRevoked(Revoked { key_id: key_id(&format!("key{n}")), writes_full_at: None });
+    let mut commits = vec![history.commit(&acme, vec![registered("Acme"), issued("live")])];
+    for n in 0..20 {
+        commits.push(history.commit(&acme, vec![issued(&format!("key{n}"))]));
+        commits.push(history.commit(&acme, vec![revoked(n)]));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = TestLog::of(&commits);
+    let mut views = log.views(folder.path()).await;
+    for _ in 0..2 {
+        views.wait_for(log.end(), DEADLINE).await.unwrap();
+        assert_eq!(views.keys().directory.0.read().unwrap().keys.len(), 1);
+        assert!(views.keys().get_key(&acme, &key_id("key7")).await.unwrap().unwrap().revoked_at.is_some());
+        assert!(views.keys().get_key(&other, &key_id("key7")).await.unwrap().is_none());
+        drop(views);
+        views = log.views(folder.path()).await;
+    }
+    // What a later event says of a revoked key changes nothing, and nobody else gets its id.
+    let before = views.keys().get_key(&acme, &key_id("key7")).await.unwrap();
+    let end = log.push(history.commit(&acme, vec![revoked(7)]));
+    views.wait_for(end, DEADLINE).await.unwrap();
+    assert!(views.keys().get_key(&acme, &key_id("key7")).await.unwrap() == before);
+    let taken = log.push(history.commit(&other, vec![registered("Other"), issued("key7")]));
+    assert!(views.wait_for_view(crate::views::View::Keys, taken, DEADLINE).await.unwrap_err().stopped);
+    assert!(views.keys().get_key(&acme, &key_id("key7")).await.unwrap() == before);
+}
+
+#[tokio::test]
+async fn a_key_that_was_never_issued_cannot_change() {
+    let acme = tenant_id("acme");
+    let mut history = History::new(1);
+    let commits = [
+        history.commit(&acme, vec![registered("Acme")]),
+        history.commit(&acme, vec![Event::KeyRevoked(Revoked { key_id: key_id("k123"), writes_full_at: None })]),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let log = TestLog::of(&commits);
+    let views = log.views(folder.path()).await;
+    assert!(views.wait_for_view(crate::views::View::Keys, log.end(), DEADLINE).await.unwrap_err().stopped);
 }
 
 #[tokio::test]
@@ -105,7 +151,7 @@ async fn a_key_remembers_when_it_last_ran_something() {
     commits.push(history.commit(&acme, vec![accepted(1, "k123", module.clone()), accepted(2, "tok3n", module)]));
     let folder = tempfile::tempdir().unwrap();
     let views = views_of(folder.path(), &commits).await;
-    assert_eq!(views.keys().get_key(&acme, &key_id("k123")).unwrap().last_used_at, Some(at(100)));
+    assert_eq!(views.keys().get_key(&acme, &key_id("k123")).await.unwrap().unwrap().last_used_at, Some(at(100)));
     assert!(views.keys().authenticate_lookup(&key_id("tok3n")).is_none());
 }
 
@@ -119,7 +165,7 @@ async fn another_tenants_keys_are_not_there() {
     ];
     let folder = tempfile::tempdir().unwrap();
     let views = views_of(folder.path(), &commits).await;
-    assert!(views.keys().get_key(&acme, &key_id("k456")).is_none());
+    assert!(views.keys().get_key(&acme, &key_id("k456")).await.unwrap().is_none());
     let listed = views.keys().list_keys(&acme, Page::first(10)).await.unwrap();
     assert_eq!(listed.items.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["k123"]);
 }

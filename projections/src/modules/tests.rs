@@ -6,7 +6,7 @@ use super::*;
 use crate::testing::{History, module_name, module_ref, published, registered, tenant_id, views_of};
 
 fn deleted(name: &str) -> Event {
-    Event::ModuleDeleted(Deleted { name: module_name(name) })
+    Event::ModuleDeleted(Deleted { name: module_name(name), writes_full_at: None })
 }
 
 fn labels(modules: &[ModuleRecord]) -> Vec<String> {

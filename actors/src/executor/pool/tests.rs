@@ -9,7 +9,7 @@ use wasmwiz_events::{
 };
 
 use super::*;
-use crate::executor::{ExecutorConfig, Executors};
+use crate::executor::{Asker, ExecutorConfig, Executors};
 
 /// Panics inside the actor, as a bug would.
 struct Crash;
@@ -41,7 +41,7 @@ fn job(wall_ms: u64) -> Job {
 
 async fn prepare(executors: &Executors, body: &str) -> Prepared {
     let wasm: Bytes = wat::parse_str(format!("(module (func (export \"_start\") {body}))")).unwrap().into();
-    executors.prepare(Digest::of(&wasm), wasm).await.unwrap()
+    executors.prepare(Asker::Platform, Digest::of(&wasm), wasm).await.unwrap()
 }
 
 fn start() -> Executors {
