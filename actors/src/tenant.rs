@@ -334,10 +334,7 @@ impl Tenant {
                 self.quota.wrote(issued.writes_full_at);
             }
             Event::KeyRotated(_) | Event::RequestsDenied(_) | Event::Unknown(_) => {}
-            Event::KeyRevoked(revoked) => {
-                self.keys.revoked(&revoked.key_id);
-                self.quota.wrote(revoked.writes_full_at);
-            }
+            Event::KeyRevoked(revoked) => self.keys.revoked(&revoked.key_id),
             Event::ModulePublished(published) => {
                 self.modules.published(published);
                 self.quota.wrote(published.writes_full_at);

@@ -177,9 +177,6 @@ pub struct Rotated {
 pub struct Revoked {
     /// Which key.
     pub key_id: KeyId,
-    /// When the tenant's write bucket is full again, if a key asked and its tier limits what keys write.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub writes_full_at: Option<Timestamp>,
 }
 
 #[cfg(test)]

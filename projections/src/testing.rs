@@ -270,7 +270,7 @@ impl History {
                 hash: Digest::of(&n.to_be_bytes()),
                 grace_until: self.now.plus_ms(n),
             }),
-            2 => Event::KeyRevoked(key::Revoked { key_id: key_id(&key(life, n)), writes_full_at: None }),
+            2 => Event::KeyRevoked(key::Revoked { key_id: key_id(&key(life, n)) }),
             3 => {
                 let version = life.modules.entry(name.clone()).or_default();
                 *version += 1;

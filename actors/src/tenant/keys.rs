@@ -73,7 +73,7 @@ impl Keys {
 
     pub(super) fn revoke(&self, key_id: KeyId) -> Result<Vec<Event>, Refusal> {
         if self.live.contains_key(&key_id) {
-            return Ok(vec![Event::KeyRevoked(key::Revoked { key_id, writes_full_at: None })]);
+            return Ok(vec![Event::KeyRevoked(key::Revoked { key_id })]);
         }
         if self.revoked.contains(&key_id) { Ok(vec![]) } else { Err(Refusal::KeyUnknown) }
     }

@@ -160,7 +160,7 @@ pub(crate) fn key_issued(id: &str) -> Event {
 }
 
 pub(crate) fn key_revoked(id: &str) -> Event {
-    Event::KeyRevoked(key::Revoked { key_id: key_id(id), writes_full_at: None })
+    Event::KeyRevoked(key::Revoked { key_id: key_id(id) })
 }
 
 pub(crate) fn new_key(id: &str) -> NewKey {

@@ -157,8 +157,7 @@ fn key_event() -> impl Strategy<Value = Event> {
             hash,
             grace_until
         })),
-        (key_id(), option::of(time()))
-            .prop_map(|(key_id, writes_full_at)| Event::KeyRevoked(key::Revoked { key_id, writes_full_at })),
+        key_id().prop_map(|key_id| Event::KeyRevoked(key::Revoked { key_id })),
     ]
 }
 

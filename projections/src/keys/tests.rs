@@ -84,7 +84,7 @@ async fn a_revoked_or_expired_key_is_not_valid() {
     expiring.expires_at = Some(at(500));
     let commits = [
         history.commit(&acme, vec![registered("Acme"), issued("k123"), Event::KeyIssued(expiring)]),
-        history.commit(&acme, vec![Event::KeyRevoked(Revoked { key_id: key_id("k123"), writes_full_at: None })]),
+        history.commit(&acme, vec![Event::KeyRevoked(Revoked { key_id: key_id("k123") })]),
     ];
     let folder = tempfile::tempdir().unwrap();
     let views = views_of(folder.path(), &commits).await;
@@ -100,7 +100,7 @@ async fn a_revoked_or_expired_key_is_not_valid() {
 async fn revoked_keys_are_rows_and_take_no_memory_also_after_a_restart() {
     let (acme, other) = (tenant_id("acme"), tenant_id("other"));
     let mut history = History::new(1);
-    let revoked = |n: u32| Event::KeyRevoked(Revoked { key_id: key_id(&format!("key{n}")), writes_full_at: None });
+    let revoked = |n: u32| Event::KeyRevoked(Revoked { key_id: key_id(&format!("key{n}")) });
     let mut commits = vec![history.commit(&acme, vec![registered("Acme"), issued("live")])];
     for n in 0..20 {
         commits.push(history.commit(&acme, vec![issued(&format!("key{n}"))]));
@@ -133,7 +133,7 @@ async fn a_key_that_was_never_issued_cannot_change() {
     let mut history = History::new(1);
     let commits = [
         history.commit(&acme, vec![registered("Acme")]),
-        history.commit(&acme, vec![Event::KeyRevoked(Revoked { key_id: key_id("k123"), writes_full_at: None })]),
+        history.commit(&acme, vec![Event::KeyRevoked(Revoked { key_id: key_id("k123") })]),
     ];
     let folder = tempfile::tempdir().unwrap();
     let log = TestLog::of(&commits);
