@@ -12,13 +12,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use wasmwiz_actors::{
-    aggregate::Authority,
     dispatch::{Dispatch, DispatchDeps},
     executor::Executors,
-    handle::{Ask, Origin},
     ids::Ids,
     region::{Region, RegionDeps},
-    tenant::Command,
 };
 use wasmwiz_events::{
     blobs::{Blobs, fs::FsBlobs},
@@ -37,14 +34,13 @@ use wasmwiz_projections::{Views, views::View};
 use crate::{
     config::{Config, ShutdownConfig},
     ready::Ready,
-    shutdown, telemetry,
+    shutdown,
+    sweep::Sweep,
+    telemetry,
 };
 
 /// The exit code of a node whose log has failed: `EX_IOERR` of BSD's sysexits.
 const EXIT_LOG_FAILED: i32 = 74;
-
-/// The pause before the sweep for lost executions is tried again, in seconds.
-const SWEEP_AGAIN_S: u64 = 5;
 
 /// How long a start waits for one view to catch up, in seconds.
 const VIEW_WITHIN_S: u64 = 60;
@@ -57,7 +53,11 @@ const UPKEEP_EVERY_S: u64 = 5;
 /// # Errors
 /// When the system has no threads left.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("wasmwiz").global_queue_interval(4).build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("wasmwiz")
+        .global_queue_interval(4)
+        .build();
     runtime.context("the runtime cannot be started")
 }
 
@@ -236,35 +236,17 @@ impl App {
         tracing::info!("the node has stopped");
     }
 
-    /// Wakes the tenants that have executions without an end: an entity that is read back declares lost what an
-    /// earlier life of this node accepted. The view only says where to look. Goes on until every tenant has answered.
+    /// Looks for lost executions, beside everything else, until all are found or the node stops.
     fn sweep(&self) {
-        let (views, region, log) = (self.views.clone(), self.region.clone(), Arc::clone(&self.log));
-        let (node, boot) = (self.node.clone(), self.boot);
-        tokio::spawn(async move {
-            while let Err(error) = sweep_once(&views, &region, &log, &node, boot).await {
-                tracing::warn!(%error, "lost executions could not be looked for; trying again");
-                tokio::time::sleep(Duration::from_secs(SWEEP_AGAIN_S)).await;
-            }
-        });
+        let sweep = Sweep {
+            views: self.views.clone(),
+            region: self.region.clone(),
+            log: Arc::clone(&self.log) as Arc<dyn EventLog>,
+            node: self.node.clone(),
+            boot: self.boot,
+        };
+        tokio::spawn(self.stopping.clone().run_until_cancelled_owned(sweep.run()));
     }
-}
-
-async fn sweep_once(
-    views: &Views,
-    region: &Region,
-    log: &SqliteLog,
-    node: &NodeId,
-    boot: BootId,
-) -> anyhow::Result<()> {
-    let caught_up = views.wait_for_view(View::Executions, log.tail().await?, Duration::from_secs(VIEW_WITHIN_S));
-    caught_up.await?;
-    for tenant in views.executions().open_tenants().await? {
-        let command = Command::Reap { node: node.clone(), boot };
-        let origin = Origin::internal(Ids.command());
-        region.ask(&tenant, Ask { command, by: Authority::System, origin, payloads: vec![] }).await?;
-    }
-    Ok(())
 }
 
 /// Drains the histograms for as long as the process lives.

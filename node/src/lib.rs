@@ -15,4 +15,5 @@ pub mod cli;
 pub mod config;
 pub mod ready;
 pub mod shutdown;
+mod sweep;
 pub mod telemetry;
