@@ -85,6 +85,32 @@ async fn a_damaged_file_is_folded_again() {
     assert!(!folder.path().join("keys.v1.db.damaged").exists());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_whose_file_is_held_by_another_process_says_so_and_goes_on_once_it_is_free() {
+    let commits = History::new(12).commits(120);
+    let (folder, log) = (tempfile::tempdir().unwrap(), TestLog::of(&commits[..60]));
+    let views = log.views(folder.path()).await;
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    let holder = rusqlite::Connection::open(folder.path().join("usage.v1.db")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for commit in &commits[60..] {
+        log.push(Arc::clone(commit));
+    }
+    let usage = || views.status().into_iter().find(|view| view.name == "usage").unwrap();
+    until(|| usage().trouble.is_some()).await;
+    assert!(usage().trouble.is_some_and(|trouble| trouble.contains("locked")));
+    assert_eq!(usage().state, State::Live, "it has not stopped");
+    // The others are none of its business.
+    views.wait_for_view(View::Keys, log.end(), DEADLINE).await.unwrap();
+
+    holder.execute_batch("ROLLBACK").unwrap();
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    assert_eq!(usage().trouble, None);
+    let fresh = tempfile::tempdir().unwrap();
+    let expected = checksums_of(fresh.path(), &log, Config::default()).await;
+    assert_eq!(views.checksums().await.unwrap(), expected);
+}
+
 #[tokio::test]
 async fn views_of_another_log_are_folded_again() {
     let (first, second) = (TestLog::of(&History::new(7).commits(90)), TestLog::of(&History::new(8).commits(60)));
