@@ -5,9 +5,9 @@
 //! stop:  not ready, gateway drained, executions ended, entities retired, views, executors, log flushed
 //! ```
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use wasmwiz_events::{
     blobs::{Blobs, fs::FsBlobs},
     id::{BootId, NodeId},
     log::{EventLog, sqlite::SqliteLog},
-    revision::Epoch,
+    revision::{Epoch, Position},
     time::{Clock, SystemClock},
 };
 use wasmwiz_gateway::{
@@ -29,12 +29,12 @@ use wasmwiz_gateway::{
     auth::api_key::{Hasher, Secret},
     server::{self, Drained},
 };
-use wasmwiz_projections::{Views, views::View};
+use wasmwiz_projections::Views;
 
 use crate::{
     config::{Config, ShutdownConfig},
     ready::Ready,
-    shutdown,
+    shutdown::Signals,
     sweep::Sweep,
     telemetry,
 };
@@ -42,8 +42,8 @@ use crate::{
 /// The exit code of a node whose log has failed: `EX_IOERR` of BSD's sysexits.
 const EXIT_LOG_FAILED: i32 = 74;
 
-/// How long a start waits for one view to catch up, in seconds.
-const VIEW_WITHIN_S: u64 = 60;
+/// How often a start that waits for its views says so.
+const STILL_WAITING_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the histograms are drained, in seconds: without it they grow while nobody scrapes them.
 const UPKEEP_EVERY_S: u64 = 5;
@@ -59,6 +59,45 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .global_queue_interval(4)
         .build();
     runtime.context("the runtime cannot be started")
+}
+
+/// Runs a node until it is told to stop, and stops it in order; or until its log fails, and stops at once. `prepare` is run
+/// once it serves, for whatever should be there before anybody asks; a signal breaks it off.
+///
+/// # Errors
+/// What could not be started or prepared, and what to do about it.
+pub async fn run(config: &Config, prepare: impl AsyncFnOnce(&App) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    // First of all: a node that serves must never be ended by a signal that it does not hear.
+    let mut signals = Signals::install().context("signals cannot be heard")?;
+    let app = tokio::select! {
+        biased;
+        signal = signals.requested() => {
+            tracing::info!(signal, "the node stops before it has started");
+            return Ok(());
+        }
+        started = App::start(config) => started?,
+    };
+    let lived = tokio::select! {
+        biased;
+        reason = app.log.poisoned() => {
+            tracing::error!(%reason, "the log has failed; the node stops: repair the disk and start it again");
+            // At once: an orderly stop would wait for the same disk, and nothing may be served meanwhile.
+            std::process::exit(EXIT_LOG_FAILED);
+        }
+        signal = signals.requested() => {
+            tracing::info!(signal, "the node stops");
+            Ok(())
+        }
+        Err(unprepared) = prepared_for_ever(prepare(&app)) => Err(unprepared),
+    };
+    app.stop().await;
+    lived
+}
+
+/// Gives only the failure of `preparing`: what is prepared has nothing more to say.
+async fn prepared_for_ever(preparing: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Infallible> {
+    preparing.await?;
+    std::future::pending().await
 }
 
 /// A running node.
@@ -169,13 +208,15 @@ impl App {
         &self.views
     }
 
-    /// Waits until the view of keys shows everything that the log has.
+    /// Waits until all views show what was recorded up to `position`. Views that are folded again may take long.
     ///
     /// # Errors
-    /// When the log cannot be read, or the view does not get there within a minute.
-    pub async fn until_keys_are_visible(&self) -> anyhow::Result<()> {
-        let tail = self.log.tail().await?;
-        self.views.wait_for_view(View::Keys, tail, Duration::from_secs(VIEW_WITHIN_S)).await?;
+    /// When one has stopped: waiting longer does not help.
+    pub async fn until_visible(&self, position: Position) -> anyhow::Result<()> {
+        while let Err(behind) = self.views.wait_for(position, STILL_WAITING_EVERY).await {
+            ensure!(!behind.stopped, "{behind}, and has stopped; the log line of that says why");
+            tracing::warn!(%behind, "still waiting for the views to catch up");
+        }
         Ok(())
     }
 
@@ -194,24 +235,6 @@ impl App {
             operator_token: None,
             pid: std::process::id(),
         }
-    }
-
-    /// Waits for a signal and stops in order; or for the log to fail, and stops at once.
-    ///
-    /// # Errors
-    /// When the signal handlers cannot be installed.
-    pub async fn run_until_stopped(self) -> anyhow::Result<()> {
-        let signal = tokio::select! {
-            signal = shutdown::requested() => signal?,
-            reason = self.log.poisoned() => {
-                tracing::error!(%reason, "the log has failed; the node stops: repair the disk and start it again");
-                // At once: an orderly stop would wait for the same disk, and nothing may be served meanwhile.
-                std::process::exit(EXIT_LOG_FAILED);
-            }
-        };
-        tracing::info!(signal, "the node stops");
-        self.stop().await;
-        Ok(())
     }
 
     async fn stop(self) {
