@@ -33,6 +33,7 @@ use wasmwiz_projections::Views;
 
 use crate::{
     config::{Config, ShutdownConfig},
+    folder,
     ready::Ready,
     shutdown::Signals,
     sweep::Sweep,
@@ -130,7 +131,7 @@ impl App {
             (listen(config.listen.api, "listen.api").await?, listen(config.listen.admin, "listen.admin").await?);
         let (api_address, admin_address) = (api.local_addr()?, admin.local_addr()?);
         let data = &config.node.data_dir;
-        std::fs::create_dir_all(data)
+        folder::make(data)
             .with_context(|| format!("the data folder {} cannot be made; set node.data_dir", data.display()))?;
 
         let log = Arc::new(SqliteLog::open(&data.join("log"), config.log.sqlite.clone())?);

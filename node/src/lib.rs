@@ -13,6 +13,7 @@ pub mod app;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;
+pub mod folder;
 pub mod ready;
 pub mod shutdown;
 mod sweep;

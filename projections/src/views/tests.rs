@@ -74,6 +74,20 @@ async fn deleting_the_folder_gives_the_same_rows_again() {
 }
 
 #[tokio::test]
+async fn the_folder_and_its_files_are_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, log) = (dir.path().join("views"), TestLog::of(&History::new(13).commits(20)));
+    let views = log.views(&folder).await;
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.iter().any(|file| file.extension().is_some_and(|ending| ending == "db-wal")), "{files:?}");
+    assert!(files.iter().all(|file| mode(file) == 0o600), "{files:?}");
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_folded_again() {
     let log = TestLog::of(&History::new(6).commits(120));
     let folder = tempfile::tempdir().unwrap();
