@@ -40,7 +40,7 @@ pub struct ViewStatus {
     pub last_recorded_at: Option<Timestamp>,
     /// What it is doing.
     pub state: State,
-    /// What keeps it from going on for now, for operators. It tries again by itself.
+    /// What keeps it from going on at the moment, for operators. It tries again by itself.
     pub trouble: Option<Arc<str>>,
 }
 

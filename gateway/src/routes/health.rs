@@ -67,7 +67,7 @@ fn projections(gateway: &Gateway) -> Result<String, String> {
     for view in gateway.deps().views.status() {
         lag = view.lag_commits.max(lag);
         if view.trouble.is_some() {
-            return Err(format!("view {} cannot be written or fed for now; it tries again", view.name));
+            return Err(format!("view {} cannot go on at the moment; it tries again", view.name));
         }
         match view.state {
             State::Live => {}
