@@ -5,26 +5,23 @@
 //! stop:  not ready, gateway drained, executions ended, entities retired, views, executors, log flushed
 //! ```
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use wasmwiz_actors::{
-    aggregate::Authority,
     dispatch::{Dispatch, DispatchDeps},
     executor::Executors,
-    handle::{Ask, Origin},
     ids::Ids,
     region::{Region, RegionDeps},
-    tenant::Command,
 };
 use wasmwiz_events::{
     blobs::{Blobs, fs::FsBlobs},
     id::{BootId, NodeId},
     log::{EventLog, sqlite::SqliteLog},
-    revision::Epoch,
+    revision::{Epoch, Position},
     time::{Clock, SystemClock},
 };
 use wasmwiz_gateway::{
@@ -32,22 +29,22 @@ use wasmwiz_gateway::{
     auth::api_key::{Hasher, Secret},
     server::{self, Drained},
 };
-use wasmwiz_projections::{Views, views::View};
+use wasmwiz_projections::Views;
 
 use crate::{
     config::{Config, ShutdownConfig},
+    folder,
     ready::Ready,
-    shutdown, telemetry,
+    shutdown::Signals,
+    sweep::Sweep,
+    telemetry,
 };
 
 /// The exit code of a node whose log has failed: `EX_IOERR` of BSD's sysexits.
 const EXIT_LOG_FAILED: i32 = 74;
 
-/// The pause before the sweep for lost executions is tried again, in seconds.
-const SWEEP_AGAIN_S: u64 = 5;
-
-/// How long a start waits for one view to catch up, in seconds.
-const VIEW_WITHIN_S: u64 = 60;
+/// How often a start that waits for its views says so.
+const STILL_WAITING_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the histograms are drained, in seconds: without it they grow while nobody scrapes them.
 const UPKEEP_EVERY_S: u64 = 5;
@@ -63,6 +60,45 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .global_queue_interval(4)
         .build();
     runtime.context("the runtime cannot be started")
+}
+
+/// Runs a node until it is told to stop, and stops it in order; or until its log fails, and stops at once. `prepare` is run
+/// once it serves, for whatever should be there before anybody asks; a signal breaks it off.
+///
+/// # Errors
+/// What could not be started or prepared, and what to do about it.
+pub async fn run(config: &Config, prepare: impl AsyncFnOnce(&App) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    // First of all: a node that serves must never be ended by a signal that it does not hear.
+    let mut signals = Signals::install().context("signals cannot be heard")?;
+    let app = tokio::select! {
+        biased;
+        signal = signals.requested() => {
+            tracing::info!(signal, "the node stops before it has started");
+            return Ok(());
+        }
+        started = App::start(config) => started?,
+    };
+    let lived = tokio::select! {
+        biased;
+        reason = app.log.poisoned() => {
+            tracing::error!(%reason, "the log has failed; the node stops: repair the disk and start it again");
+            // At once: an orderly stop would wait for the same disk, and nothing may be served meanwhile.
+            std::process::exit(EXIT_LOG_FAILED);
+        }
+        signal = signals.requested() => {
+            tracing::info!(signal, "the node stops");
+            Ok(())
+        }
+        Err(unprepared) = prepared_for_ever(prepare(&app)) => Err(unprepared),
+    };
+    app.stop().await;
+    lived
+}
+
+/// Gives only the failure of `preparing`: what is prepared has nothing more to say.
+async fn prepared_for_ever(preparing: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Infallible> {
+    preparing.await?;
+    std::future::pending().await
 }
 
 /// A running node.
@@ -95,7 +131,7 @@ impl App {
             (listen(config.listen.api, "listen.api").await?, listen(config.listen.admin, "listen.admin").await?);
         let (api_address, admin_address) = (api.local_addr()?, admin.local_addr()?);
         let data = &config.node.data_dir;
-        std::fs::create_dir_all(data)
+        folder::make(data)
             .with_context(|| format!("the data folder {} cannot be made; set node.data_dir", data.display()))?;
 
         let log = Arc::new(SqliteLog::open(&data.join("log"), config.log.sqlite.clone())?);
@@ -173,13 +209,15 @@ impl App {
         &self.views
     }
 
-    /// Waits until the view of keys shows everything that the log has.
+    /// Waits until all views show what was recorded up to `position`. Views that are folded again may take long.
     ///
     /// # Errors
-    /// When the log cannot be read, or the view does not get there within a minute.
-    pub async fn until_keys_are_visible(&self) -> anyhow::Result<()> {
-        let tail = self.log.tail().await?;
-        self.views.wait_for_view(View::Keys, tail, Duration::from_secs(VIEW_WITHIN_S)).await?;
+    /// When one has stopped: waiting longer does not help.
+    pub async fn until_visible(&self, position: Position) -> anyhow::Result<()> {
+        while let Err(behind) = self.views.wait_for(position, STILL_WAITING_EVERY).await {
+            ensure!(!behind.stopped, "{behind}, and has stopped; the log line of that says why");
+            tracing::warn!(%behind, "still waiting for the views to catch up");
+        }
         Ok(())
     }
 
@@ -198,24 +236,6 @@ impl App {
             operator_token: None,
             pid: std::process::id(),
         }
-    }
-
-    /// Waits for a signal and stops in order; or for the log to fail, and stops at once.
-    ///
-    /// # Errors
-    /// When the signal handlers cannot be installed.
-    pub async fn run_until_stopped(self) -> anyhow::Result<()> {
-        let signal = tokio::select! {
-            signal = shutdown::requested() => signal?,
-            reason = self.log.poisoned() => {
-                tracing::error!(%reason, "the log has failed; the node stops: repair the disk and start it again");
-                // At once: an orderly stop would wait for the same disk, and nothing may be served meanwhile.
-                std::process::exit(EXIT_LOG_FAILED);
-            }
-        };
-        tracing::info!(signal, "the node stops");
-        self.stop().await;
-        Ok(())
     }
 
     async fn stop(self) {
@@ -240,35 +260,17 @@ impl App {
         tracing::info!("the node has stopped");
     }
 
-    /// Wakes the tenants that have executions without an end: an entity that is read back declares lost what an
-    /// earlier life of this node accepted. The view only says where to look. Goes on until every tenant has answered.
+    /// Looks for lost executions, beside everything else, until all are found or the node stops.
     fn sweep(&self) {
-        let (views, region, log) = (self.views.clone(), self.region.clone(), Arc::clone(&self.log));
-        let (node, boot) = (self.node.clone(), self.boot);
-        tokio::spawn(async move {
-            while let Err(error) = sweep_once(&views, &region, &log, &node, boot).await {
-                tracing::warn!(%error, "lost executions could not be looked for; trying again");
-                tokio::time::sleep(Duration::from_secs(SWEEP_AGAIN_S)).await;
-            }
-        });
+        let sweep = Sweep {
+            views: self.views.clone(),
+            region: self.region.clone(),
+            log: Arc::clone(&self.log) as Arc<dyn EventLog>,
+            node: self.node.clone(),
+            boot: self.boot,
+        };
+        tokio::spawn(self.stopping.clone().run_until_cancelled_owned(sweep.run()));
     }
-}
-
-async fn sweep_once(
-    views: &Views,
-    region: &Region,
-    log: &SqliteLog,
-    node: &NodeId,
-    boot: BootId,
-) -> anyhow::Result<()> {
-    let caught_up = views.wait_for_view(View::Executions, log.tail().await?, Duration::from_secs(VIEW_WITHIN_S));
-    caught_up.await?;
-    for tenant in views.executions().open_tenants().await? {
-        let command = Command::Reap { node: node.clone(), boot };
-        let origin = Origin::internal(Ids.command());
-        region.ask(&tenant, Ask { command, by: Authority::System, origin, payloads: vec![] }).await?;
-    }
-    Ok(())
 }
 
 /// Drains the histograms for as long as the process lives.

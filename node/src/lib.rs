@@ -13,6 +13,8 @@ pub mod app;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;
+pub mod folder;
 pub mod ready;
 pub mod shutdown;
+mod sweep;
 pub mod telemetry;

@@ -40,6 +40,8 @@ pub struct ViewStatus {
     pub last_recorded_at: Option<Timestamp>,
     /// What it is doing.
     pub state: State,
+    /// What keeps it from going on at the moment, for operators. It tries again by itself.
+    pub trouble: Option<Arc<str>>,
 }
 
 /// A view has not come as far as was waited for.
@@ -62,6 +64,7 @@ pub(crate) struct Standing {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) tail: Position,
     pub(crate) state: State,
+    pub(crate) trouble: Option<Arc<str>>,
 }
 
 /// The meeting point of a view's thread and its readers.
@@ -75,13 +78,14 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(name: &'static str, checkpoint: Checkpoint) -> Self {
         let tail = checkpoint.position;
-        let standing = watch::Sender::new(Standing { checkpoint, tail, state: State::CatchingUp });
+        let standing = watch::Sender::new(Standing { checkpoint, tail, state: State::CatchingUp, trouble: None });
         Self { name, standing, waiting: watch::Sender::new(0) }
     }
 
     pub(crate) fn advance(&self, checkpoint: Checkpoint) {
         self.standing.send_modify(|standing| {
             standing.checkpoint = checkpoint;
+            standing.trouble = None;
             standing.tail = standing.tail.max(checkpoint.position);
         });
     }
@@ -94,12 +98,21 @@ impl Progress {
         self.standing.send_modify(|standing| standing.state = state);
     }
 
+    /// Something is in the way, or no longer.
+    pub(crate) fn troubled(&self, trouble: Option<Arc<str>>) {
+        self.standing.send_if_modified(|standing| {
+            let changed = standing.trouble != trouble;
+            standing.trouble = trouble;
+            changed
+        });
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         self.standing.borrow().clone()
     }
 
     pub(crate) fn status(&self, tail: Position) -> ViewStatus {
-        let Standing { checkpoint, state, .. } = self.standing();
+        let Standing { checkpoint, state, trouble, .. } = self.standing();
         ViewStatus {
             name: self.name,
             position: checkpoint.position,
@@ -107,6 +120,7 @@ impl Progress {
             lag_commits: tail.get().saturating_sub(checkpoint.position.get()),
             last_recorded_at: (checkpoint.commits > 0).then_some(checkpoint.last_at),
             state,
+            trouble,
         }
     }
 

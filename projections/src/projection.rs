@@ -81,6 +81,27 @@ impl Fault {
         !matches!(self, Self::Sqlite(_) | Self::Checkpoint(_))
     }
 
+    /// Will the same batch perhaps be taken later, because something outside was in the way: another process that holds the
+    /// file, a full disk, no memory?
+    pub(crate) fn is_passing(&self) -> bool {
+        use rusqlite::ErrorCode::{
+            DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OperationInterrupted, OutOfMemory,
+        };
+        // Not an I/O error: after a failed sync nobody knows what the file holds.
+        let Self::Sqlite(error) = self else { return false };
+        matches!(
+            error.sqlite_error_code(),
+            Some(
+                DatabaseBusy
+                    | DatabaseLocked
+                    | DiskFull
+                    | FileLockingProtocolFailed
+                    | OperationInterrupted
+                    | OutOfMemory
+            )
+        )
+    }
+
     /// Is the file itself damaged? Then it must be thrown away at the next start.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(self, Self::Sqlite(error) if is_damage(error))

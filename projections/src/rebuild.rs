@@ -5,6 +5,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -77,6 +78,7 @@ impl ViewFile {
                 Err(error) => self.delete(&format!("it cannot be opened: {error}"))?,
             }
         }
+        private(&self.path()).map_err(|source| FileError::Io { doing: "created", source })?;
         Ok(create::<P>(&self.path())?)
     }
 
@@ -91,7 +93,7 @@ impl ViewFile {
 
     /// Remembers that the file is damaged, for the next start. The open file stays readable as far as it is.
     pub(crate) fn mark_damaged(&self) -> io::Result<()> {
-        fs::write(self.damage_mark(), b"")
+        private(&self.damage_mark())
     }
 
     /// Deletes the files of other versions of this view.
@@ -108,6 +110,11 @@ impl ViewFile {
         }
         Ok(())
     }
+}
+
+/// An empty file that its owner alone may read. SQLite gives its own files beside a database the mode of that one.
+fn private(path: &Path) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
 }
 
 fn remove_database(path: &Path) -> io::Result<()> {

@@ -22,10 +22,10 @@ use crate::{
 /// Body bytes of one read, 1 MiB: with about 1 KiB an event, half a batch.
 const READ_BYTES: usize = 1 << 20;
 
-/// The first pause after the log could not be read; it doubles up to [`LONGEST_PAUSE`].
+/// The first pause after the log could not be read or the view not be written; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// The longest pause between two attempts to read the log.
+/// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How often a busy view asks the log for its end, for the lag it reports.
@@ -45,9 +45,16 @@ pub(crate) enum Order {
 /// Why following ended.
 enum End {
     Ordered,
-    Fault { position: Position, fault: Fault },
-    Unavailable(ReadError),
-    Damaged { position: Position, what: Arc<str> },
+    Fault {
+        position: Position,
+        fault: Fault,
+    },
+    /// Something is in the way that may pass: trying again may help.
+    Hindered(Arc<str>),
+    Damaged {
+        position: Position,
+        what: Arc<str>,
+    },
 }
 
 pub(crate) struct Runner<P> {
@@ -115,11 +122,12 @@ impl<P: Projection> Runner<P> {
                 End::Damaged { position, what } => {
                     return self.stop(position, &format!("the log is damaged: {what}"), false).await;
                 }
-                End::Unavailable(error) => {
+                End::Hindered(reason) => {
                     if self.checkpoint.position > before {
                         pause = FIRST_PAUSE;
                     }
-                    tracing::warn!(view = P::NAME, %error, ?pause, "the log cannot be read, trying again");
+                    tracing::warn!(view = P::NAME, %reason, ?pause, "the view cannot go on, trying again");
+                    self.progress.troubled(Some(reason));
                     let mut orders = self.orders.clone();
                     let ordered = orders.wait_for(|order| *order != Order::Follow);
                     if tokio::time::timeout(pause, ordered).await.is_ok() {
@@ -186,6 +194,7 @@ impl<P: Projection> Runner<P> {
         }
         let tail = self.log.tail().await.map_err(unreadable)?;
         self.progress.tail_seen(tail);
+        self.progress.troubled(None);
         let behind = tail.get().saturating_sub(self.checkpoint.position.get());
         if behind > self.config.batch_events as u64 {
             return Ok(Some(tail));
@@ -275,12 +284,12 @@ impl<P: Projection> Runner<P> {
         let Err(fault) = self.commit(&batch.delta) else { return Ok(()) };
         self.projection.discard();
         if !fault.is_of_content() {
-            return Err(End::Fault { position: first.position, fault });
+            return Err(ended(first.position, fault));
         }
         for recorded in &batch.commits {
             let mut single = Batch::beginning_at(&self.checkpoint);
             let written = self.fold(&mut single, recorded).and_then(|()| self.commit(&single.delta));
-            written.map_err(|fault| End::Fault { position: recorded.position, fault })?;
+            written.map_err(|fault| ended(recorded.position, fault))?;
         }
         // Alone, every commit could be written: they are, and nothing is left of the fault.
         Ok(())
@@ -322,6 +331,10 @@ async fn abandoned(mut orders: watch::Receiver<Order>) {
 fn unreadable(error: ReadError) -> End {
     match error {
         ReadError::Damaged { position, what } => End::Damaged { position, what },
-        unavailable @ ReadError::Unavailable(_) => End::Unavailable(unavailable),
+        unavailable @ ReadError::Unavailable(_) => End::Hindered(unavailable.to_string().into()),
     }
+}
+
+fn ended(position: Position, fault: Fault) -> End {
+    if fault.is_passing() { End::Hindered(fault.in_full().into()) } else { End::Fault { position, fault } }
 }

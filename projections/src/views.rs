@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -122,7 +123,8 @@ impl Views {
     /// [`OpenError`] when the folder cannot be used or a thread cannot be started.
     pub async fn open(folder: &Path, config: Config, log: Arc<dyn EventLog>) -> Result<Self, OpenError> {
         let io = |source: io::Error| OpenError::File { view: "all", folder: folder.to_owned(), source: source.into() };
-        std::fs::create_dir_all(folder).map_err(io)?;
+        // Readable by their owner only: the views hold names, times and hashes of keys of all tenants.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
         let mut opening = Opening { folder, config, log, orders: watch::Sender::new(Order::Follow), ready: Vec::new() };
         let keys = KeysProjection::default();
         let directory = keys.directory();

@@ -188,6 +188,69 @@ async fn a_configured_operator_key_works_and_no_secret_is_written_anywhere() -> 
     Ok(())
 }
 
+/// The files of views as they were, to be put back: then the views have to fold again what came since.
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Waits until a node has said for the `times`-th time in its lives that it serves.
+async fn until_it_serves(node: &NodeProcess, times: usize) -> anyhow::Result<()> {
+    wait::until("a node that serves", wait::SOON, async || {
+        Ok((node.stderr().matches("the node serves").count() == times).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_views_are_behind_starts_all_the_same_and_stops_in_order() -> anyhow::Result<()> {
+    let config = format!("{NODE}\n    auth.operator_key = \"{OPERATOR_KEY}\"\n");
+    let dev = Launch::dev()?.variable("WASMWIZ_TELEMETRY__FILTER", "info");
+    for (launch, waits_for_views) in [(Launch::node(&config)?, false), (dev, true)] {
+        let mut node = launch.start().await?;
+        let (views, old) = (node.data().join("views"), node.data().join("old"));
+        ensure!(node.terminate().await?.code() == Some(0), "the node ended with another status");
+        copy(&views, &old)?;
+        node.restart().await?;
+        let operator = match waits_for_views {
+            true => node.operator()?,
+            false => Client::new(&node.ready().url, Some(OPERATOR_KEY))?,
+        };
+        let tenant = register(&operator, "Late", "free").await?;
+        ensure!(node.terminate().await?.code() == Some(0), "the node ended with another status");
+        fs::remove_dir_all(&views)?;
+        fs::rename(&old, &views)?;
+        let holder = rusqlite::Connection::open(views.join("keys.v1.db"))?;
+        holder.execute_batch("BEGIN IMMEDIATE")?;
+
+        // Told to end while it waits for its views, it ends in order.
+        node.begin_again().await?;
+        until_it_serves(&node, 3).await?;
+        ensure!(node.terminate().await?.code() == Some(0), "a starting node ended with another status");
+        ensure!(node.stderr().contains("the node has stopped"), "it did not stop in order: {}", node.stderr());
+
+        if waits_for_views {
+            node.begin_again().await?;
+            until_it_serves(&node, 4).await?;
+            holder.execute_batch("ROLLBACK")?;
+            node.wait_until_ready().await?;
+        } else {
+            node.restart().await?;
+            let client = Client::new(&node.ready().url, None)?;
+            ensure!(client.get("/readyz").await?.status == StatusCode::SERVICE_UNAVAILABLE, "it is ready too early");
+            holder.execute_batch("ROLLBACK")?;
+        }
+        let late = Client::new(&node.ready().url, Some(&tenant.key.secret))?;
+        let known = async || Ok((late.get("/v1/keys").await?.status == StatusCode::OK).then_some(()));
+        wait::until("the key that was folded late", wait::SOON, known).await?;
+    }
+    Ok(())
+}
+
 /// The secret part of a key: what stands behind its id.
 fn secret_of(key: &str) -> String {
     key.rsplit('_').next().unwrap_or(key).to_owned()

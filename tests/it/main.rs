@@ -10,5 +10,6 @@ mod hostile;
 mod lifecycle;
 mod rebuild;
 mod routes;
+mod sweep;
 mod tamper;
 mod zig;

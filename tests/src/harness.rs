@@ -227,7 +227,8 @@ impl NodeProcess {
         Client::new(url, None)
     }
 
-    /// Kills it as a power cut would: it notices nothing.
+    /// Kills it (SIGKILL): it notices nothing. What it has written to files stays with the system, synced or not; it is
+    /// no power cut.
     ///
     /// # Errors
     /// When it cannot be killed.
@@ -280,9 +281,18 @@ impl NodeProcess {
     /// # Errors
     /// As [`Launch::start`].
     pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.begin_again().await?;
+        self.wait_until_ready().await
+    }
+
+    /// Starts it again on the same folder, and does not wait until it serves.
+    ///
+    /// # Errors
+    /// When the one that still runs does not end, or no other can be started.
+    pub async fn begin_again(&mut self) -> anyhow::Result<()> {
         self.terminate().await?;
         self.child = self.launch.spawn()?;
-        self.wait_until_ready().await
+        Ok(())
     }
 
     /// All that it has written to standard error, over all its lives.
@@ -307,7 +317,11 @@ impl NodeProcess {
         fs::read_to_string(self.launch.ready_file()).context("cannot read the ready file")
     }
 
-    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+    /// Waits until it serves, after [`Self::begin_again`].
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let file = self.launch.ready_file();
         let ready = wait::until("the node's ready file", START_DEADLINE, async || {
             if let Some(status) = self.child.try_wait()? {

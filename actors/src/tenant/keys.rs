@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use wasmwiz_events::{
+    digest::Digest,
     event::Event,
     id::{KeyId, TenantId},
     key::{self, Scope, Scopes},
@@ -18,6 +19,7 @@ const REVOKED_REMEMBERED: usize = 1_000;
 #[derive(Debug, Clone)]
 struct Key {
     scopes: Scopes,
+    hash: Digest,
     expires_at: Option<Timestamp>,
 }
 
@@ -61,7 +63,12 @@ impl Keys {
         if new.expires_at.is_some_and(|at| at <= context.now) {
             return Err(Refusal::ExpiresInThePast);
         }
-        if self.live.contains_key(&new.key_id) || self.revoked.contains(&new.key_id) {
+        if let Some(live) = self.live.get(&new.key_id) {
+            // The same key with the same secret, as a node asks for its operator's at each start: asking twice writes once.
+            let same = live.hash == new.hash && live.scopes == new.scopes && live.expires_at == new.expires_at;
+            return if same { Ok(vec![]) } else { Err(Refusal::KeyExists) };
+        }
+        if self.revoked.contains(&new.key_id) {
             return Err(Refusal::KeyExists);
         }
         if self.live.len() >= context.policy.keys_max as usize {
@@ -79,7 +86,10 @@ impl Keys {
     }
 
     pub(super) fn issued(&mut self, issued: &key::Issued) {
-        self.live.insert(issued.key_id.clone(), Key { scopes: issued.scopes, expires_at: issued.expires_at });
+        self.live.insert(
+            issued.key_id.clone(),
+            Key { scopes: issued.scopes, hash: issued.hash, expires_at: issued.expires_at },
+        );
     }
 
     pub(super) fn revoked(&mut self, key_id: &KeyId) {
@@ -166,9 +176,18 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_never_used_twice() {
+    fn issuing_the_same_key_twice_writes_once() {
+        given([registered("Acme", Tier::Pro), key_issued(K1)]).when(Command::IssueKey(new_key(K1))).then([]);
+    }
+
+    #[test]
+    fn an_id_is_never_used_for_another_key() {
         let history = [registered("Acme", Tier::Pro), key_issued(K1)];
-        given(history.clone()).when(Command::IssueKey(new_key(K1))).then_refused(Refusal::KeyExists);
+        let other_secret = NewKey { hash: Digest::of(b"another secret"), ..new_key(K1) };
+        let other_scopes = NewKey { scopes: Scopes::NONE.with(Scope::AuditRead), ..new_key(K1) };
+        for other in [other_secret, other_scopes] {
+            given(history.clone()).when(Command::IssueKey(other)).then_refused(Refusal::KeyExists);
+        }
         given(history.into_iter().chain([key_revoked(K1)]))
             .when(Command::IssueKey(new_key(K1)))
             .then_refused(Refusal::KeyExists);

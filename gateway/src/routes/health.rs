@@ -66,6 +66,9 @@ fn projections(gateway: &Gateway) -> Result<String, String> {
     let mut lag = 0;
     for view in gateway.deps().views.status() {
         lag = view.lag_commits.max(lag);
+        if view.trouble.is_some() {
+            return Err(format!("view {} cannot go on at the moment; it tries again", view.name));
+        }
         match view.state {
             State::Live => {}
             State::CatchingUp => return Err(format!("view {} is catching up with the log", view.name)),

@@ -59,17 +59,16 @@ impl Dev {
             config.telemetry.filter = "warn".into();
         }
         telemetry::init_logs(&config.telemetry)?;
-        app::runtime()?.block_on(async {
-            let app = App::start(&config).await?;
-            let (ready, api_key) = keys(&app, &config).await?;
+        app::runtime()?.block_on(app::run(&config, async |app: &App| {
+            let (ready, api_key) = keys(app, &config).await?;
             let platform = Platform { url: ready.url.clone(), api_key, http: reqwest::Client::new() };
             platform.show().await.context("the platform started, and its first execution failed")?;
             if let Some(path) = &self.ready_file {
                 ready.write(path).with_context(|| format!("{} cannot be written", path.display()))?;
             }
-            app.run_until_stopped().await?;
-            Ok(ExitCode::SUCCESS)
-        })
+            Ok(())
+        }))?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -89,7 +88,7 @@ async fn keys(app: &App, config: &Config) -> anyhow::Result<(Ready, String)> {
     let key = bootstrap::draw(app);
     let issued = bootstrap::issue(app, TENANT, bootstrap::new_key(&key, "dev", Scopes::TENANT)).await;
     let issued = issued.context("delete the data folder to begin anew, or revoke keys with DELETE /v1/keys/{id}")?;
-    app.views().wait_for(issued.position, std::time::Duration::from_secs(10)).await?;
+    app.until_visible(issued.position).await?;
     let ready = Ready {
         tenant: Some(TENANT.into()),
         api_key: Some(key.text().to_owned()),

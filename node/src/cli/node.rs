@@ -35,9 +35,8 @@ impl Node {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let config = Config::load(self.config.as_deref())?;
         telemetry::init_logs(&config.telemetry)?;
-        app::runtime()?.block_on(async {
-            let app = App::start(&config).await?;
-            let operator = bootstrap::operator(&app, &config).await?;
+        app::runtime()?.block_on(app::run(&config, async |app: &App| {
+            let operator = bootstrap::operator(app, &config).await?;
             if let Some(key) = &operator {
                 output::line(
                     "This is the operator's API key. It is shown once; set auth.operator_key to have another.",
@@ -49,8 +48,8 @@ impl Node {
                 let ready = Ready { operator_token, ..app.ready() };
                 ready.write(path)?;
             }
-            app.run_until_stopped().await?;
-            Ok(ExitCode::SUCCESS)
-        })
+            Ok(())
+        }))?;
+        Ok(ExitCode::SUCCESS)
     }
 }

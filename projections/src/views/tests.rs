@@ -74,6 +74,20 @@ async fn deleting_the_folder_gives_the_same_rows_again() {
 }
 
 #[tokio::test]
+async fn the_folder_and_its_files_are_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, log) = (dir.path().join("views"), TestLog::of(&History::new(13).commits(20)));
+    let views = log.views(&folder).await;
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.iter().any(|file| file.extension().is_some_and(|ending| ending == "db-wal")), "{files:?}");
+    assert!(files.iter().all(|file| mode(file) == 0o600), "{files:?}");
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_folded_again() {
     let log = TestLog::of(&History::new(6).commits(120));
     let folder = tempfile::tempdir().unwrap();
@@ -83,6 +97,32 @@ async fn a_damaged_file_is_folded_again() {
     std::fs::write(folder.path().join("keys.v1.db.damaged"), b"").unwrap();
     assert_eq!(checksums_of(folder.path(), &log, Config::default()).await, before);
     assert!(!folder.path().join("keys.v1.db.damaged").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_whose_file_is_held_by_another_process_says_so_and_goes_on_once_it_is_free() {
+    let commits = History::new(12).commits(120);
+    let (folder, log) = (tempfile::tempdir().unwrap(), TestLog::of(&commits[..60]));
+    let views = log.views(folder.path()).await;
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    let holder = rusqlite::Connection::open(folder.path().join("usage.v1.db")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for commit in &commits[60..] {
+        log.push(Arc::clone(commit));
+    }
+    let usage = || views.status().into_iter().find(|view| view.name == "usage").unwrap();
+    until(|| usage().trouble.is_some()).await;
+    assert!(usage().trouble.is_some_and(|trouble| trouble.contains("locked")));
+    assert_eq!(usage().state, State::Live, "it has not stopped");
+    // The others are none of its business.
+    views.wait_for_view(View::Keys, log.end(), DEADLINE).await.unwrap();
+
+    holder.execute_batch("ROLLBACK").unwrap();
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    assert_eq!(usage().trouble, None);
+    let fresh = tempfile::tempdir().unwrap();
+    let expected = checksums_of(fresh.path(), &log, Config::default()).await;
+    assert_eq!(views.checksums().await.unwrap(), expected);
 }
 
 #[tokio::test]
