@@ -49,6 +49,9 @@ const SWEEP_AGAIN_S: u64 = 5;
 /// How long a start waits for one view to catch up, in seconds.
 const VIEW_WITHIN_S: u64 = 60;
 
+/// How long a start waits until keys are let in, in seconds: with the view on disk that takes a moment.
+const KEYS_WITHIN_S: u64 = 10;
+
 /// How often the histograms are drained, in seconds: without it they grow while nobody scrapes them.
 const UPKEEP_EVERY_S: u64 = 5;
 
@@ -57,7 +60,11 @@ const UPKEEP_EVERY_S: u64 = 5;
 /// # Errors
 /// When the system has no threads left.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("wasmwiz").global_queue_interval(4).build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("wasmwiz")
+        .global_queue_interval(4)
+        .build();
     runtime.context("the runtime cannot be started")
 }
 
@@ -177,6 +184,15 @@ impl App {
         let tail = self.log.tail().await?;
         self.views.wait_for_view(View::Keys, tail, Duration::from_secs(VIEW_WITHIN_S)).await?;
         Ok(())
+    }
+
+    /// Waits, for a moment, until the gateway lets keys in: until the view of keys has caught up with the log. A node
+    /// that has more to fold goes on meanwhile and says so by its readiness.
+    pub async fn until_keys_are_known(&self) {
+        let within = Duration::from_secs(KEYS_WITHIN_S);
+        if let Err(behind) = self.views.until_live(View::Keys, within).await {
+            tracing::warn!(%behind, "the node refuses all keys until it knows which are valid");
+        }
     }
 
     /// How the secrets of keys are hashed here.

@@ -1,7 +1,7 @@
 //! Who may come in: tenants and their API keys.
 //!
 //! The gateway authenticates every request against this view, so it is mirrored in memory; the mirror changes only after
-//! the transaction of the rows is committed. The view authenticates, the tenant's entity authorises.
+//! the transaction of the rows is committed. The view authenticates and authorises reads; entities authorise commands.
 
 use std::{
     collections::HashMap,

@@ -90,6 +90,7 @@ async fn keys(app: &App, config: &Config) -> anyhow::Result<(Ready, String)> {
     let issued = bootstrap::issue(app, TENANT, bootstrap::new_key(&key, "dev", Scopes::TENANT)).await;
     let issued = issued.context("delete the data folder to begin anew, or revoke keys with DELETE /v1/keys/{id}")?;
     app.views().wait_for(issued.position, std::time::Duration::from_secs(10)).await?;
+    app.until_keys_are_known().await;
     let ready = Ready {
         tenant: Some(TENANT.into()),
         api_key: Some(key.text().to_owned()),
