@@ -427,6 +427,7 @@ fn text_size(command: &Command) -> usize {
         | Command::RevokeKey { .. }
         | Command::DeleteModule { .. }
         | Command::Preview(_)
+        | Command::Authorise(_)
         | Command::Reap { .. }
         | Command::Expire => 0,
     }

@@ -159,6 +159,9 @@ pub enum Command {
     Execute(Box<Execute>),
     /// Ask whether another command would be refused now, before bytes are kept for it. Nothing follows from it.
     Preview(Box<Self>),
+    /// Ask whether a key may act under a scope now: for what its tenant's own commands do not cover, such as an
+    /// operator's commands to other tenants. Nothing follows from it.
+    Authorise(Scope),
     /// Record how an execution ended.
     Finish(Box<execution::Finished>),
     /// Declare lost what an earlier life of `node` accepted and never finished.
@@ -177,6 +180,7 @@ impl Command {
     fn scope(&self) -> Option<Scope> {
         match self {
             Self::Preview(command) => command.scope(),
+            Self::Authorise(scope) => Some(*scope),
             Self::Register { .. }
             | Self::Change { .. }
             | Self::Suspend { .. }
@@ -211,6 +215,7 @@ impl Command {
             Self::DeleteModule { .. } => "delete_module",
             Self::Execute(_) => "execute",
             Self::Preview(_) => "preview",
+            Self::Authorise(_) => "authorise",
             Self::Finish(_) => "finish",
             Self::Reap { .. } => "reap",
             Self::Expire => "expire",
@@ -301,6 +306,8 @@ impl Tenant {
             Command::DeleteModule { name } => self.modules.delete(name),
             Command::Execute(execute) => self.admit(*execute, context),
             Command::Preview(command) => self.decide(*command, context).map(|_| vec![]),
+            // Whoever is not refused by now may.
+            Command::Authorise(_) => Ok(vec![]),
             Command::Finish(finished) => self.executions.finish(*finished),
             Command::Reap { node, boot } => Ok(self.executions.reap(&node, boot)),
             Command::Expire => Ok(self.executions.expire(context.now, context.policy.lost_grace_ms)),
@@ -515,6 +522,23 @@ mod tests {
         given(ready()).by(K1).when(preview(execute(HELLO))).then([]);
         given(ready()).by(K2).when(preview(execute(HELLO))).then_refused(Refusal::KeyUnknown);
         given(ready()).by(K1).when(preview(execute("unknown"))).then_refused(Refusal::ModuleUnknown);
+    }
+
+    #[test]
+    fn a_key_is_authorised_by_its_tenant_and_nothing_is_written() {
+        let operator = || {
+            let scopes = Scopes::NONE.with(Scope::Operator);
+            Event::KeyIssued(wasmwiz_events::key::Issued { scopes, ..issued(K1) })
+        };
+        let system = |rest: Vec<Event>| {
+            let history = [registered("System", Tier::Enterprise), operator()].into_iter().chain(rest);
+            given_of(SYSTEM, history).by(K1)
+        };
+        let authorise = || Command::Authorise(Scope::Operator);
+        system(vec![]).when(authorise()).then([]);
+        system(vec![]).when(Command::Authorise(Scope::AuditRead)).then_refused(Refusal::MissingScope(Scope::AuditRead));
+        system(vec![key_revoked(K1)]).when(authorise()).then_refused(Refusal::KeyRevoked);
+        system(vec![]).by(K2).when(authorise()).then_refused(Refusal::KeyUnknown);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Who asks, and may they?
 //!
-//! The keys view authenticates, in memory; the tenant's entity authorises again whatever changes anything, because a
-//! view may be a moment behind.
+//! The keys view authenticates, in memory, once it has caught up. Whatever changes anything is authorised again by an
+//! entity, because a view may be a moment behind: by that of the key's tenant, also for what an operator does to others.
 
 use std::sync::Arc;
 

@@ -15,11 +15,14 @@ use wasmwiz_actors::{
     limits::Policy,
     region::Region,
 };
-use wasmwiz_events::{blobs::Blobs, id::TenantId, log::EventLog, revision::Position, time::Clock};
+use wasmwiz_events::{blobs::Blobs, id::TenantId, key::Scope, log::EventLog, revision::Position, time::Clock};
 use wasmwiz_projections::{Behind, State, Views, views::View};
 
 use crate::{
-    auth::api_key::{Hasher, Secret},
+    auth::{
+        Caller,
+        api_key::{Hasher, Secret},
+    },
     config::GatewayConfig,
     extract::body::{Memory, Share},
     middleware::Edge,
@@ -69,42 +72,63 @@ impl Readiness {
 /// How long it is remembered that the keys view has not stopped, in milliseconds: authentication asks for every request.
 const KEYS_HEALTH_MS: u64 = 100;
 
-/// What the keys view is called in its status.
-const KEYS_VIEW: &str = "keys";
-
-/// Has the keys view stopped? A view that has stopped never goes on in the same process.
+/// May keys be compared with the keys view?
 #[derive(Debug)]
 struct KeysHealth {
     begun: Instant,
     /// Milliseconds from `begun` until the view is looked at again.
     look_at_ms: AtomicU64,
+    /// It has caught up once. Before, it shows keys as they were: also those that are revoked further on in the log.
+    caught_up: AtomicBool,
+    /// A view that has stopped never goes on in the same process.
     stopped: AtomicBool,
 }
 
 impl KeysHealth {
     fn new() -> Self {
-        Self { begun: Instant::now(), look_at_ms: AtomicU64::new(0), stopped: AtomicBool::new(false) }
+        let (caught_up, stopped) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { begun: Instant::now(), look_at_ms: AtomicU64::new(0), caught_up, stopped }
     }
 
-    fn has_stopped(&self, views: &Views) -> bool {
+    fn state(&self, views: &Views) -> KeysState {
         if self.stopped.load(Ordering::Acquire) {
-            return true;
+            return KeysState::Stopped;
         }
+        if self.caught_up.load(Ordering::Acquire) && !self.is_time_to_look() {
+            return KeysState::Known;
+        }
+        match views.state(View::Keys) {
+            State::CatchingUp => KeysState::CatchingUp,
+            State::Live => {
+                self.caught_up.store(true, Ordering::Release);
+                KeysState::Known
+            }
+            State::Stopped { .. } => {
+                self.stopped.store(true, Ordering::Release);
+                KeysState::Stopped
+            }
+        }
+    }
+
+    /// Whoever moves the time on looks; the others have no need to.
+    fn is_time_to_look(&self) -> bool {
         let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let look_at_ms = self.look_at_ms.load(Ordering::Acquire);
-        // Whoever moves the time on looks; the others have no need to.
         let next_ms = now_ms.saturating_add(KEYS_HEALTH_MS);
-        let order = (Ordering::AcqRel, Ordering::Relaxed);
-        if now_ms < look_at_ms || self.look_at_ms.compare_exchange(look_at_ms, next_ms, order.0, order.1).is_err() {
-            return false;
-        }
-        let stopped =
-            views.status().iter().any(|view| view.name == KEYS_VIEW && matches!(view.state, State::Stopped { .. }));
-        if stopped {
-            self.stopped.store(true, Ordering::Release);
-        }
-        stopped
+        let (done, lost) = (Ordering::AcqRel, Ordering::Relaxed);
+        now_ms >= look_at_ms && self.look_at_ms.compare_exchange(look_at_ms, next_ms, done, lost).is_ok()
     }
+}
+
+/// What the keys view is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeysState {
+    /// Nothing yet.
+    CatchingUp,
+    /// It knows the keys.
+    Known,
+    /// Nothing any more.
+    Stopped,
 }
 
 /// The gateway of a node. Clones share it.
@@ -162,13 +186,32 @@ impl Gateway {
         self.deps().region.ask(tenant, Ask { command, by, origin, payloads: Vec::new() }).await
     }
 
-    /// Refuses when the keys view has stopped: it would keep keys alive that are revoked.
+    /// Gives an operator's command to a tenant. The system tenant is asked first whether the operator's key may: the view
+    /// that let it in may be behind, and the tenant that is operated on does not know the key.
+    pub(crate) async fn operate(
+        &self,
+        operator: &Caller,
+        tenant: &TenantId,
+        command: Command,
+        origin: Origin,
+    ) -> Result<Decided, Problem> {
+        let may = Command::Authorise(Scope::Operator);
+        let asked = self.ask(operator.tenant_id(), may, operator.authority(), origin.clone()).await;
+        asked.map_err(Problem::not_authorised)?;
+        Ok(self.ask(tenant, command, operator.operator(), origin).await?)
+    }
+
+    /// Refuses unless the keys view can tell which keys are valid: it must have caught up once since the node started,
+    /// and must not have stopped. Otherwise it would let in keys that are revoked, and tenants that are suspended.
     pub(crate) fn require_keys(&self) -> Result<(), Problem> {
-        if !self.0.keys_health.has_stopped(&self.deps().views) {
-            return Ok(());
+        match self.0.keys_health.state(&self.deps().views) {
+            KeysState::Known => Ok(()),
+            KeysState::CatchingUp => Err(Problem::keys_not_known_yet()),
+            KeysState::Stopped => {
+                let detail = "This node cannot tell any more which keys are valid. Ask another node.";
+                Err(Problem::unavailable(detail, "the keys view has stopped"))
+            }
         }
-        let detail = "This node cannot tell any more which keys are valid. Ask another node.";
-        Err(Problem::unavailable(detail, "the keys view has stopped"))
     }
 
     /// Waits until this node's view shows what was written, so that the next request finds it. What was written is

@@ -13,7 +13,7 @@ mod support;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::{ECHO, Node, problem, read, send, text};
+use support::{ECHO, Node, problem, read, send, text, with_secret_of};
 use wasmwiz_actors::ids::Ids;
 use wasmwiz_events::{
     commit::{Commit, Header},
@@ -59,10 +59,12 @@ async fn every_credential_that_is_not_one_gets_the_same_answer() {
     let (_, key) = node.tenant("pro").await;
     let (_, stranger) = node.tenant("pro").await;
     let mut details = Vec::new();
-    // The id of one key with the secret of another has a wrong checksum; an unknown key a right one.
+    // The id of one key with the secret of another: once with a wrong checksum, once with one that fits.
     let unknown = wasmwiz_gateway::auth::api_key::draw(&mut rand::rng(), &Default::default());
     let spliced = format!("{}{}", &key[..16], &stranger[16..]);
-    for credential in ["", "x", &key[..53], &spliced, unknown.text()] {
+    let mixed = with_secret_of(&key, &stranger);
+    assert_eq!(with_secret_of(&key, &key), key);
+    for credential in ["", "x", &key[..53], &spliced, &mixed, unknown.text()] {
         let response = send(node.get("/v1/modules", credential)).await;
         assert_eq!(response.status(), 401, "{credential}");
         assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
@@ -190,6 +192,60 @@ async fn what_the_node_does_not_forbid_yet_is_not_called_forbidden() {
     assert!(response.text().await.unwrap().contains("is recorded"));
     // The entity knows.
     assert_eq!(problem(node.request(Method::DELETE, "/v1/modules/m", &key)).await, (401, "unauthenticated".into()));
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_by_a_view_that_has_not_caught_up() {
+    let node = Node::start().await;
+    let ((_, key), (id, suspended)) = (node.tenant("pro").await, node.tenant("pro").await);
+    let body = json!({"name": "leaked", "scopes": ["modules:read"]});
+    let (_, issued) = read(node.post("/v1/keys", &key).json(&body)).await;
+    let (leaked, path) = (text(&issued["secret"]), format!("/v1/keys/{}", text(&issued["id"])));
+    let before = node.log.tail().await.unwrap();
+    assert_eq!(send(node.request(Method::DELETE, &path, &key)).await.status(), 204);
+    assert_eq!(read(node.post(&format!("/v1/tenants/{id}/suspend"), &node.operator)).await.0, 200);
+
+    node.log.show_until(before);
+    let again = node.without_its_views().await;
+    again.views.wait_for_view(View::Keys, before, DEADLINE).await.unwrap();
+    for key in [&leaked, &suspended, &key, &again.operator] {
+        let response = send(again.get("/v1/modules", key)).await;
+        assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+    }
+    assert_eq!(read(again.get("/livez", "")).await.0, 200);
+
+    node.log.show_all();
+    again.views.until_live(View::Keys, DEADLINE).await.unwrap();
+    assert_eq!(problem(again.get("/v1/modules", &leaked)).await, (401, "unauthenticated".into()));
+    assert_eq!(problem(again.get("/v1/modules", &suspended)).await, (403, "tenant-suspended".into()));
+    assert_eq!(read(again.get("/v1/modules", &key)).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_revoked_operator_has_no_power_even_while_the_view_lags() {
+    let node = Node::start_with(GatewayConfig { visible_wait_ms: 50, ..Default::default() }).await;
+    let (id, _) = node.tenant("pro").await;
+    node.views.shutdown().await;
+    let revoke = node.request(Method::DELETE, &format!("/v1/keys/{}", &node.operator[3..15]), &node.operator);
+    assert_eq!(problem(revoke).await, (503, "unavailable".into()));
+    let recorded = node.log.commits().len();
+    // The view lets the key in as before.
+    assert_eq!(read(node.get("/v1/tenants", &node.operator)).await.0, 200);
+    for (method, path) in [
+        (Method::POST, "/v1/tenants".to_owned()),
+        (Method::PATCH, format!("/v1/tenants/{id}")),
+        (Method::POST, format!("/v1/tenants/{id}/suspend")),
+        (Method::POST, format!("/v1/tenants/{id}/resume")),
+    ] {
+        let request = node.request(method, &path, &node.operator);
+        let body = if path == "/v1/tenants" || path.ends_with(&id) {
+            json!({"name": "Mine", "tier": "pro"})
+        } else {
+            json!({})
+        };
+        assert_eq!(problem(request.json(&body)).await, (401, "unauthenticated".into()), "{path}");
+    }
+    assert_eq!(node.log.commits().len(), recorded);
 }
 
 #[tokio::test]

@@ -46,6 +46,9 @@ const EXIT_LOG_FAILED: i32 = 74;
 /// How often a start that waits for its views says so.
 const STILL_WAITING_EVERY: Duration = Duration::from_secs(10);
 
+/// How long a start waits until keys are let in, in seconds: with the view on disk that takes a moment.
+const KEYS_WITHIN_S: u64 = 10;
+
 /// How often the histograms are drained, in seconds: without it they grow while nobody scrapes them.
 const UPKEEP_EVERY_S: u64 = 5;
 
@@ -219,6 +222,15 @@ impl App {
             tracing::warn!(%behind, "still waiting for the views to catch up");
         }
         Ok(())
+    }
+
+    /// Waits, for a moment, until the gateway lets keys in: until the view of keys has caught up with the log. A node
+    /// that has more to fold goes on meanwhile and says so by its readiness.
+    pub async fn until_keys_are_known(&self) {
+        let within = Duration::from_secs(KEYS_WITHIN_S);
+        if let Err(behind) = self.views.until_live(View::Keys, within).await {
+            tracing::warn!(%behind, "the node refuses all keys until it knows which are valid");
+        }
     }
 
     /// How the secrets of keys are hashed here.

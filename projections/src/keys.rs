@@ -2,8 +2,8 @@
 //!
 //! The gateway authenticates every request against this view, so what can open something is mirrored in memory: tenants,
 //! and keys until they are revoked. Their number is bounded by the tenants' limits; that of revoked keys is not, so those are
-//! rows alone. The mirror changes only after the transaction of the rows is committed. The view authenticates, the tenant's
-//! entity authorises.
+//! rows alone. The mirror changes only after the transaction of the rows is committed. The view authenticates and
+//! authorises reads; entities authorise commands.
 
 use std::{
     collections::HashMap,

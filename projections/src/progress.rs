@@ -111,6 +111,10 @@ impl Progress {
         self.standing.borrow().clone()
     }
 
+    pub(crate) fn state(&self) -> State {
+        self.standing.borrow().state.clone()
+    }
+
     pub(crate) fn status(&self, tail: Position) -> ViewStatus {
         let Standing { checkpoint, state, trouble, .. } = self.standing();
         ViewStatus {
@@ -147,6 +151,22 @@ impl Progress {
             return Ok(());
         }
         Err(Behind { view: self.name, position, wanted, stopped: matches!(standing.state, State::Stopped { .. }) })
+    }
+
+    /// Waits until the view has caught up once: with everything that was in the log when it began.
+    pub(crate) async fn until_live(&self, timeout: Duration) -> Result<(), Behind> {
+        let mut standing = self.standing.subscribe();
+        let settled = |standing: &Standing| standing.state != State::CatchingUp;
+        if !settled(&standing.borrow_and_update()) {
+            let _waiting = Waiting::enter(&self.waiting);
+            let _in_time = tokio::time::timeout(timeout, standing.wait_for(settled)).await;
+        }
+        let Standing { checkpoint, tail, state } = self.standing();
+        if state == State::Live {
+            return Ok(());
+        }
+        let stopped = matches!(state, State::Stopped { .. });
+        Err(Behind { view: self.name, position: checkpoint.position, wanted: tail, stopped })
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     keys::{Keys, KeysProjection},
     metrics,
     modules::{Modules, ModulesProjection},
-    progress::{Behind, Progress, ViewStatus},
+    progress::{Behind, Progress, State, ViewStatus},
     projection::{Fault, Projection},
     readers::{QueryError, Readers},
     rebuild::{FileError, ViewFile},
@@ -203,6 +203,24 @@ impl Views {
             started.progress.wait_for(position, timeout).await?;
         }
         Ok(())
+    }
+
+    /// Waits until one view has caught up once: with everything that was in the log when it was opened.
+    ///
+    /// # Errors
+    /// [`Behind`] when it has stopped, or has not caught up in time.
+    pub async fn until_live(&self, view: View, timeout: Duration) -> Result<(), Behind> {
+        for started in self.0.started.iter().filter(|started| started.view == view) {
+            started.progress.until_live(timeout).await?;
+        }
+        Ok(())
+    }
+
+    /// What one view is doing. Takes no more than a look.
+    pub fn state(&self, view: View) -> State {
+        let started = self.0.started.iter().find(|started| started.view == view);
+        // All are started together; one that were not would have caught up with nothing.
+        started.map_or(State::CatchingUp, |started| started.progress.state())
     }
 
     /// How every view stands, in the order of [`View`]. Also renews the gauge of their lag.

@@ -35,6 +35,8 @@ struct Shared {
     held: watch::Sender<bool>,
     /// How many are held back.
     waiting: watch::Sender<usize>,
+    /// The last commit that followers are shown.
+    shown: watch::Sender<Position>,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +71,7 @@ impl MemoryLog {
             poison: watch::channel(None).0,
             held: watch::channel(false).0,
             waiting: watch::channel(0).0,
+            shown: watch::channel(Position::new(u64::MAX)).0,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -104,6 +107,16 @@ impl MemoryLog {
     pub async fn held_back(&self, appends: usize) {
         // The sender lives in `self`.
         let _ = self.shared.waiting.subscribe().wait_for(|waiting| *waiting >= appends).await;
+    }
+
+    /// Followers are shown nothing after `position` until [`MemoryLog::show_all`], as if they were that slow.
+    pub fn show_until(&self, position: Position) {
+        self.shared.shown.send_replace(position);
+    }
+
+    /// Shows followers everything again.
+    pub fn show_all(&self) {
+        self.show_until(Position::new(u64::MAX));
     }
 
     /// Changes one byte of the last commit's body, as a damaged disk might.
@@ -256,7 +269,8 @@ impl EventLog for MemoryLog {
     }
 
     async fn subscribe(&self, after: Position) -> Result<Box<dyn Subscription>, ReadError> {
-        Ok(Box::new(Follower { shared: Arc::clone(&self.shared), tail: self.shared.tail.subscribe(), after }))
+        let (tail, shown) = (self.shared.tail.subscribe(), self.shared.shown.subscribe());
+        Ok(Box::new(Follower { shared: Arc::clone(&self.shared), tail, shown, after }))
     }
 
     async fn head(&self, tenant: &TenantId) -> Result<Head, ReadError> {
@@ -282,15 +296,18 @@ impl EventLog for MemoryLog {
 struct Follower {
     shared: Arc<Shared>,
     tail: watch::Receiver<Position>,
+    shown: watch::Receiver<Position>,
     after: Position,
 }
 
 #[async_trait]
 impl Subscription for Follower {
     async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        // `shared` keeps the sender alive, so this only ever waits.
+        // `shared` keeps the senders alive, so these only ever wait.
         let _ = self.tail.wait_for(|tail| *tail > self.after).await;
-        let found = self.shared.stored().after(self.after, limit);
+        let shown = self.shown.wait_for(|shown| *shown > self.after).await.map_or(self.after, |shown| *shown);
+        let mut found = self.shared.stored().after(self.after, limit);
+        found.retain(|recorded| recorded.position <= shown);
         self.after = found.last().map_or(self.after, |last| last.position);
         Ok(found)
     }
@@ -337,6 +354,18 @@ mod tests {
         };
         let (first, second, ()) = tokio::join!(first, second, release);
         assert!(first.is_ok() && second.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_follower_is_shown_no_more_than_it_should_be() {
+        let (log, one, other) = (MemoryLog::new(), Stream::fresh(), Stream::fresh());
+        let first = log.append(append(&one)).await.unwrap().position;
+        log.append(append(&other)).await.unwrap();
+        log.show_until(first);
+        let mut follower = log.subscribe(Position::START).await.unwrap();
+        assert_eq!(follower.next(ReadLimit::default()).await.unwrap().len(), 1);
+        let (next, ()) = tokio::join!(follower.next(ReadLimit::default()), async { log.show_all() });
+        assert_eq!(next.unwrap().len(), 1);
     }
 
     #[tokio::test]

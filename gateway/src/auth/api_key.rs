@@ -167,13 +167,18 @@ impl fmt::Debug for NewSecret {
 pub fn draw(rng: &mut impl CryptoRng, hasher: &Hasher) -> NewSecret {
     loop {
         let (id, secret) = (letters(rng, KEY_ID_CHARS), letters(rng, SECRET_CHARS));
-        let body = [PREFIX, &id, "_", &secret].concat();
-        let text = [body.as_str(), &checksum(&body)].concat();
+        let text = text_of(&id, &secret);
         // What is drawn has the right form, so the first round is the last.
         if let Ok(new) = NewSecret::supplied(&text, hasher) {
             return new;
         }
     }
+}
+
+/// Writes a key down: its id and its secret, with the checksum that they have.
+pub fn text_of(key_id: &str, secret: &str) -> String {
+    let body = [PREFIX, key_id, "_", secret].concat();
+    [body.as_str(), &checksum(&body)].concat()
 }
 
 fn letters(rng: &mut impl CryptoRng, count: usize) -> String {

@@ -161,6 +161,22 @@ impl Problem {
         Self::new(Kind::NotThereYet, detail).retry_after_ms(UNAVAILABLE_RETRY_MS)
     }
 
+    /// The node has just started, and the view of keys is not there yet. Not logged: a client may ask often.
+    pub(crate) fn keys_not_known_yet() -> Self {
+        let detail = "This node has just started and cannot tell yet which keys are valid. Try again after the pause, or \
+             ask another node.";
+        Self::new(Kind::Unavailable, detail).retry_after_ms(UNAVAILABLE_RETRY_MS)
+    }
+
+    /// The tenant of the caller's key does not authorise it.
+    pub(crate) fn not_authorised(error: AskError) -> Self {
+        match error {
+            // A tenant forgets keys that were revoked long ago: for who holds one, that is no missing resource.
+            AskError::Refused(Refusal::KeyUnknown) => Self::new(Kind::Unauthenticated, UNAUTHENTICATED),
+            error => error.into(),
+        }
+    }
+
     pub(crate) fn unavailable(detail: &'static str, cause: impl std::fmt::Display) -> Self {
         Self::new(Kind::Unavailable, detail).retry_after_ms(UNAVAILABLE_RETRY_MS).caused_by(cause)
     }
@@ -185,6 +201,15 @@ mod tests {
             let problem = Problem::from(refusal);
             assert_eq!((problem.kind(), problem.detail()), (Kind::Unauthenticated, UNAUTHENTICATED));
         }
+    }
+
+    #[test]
+    fn a_key_that_its_tenant_does_not_authorise_is_no_credential() {
+        for refusal in [Refusal::KeyUnknown, Refusal::KeyRevoked] {
+            assert_eq!(Problem::not_authorised(refusal.into()).kind(), Kind::Unauthenticated);
+        }
+        let lacking = Refusal::MissingScope(Scope::Operator);
+        assert_eq!(Problem::not_authorised(lacking.into()).kind(), Kind::MissingScope);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) async fn register(gateway: Gateway, caller: Caller, mut request: Requ
     let (key_id, hash, scopes) = (secret.key_id().clone(), secret.hash(), Scopes::TENANT);
     let first_key = Some(NewKey { key_id, name: "initial".to_owned(), scopes, hash, expires_at: None });
     let command = Command::Register { name: name.clone(), tier, first_key };
-    let decided = gateway.ask(&id, command, caller.operator(), Context::origin(&request)).await?;
+    let decided = gateway.operate(&caller, &id, command, Context::origin(&request)).await?;
     gateway.until_visible(View::Keys, decided.position).await;
     let body = views::NewTenant {
         id: id.to_string(),
@@ -109,7 +109,7 @@ pub(crate) async fn change(gateway: Gateway, caller: Caller, mut request: Reques
         return Err(Problem::new(Kind::InvalidBody, "Nothing is to be changed. Send name, tier, or both."));
     }
     let command = Command::Change { name, tier };
-    let decided = gateway.ask(&id, command, caller.operator(), Context::origin(&request)).await?;
+    let decided = gateway.operate(&caller, &id, command, Context::origin(&request)).await?;
     changed(&gateway, &id, decided.position).await
 }
 
@@ -125,7 +125,7 @@ pub(crate) async fn suspend(gateway: Gateway, caller: Caller, mut request: Reque
         None => None,
     };
     let command = Command::Suspend { reason };
-    let decided = gateway.ask(&id, command, caller.operator(), Context::origin(&request)).await?;
+    let decided = gateway.operate(&caller, &id, command, Context::origin(&request)).await?;
     gateway.until_forbidden(decided.position).await?;
     changed(&gateway, &id, decided.position).await
 }
@@ -134,7 +134,7 @@ pub(crate) async fn suspend(gateway: Gateway, caller: Caller, mut request: Reque
 pub(crate) async fn resume(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let id: TenantId = path(&request, "tenant", Kind::TenantNotFound)?;
-    let decided = gateway.ask(&id, Command::Resume, caller.operator(), Context::origin(&request)).await?;
+    let decided = gateway.operate(&caller, &id, Command::Resume, Context::origin(&request)).await?;
     changed(&gateway, &id, decided.position).await
 }
 

@@ -32,7 +32,7 @@ use wasmwiz_gateway::{
     auth::api_key::{self, Hasher},
     server,
 };
-use wasmwiz_projections::Views;
+use wasmwiz_projections::{Views, views::View};
 
 /// Writes what it reads.
 pub(crate) const ECHO: &str = include_str!("../../../examples/echo.wat");
@@ -77,8 +77,16 @@ impl Node {
     }
 
     pub(crate) async fn start_with(config: GatewayConfig) -> Self {
+        Self::on(Arc::new(MemoryLog::new()), None, config).await
+    }
+
+    /// Another node on the same log, with views that begin anew.
+    pub(crate) async fn without_its_views(&self) -> Self {
+        Self::on(Arc::clone(&self.log), Some(self.operator.clone()), GatewayConfig::default()).await
+    }
+
+    async fn on(log: Arc<MemoryLog>, operator: Option<String>, config: GatewayConfig) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let log = Arc::new(MemoryLog::new());
         let shared: Arc<dyn EventLog> = Arc::clone(&log) as _;
         let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(&data.path().join("blobs")).unwrap());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -102,7 +110,10 @@ impl Node {
             node,
             boot,
         });
-        let operator = first_operator(&region, &views).await;
+        let operator = match operator {
+            Some(operator) => operator,
+            None => first_operator(&region, &views).await,
+        };
         let readiness = Readiness::default();
         let deps = GatewayDeps {
             region,
@@ -173,7 +184,13 @@ async fn first_operator(region: &Region, views: &Views) -> String {
     let ask = Ask { command, by: Authority::System, origin: Origin::internal(Ids.command()), payloads: vec![] };
     let decided = region.ask(&TenantId::new(SYSTEM).unwrap(), ask).await.unwrap();
     views.wait_for(decided.position, Duration::from_secs(10)).await.unwrap();
+    views.until_live(View::Keys, Duration::from_secs(10)).await.unwrap();
     secret.text().to_owned()
+}
+
+/// A key of the right form, with a checksum that fits: the id of one key and the secret of another.
+pub(crate) fn with_secret_of(key: &str, other: &str) -> String {
+    api_key::text_of(&key[3..15], &other[16..48])
 }
 
 pub(crate) fn text(value: &Value) -> String {

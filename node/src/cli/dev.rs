@@ -89,6 +89,7 @@ async fn keys(app: &App, config: &Config) -> anyhow::Result<(Ready, String)> {
     let issued = bootstrap::issue(app, TENANT, bootstrap::new_key(&key, "dev", Scopes::TENANT)).await;
     let issued = issued.context("delete the data folder to begin anew, or revoke keys with DELETE /v1/keys/{id}")?;
     app.until_visible(issued.position).await?;
+    app.until_keys_are_known().await;
     let ready = Ready {
         tenant: Some(TENANT.into()),
         api_key: Some(key.text().to_owned()),

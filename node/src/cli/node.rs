@@ -43,6 +43,7 @@ impl Node {
                 );
                 output::line(key.text());
             }
+            app.until_keys_are_known().await;
             if let Some(path) = &self.ready_file {
                 let operator_token = operator.map(|key| key.text().to_owned());
                 let ready = Ready { operator_token, ..app.ready() };
