@@ -161,7 +161,7 @@ impl Progress {
             let _waiting = Waiting::enter(&self.waiting);
             let _in_time = tokio::time::timeout(timeout, standing.wait_for(settled)).await;
         }
-        let Standing { checkpoint, tail, state } = self.standing();
+        let Standing { checkpoint, tail, state, .. } = self.standing();
         if state == State::Live {
             return Ok(());
         }
