@@ -3,25 +3,29 @@
 //! Each tenant's chain is walked on its own. After a finding the walk goes on: with the other tenants, and with the
 //! same one at its next commit, so that one broken commit is one finding and not the end of the audit.
 //!
+//! Contents are checked where they are: what rides with a commit must be named by one of its events, and a blob must be
+//! the bytes that its digest names. A content that is gone is no break of the history: it is counted apart.
+//!
 //! What a chain alone cannot show is that its newest commits are missing: compare the heads with those that were
 //! published elsewhere (the feed, a backup).
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, path::Path};
+
+use contents::{Blobs, Kept, Named};
 
 use crate::{
     commit::{Commit, Header},
-    digest::Digest,
     envelope,
-    event::Event,
-    execution::Finished,
     id::TenantId,
     ledger::{self, Broken, Fault, Head, Verifier},
     log::sqlite::{Found, SqliteAudit, StoredRow},
-    module, payload,
+    payload::{self, Payload},
     revision::{Position, Revision},
 };
 
-/// The most findings that a report lists; more are counted.
+mod contents;
+
+/// The most findings that a report lists; more are counted. So with contents that are gone.
 const MAX_FINDINGS: usize = 1_000;
 
 /// What an audit found.
@@ -37,12 +41,46 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Findings beyond the thousand that are listed.
     pub more_findings: u64,
+    /// Blobs that are the bytes that their digests name; absent when they were not checked.
+    pub blobs: Option<u64>,
+    /// Was the file itself checked, with its pages and its index?
+    pub file: FileCheck,
+    /// Contents that events name and that are neither beside their commit nor a blob: removed, or lost. The chain does not
+    /// need them. Each is told once a tenant.
+    pub missing: Vec<Finding>,
+    /// Such contents beyond the thousand that are listed.
+    pub more_missing: u64,
+}
+
+/// Was the file itself checked?
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileCheck {
+    /// No: a node holds the log, which could not reuse its WAL meanwhile.
+    #[default]
+    Skipped,
+    /// Yes.
+    Checked,
+}
+
+/// What is checked beside the chains.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Checks<'a> {
+    /// The folder of the blobs; without one they are not checked.
+    pub blobs: Option<&'a Path>,
+    /// Check the file also while a node holds the log?
+    pub held_file: bool,
 }
 
 impl Report {
     /// Is everything as it should be?
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
+    }
+
+    /// How many contents are gone.
+    pub fn missing(&self) -> u64 {
+        self.missing.len() as u64 + self.more_missing
     }
 }
 
@@ -75,17 +113,24 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Walks a whole log, offline or beside a running node. Blocks for as long as reading and hashing all of it takes.
-pub fn verify(log: &SqliteAudit) -> Report {
-    let mut audit = Audit { next: 1, ..Audit::default() };
+/// Walks a whole log, offline or beside a running node. Blocks for as long as reading and hashing all of it takes, and shows
+/// `progress` how far it is after each commit.
+pub fn verify(log: &SqliteAudit, checks: Checks<'_>, mut progress: impl FnMut(&Report)) -> Report {
+    let blobs = checks.blobs.map(|folder| Blobs::of(folder.to_owned()));
+    let mut audit = Audit { next: 1, blobs, ..Audit::default() };
     for found in log.rows() {
         match found {
             Found::Row(row) => audit.row(*row),
             Found::Damage { position, indexed, what } => audit.damage(position, indexed, &what),
         }
+        audit.report.blobs = audit.blobs.as_ref().map(|blobs| blobs.intact);
+        progress(&audit.report);
     }
-    for line in log.check_file() {
-        audit.found(None, None, None, format!("the file: {line}"));
+    if checks.held_file || !log.is_held() {
+        audit.report.file = FileCheck::Checked;
+        for line in log.check_file() {
+            audit.found(None, None, None, format!("the file: {line}"));
+        }
     }
     audit.report.tenants = audit.streams.values().filter(|stream| stream.good).count() as u64;
     audit.report
@@ -98,6 +143,8 @@ struct Audit {
     streams: HashMap<TenantId, Stream>,
     /// The position that follows.
     next: i64,
+    /// `None` when blobs are not checked.
+    blobs: Option<Blobs>,
 }
 
 /// How far the walk has come in one stream.
@@ -174,15 +221,93 @@ impl Audit {
         };
         let (tenant, first) = (commit.tenant().clone(), commit.header().first_revision);
         self.contiguous(row.position, Some(tenant.clone()), Some(first));
-        match self.stream(&tenant).step(&commit) {
+        let stepped = self.stream(&tenant).step(&commit);
+        let sound = stepped.is_ok();
+        match stepped {
             Ok(()) => {
                 self.report.commits += 1;
                 self.report.events += u64::from(commit.header().count);
             }
             Err(broken) => self.found(Some(tenant.clone()), Some(broken.revision), at, broken.fault.to_string()),
         }
-        for what in payload_faults(&commit, row.payloads) {
-            self.found(Some(tenant.clone()), Some(first), at, what);
+        match unpacked(row.payloads) {
+            Ok(payloads) => {
+                for payload in payloads.iter().filter(|payload| !payload.is_intact()) {
+                    let what = format!("payload {} is not the bytes that its digest names", payload.digest());
+                    self.found(Some(tenant.clone()), Some(first), at, what);
+                }
+                // What a commit names that is not as it was sealed says nothing.
+                if sound {
+                    self.contents(&commit, &payloads, row.position);
+                }
+            }
+            Err(what) => self.found(Some(tenant), Some(first), at, what),
+        }
+    }
+
+    /// Compares what the events of a commit name with what rides with it, and with the blobs.
+    fn contents(&mut self, commit: &Commit, payloads: &[Payload], position: i64) {
+        let (tenant, at) = (commit.tenant(), Some(position));
+        // A commit whose events can be sealed and not be read does not exist; it would have been a finding.
+        let events = commit.events().map_or(&[][..], |events| events);
+        let named: Vec<_> = events.iter().map(|event| (event.revision, contents::named(&event.event))).collect();
+        // An event of a later version may name whatever it likes.
+        let all_known = named.iter().all(|(_, contents)| contents.is_some());
+        let named: Vec<(Revision, Named)> = named
+            .into_iter()
+            .flat_map(|(revision, contents)| {
+                contents.unwrap_or_default().into_iter().map(move |named| (revision, named))
+            })
+            .collect();
+        for payload in payloads.iter().filter(|_| all_known) {
+            if !named.iter().any(|(_, named)| named.digest == payload.digest()) {
+                let what = format!("payload {} is named by no event of its commit", payload.digest());
+                self.found(Some(tenant.clone()), Some(commit.header().first_revision), at, what);
+            }
+        }
+        for (revision, named) in named {
+            let inline = payloads.iter().find(|payload| payload.digest() == named.digest);
+            let size_bytes = match (inline, &mut self.blobs) {
+                (Some(payload), _) => payload.bytes().len() as u64,
+                (None, Some(blobs)) if named.kept => match blobs.look(named.digest) {
+                    Kept::Intact(size_bytes) => size_bytes,
+                    bad => {
+                        self.blob(tenant, revision, position, &named, bad);
+                        continue;
+                    }
+                },
+                (None, _) => continue,
+            };
+            if let Some(said) = named.size_bytes.filter(|said| *said != size_bytes) {
+                let what = format!("{} {} has {size_bytes} bytes where an event says {said}", named.what, named.digest);
+                self.found(Some(tenant.clone()), Some(revision), at, what);
+            }
+        }
+    }
+
+    /// A blob that is not there, or not what it should be.
+    fn blob(&mut self, tenant: &TenantId, revision: Revision, position: i64, named: &Named, kept: Kept) {
+        if !self.blobs.as_mut().is_some_and(|blobs| blobs.tell(tenant, named.digest)) {
+            return;
+        }
+        let Named { what, digest, .. } = named;
+        match kept {
+            Kept::Intact(_) => {}
+            Kept::Damaged(how) => {
+                self.found(
+                    Some(tenant.clone()),
+                    Some(revision),
+                    Some(position),
+                    format!("{what} {digest}: the blob {how}"),
+                );
+            }
+            Kept::Missing if self.report.missing.len() >= MAX_FINDINGS => self.report.more_missing += 1,
+            Kept::Missing => self.report.missing.push(Finding {
+                tenant: Some(tenant.clone()),
+                revision: Some(revision),
+                position: u64::try_from(position).ok().map(Position::new),
+                what: format!("{what} {digest} is gone"),
+            }),
         }
     }
 
@@ -239,52 +364,8 @@ fn source(body: &[u8]) -> Option<TenantId> {
     envelope::decode(body).ok()?.first().map(|first| first.tenant.clone())
 }
 
-/// What is wrong with the payloads of a commit.
-fn payload_faults(commit: &Commit, packed: Result<Option<bytes::Bytes>, String>) -> Vec<String> {
-    let payloads = match packed.map(|packed| packed.map(payload::unpack)) {
-        Ok(None) => return Vec::new(),
-        Ok(Some(Ok(payloads))) => payloads,
-        Ok(Some(Err(torn))) => return vec![torn.to_string()],
-        Err(what) => return vec![what],
-    };
-    // A body that cannot be read is a finding of its own.
-    let events = commit.events().map_or(&[][..], |events| events);
-    let named: Vec<(Digest, u64)> = events.iter().flat_map(|envelope| contents(&envelope.event)).collect();
-    let mut faults = Vec::new();
-    for payload in payloads {
-        let (digest, size) = (payload.digest(), payload.bytes().len() as u64);
-        if !payload.is_intact() {
-            faults.push(format!("payload {digest} is not the bytes that its digest names"));
-        } else if let Some((_, said)) = named.iter().find(|(named, said)| *named == digest && *said != size) {
-            faults.push(format!("payload {digest} has {size} bytes where an event says {said}"));
-        }
-    }
-    faults
-}
-
-/// Digests and sizes that an event names.
-fn contents(event: &Event) -> Vec<(Digest, u64)> {
-    match event {
-        Event::ExecutionAccepted(accepted) => vec![(accepted.stdin.digest, accepted.stdin.size_bytes)],
-        Event::ExecutionFinished(finished) => {
-            let Finished { stdout, stderr, .. } = &**finished;
-            vec![(stdout.digest, stdout.size_bytes), (stderr.digest, stderr.size_bytes)]
-        }
-        Event::ModulePublished(module::Published { digest, size_bytes, .. })
-        | Event::ModuleRejected(module::Rejected { digest, size_bytes, .. }) => vec![(*digest, *size_bytes)],
-        Event::TenantRegistered(_)
-        | Event::TenantRenamed(_)
-        | Event::TenantTierChanged(_)
-        | Event::TenantSuspended(_)
-        | Event::TenantResumed(_)
-        | Event::KeyIssued(_)
-        | Event::KeyRotated(_)
-        | Event::KeyRevoked(_)
-        | Event::ModuleDeleted(_)
-        | Event::ExecutionLost(_)
-        | Event::RequestsDenied(_)
-        | Event::Unknown(_) => Vec::new(),
-    }
+fn unpacked(packed: Result<Option<bytes::Bytes>, String>) -> Result<Vec<Payload>, String> {
+    packed?.map_or(Ok(Vec::new()), |packed| payload::unpack(packed).map_err(|torn| torn.to_string()))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use wasmwiz_gateway::{
     auth::api_key::{Hasher, Secret},
     server::{self, Drained},
 };
-use wasmwiz_projections::Views;
+use wasmwiz_projections::{Views, views::View};
 
 use crate::{
     config::{Config, ShutdownConfig},

@@ -6,6 +6,7 @@ mod tidy;
 
 mod bad_input;
 mod crash;
+mod durable;
 mod hostile;
 mod lifecycle;
 mod rebuild;

@@ -80,8 +80,59 @@ async fn an_intact_history_is_verified_counted_and_shown() -> anyhow::Result<()>
     node.restart().await?;
     node.client()?.execute("echo", "abc").await?;
     let verified = cli::verify(&node.data()).await?;
-    ensure!(verified.code == Some(0), "{verified:?}");
+    ensure!(verified.code == Some(0) && verified.stdout.contains("--file"), "{verified:?}");
+    let forced = cli::run(["audit", "verify", "--file", "--data", &data]).await?;
+    ensure!(forced.code == Some(0) && !forced.stdout.contains("--file"), "{forced:?}");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_changed_blob_is_found_and_named_and_one_that_is_gone_is_counted() -> anyhow::Result<()> {
+    let (node, tenant) = recorded().await?;
+    let data = node.data();
+    let large = History::read(&data)?.executions.into_values().flat_map(|execution| execution.accepted);
+    let large = large.map(|accepted| accepted.stdin).find(|stdin| stdin.size_bytes == 70_000);
+    let hex = large.context("no large input was recorded")?.digest.to_hex();
+    let blob = data.join("blobs/sha256").join(&hex[..2]).join(&hex);
+    let intact = fs::read(&blob)?;
+    let verified = cli::verify(&data).await?;
+    ensure!(verified.code == Some(0) && verified.stdout.contains("blobs are intact"), "{verified:?}");
+    ensure!(!verified.stdout.contains("warning"), "{verified:?}");
+
+    let mut changed = intact.clone();
+    *changed.last_mut().context("an empty blob")? ^= 1;
+    fs::write(&blob, changed)?;
+    let verified = cli::verify(&data).await?;
+    ensure!(verified.code == Some(1), "not found: {verified:?}");
+    let named = |line: &str| line.contains(&tenant.id) && line.contains("revision") && line.contains(&hex);
+    ensure!(verified.stdout.lines().any(named), "neither tenant nor blob is named: {}", verified.stdout);
+    let data_text = data.to_string_lossy().into_owned();
+    let without = cli::run(["audit", "verify", "--no-blobs", "--data", &data_text]).await?;
+    ensure!(without.code == Some(0) && without.stdout.contains("not checked"), "{without:?}");
+
+    fs::remove_file(&blob)?;
+    let verified = cli::verify(&data).await?;
+    ensure!(verified.code == Some(0), "a payload that is gone does not break the chain: {verified:?}");
+    ensure!(verified.stdout.contains("warning: 1 contents"), "{verified:?}");
+    fs::write(&blob, intact)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_exchanged_payload_is_found_and_named() -> anyhow::Result<()> {
+    let (node, tenant) = recorded().await?;
+    let file = Connection::open(node.data().join("log/events.db"))?;
+    // A commit gets the intact payloads of another one of the same tenant.
+    let rows = "SELECT position, first_revision, count, payloads FROM commits WHERE tenant = ?1 AND payloads NOT NULL";
+    let rows: Vec<(i64, u32, u32, Vec<u8>)> = file
+        .prepare(rows)?
+        .query_map([&tenant.id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect::<Result<_, _>>()?;
+    let (position, revision, count, payloads) = rows.iter().max_by_key(|row| row.3.len()).context("no payloads")?;
+    let other = rows.iter().find(|row| row.3 != *payloads && row.3.len() > 36).context("no other payloads")?;
+    file.execute("UPDATE commits SET payloads = ?2 WHERE position = ?1", params![position, other.3])?;
+    drop(file);
+    is_found(&cli::verify(&node.data()).await?, &tenant.id, *revision..=*revision + *count)
 }
 
 #[tokio::test]

@@ -101,6 +101,19 @@ impl Launch {
         self
     }
 
+    /// Under `strace`, which writes these system calls of all its threads to a file, with the paths of descriptors. The node
+    /// stays this process's own child, so that signals reach it.
+    #[must_use]
+    pub fn traced(mut self, calls: &str, to: &Path) -> Self {
+        let program = std::mem::replace(&mut self.program, PathBuf::from("strace"));
+        let options = ["-D", "-f", "-y", "-s", "64", "-e", &format!("trace={calls}"), "-o"].map(OsString::from);
+        let own = std::mem::take(&mut self.arguments);
+        self.arguments.extend(options);
+        self.arguments.extend([to.into(), program.into()]);
+        self.arguments.extend(own);
+        self
+    }
+
     /// Where the node keeps its data.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")

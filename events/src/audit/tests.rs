@@ -8,11 +8,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    blobs::{Blobs as _, fs::FsBlobs},
+    digest::Digest,
+    event::Event,
+    execution::Output,
     log::{
         Append, EventLog, ReadLimit, conformance,
         sqlite::{SqliteLog, SqliteLogConfig},
     },
-    payload::Payload,
 };
 
 /// Two tenants, alternating: `a` has revisions 1-2, 3-4, 5-6 at positions 1, 3, 5; `b` the same at 2, 4, 6.
@@ -22,14 +25,43 @@ async fn log() -> (TempDir, [TenantId; 2]) {
     let mut streams = ["tenant-a", "tenant-b"].map(|id| conformance::Stream::of(TenantId::new(id).unwrap()));
     for _ in 0..3 {
         for stream in &mut streams {
-            let commit = stream.seal(2);
+            let commit = seal(stream, vec![None, Some(finished(b"out", b"err"))]);
             stream.head = commit.head();
-            let payloads = vec![Payload::new(Bytes::from_static(b"in")), Payload::new(Bytes::from_static(b"out"))];
-            log.append(Append { commit, payloads }).await.unwrap();
+            log.append(Append { commit, payloads: payloads([b"out", b"err"]) }).await.unwrap();
         }
     }
     log.close();
     (dir, streams.map(|stream| stream.tenant))
+}
+
+fn payloads<const N: usize>(bytes: [&'static [u8]; N]) -> Vec<Payload> {
+    bytes.map(|bytes| Payload::new(Bytes::from_static(bytes))).to_vec()
+}
+
+/// An execution that has written this.
+fn finished(stdout: &[u8], stderr: &[u8]) -> Event {
+    let output = |bytes: &[u8]| Output { digest: Digest::of(bytes), size_bytes: bytes.len() as u64, truncated: false };
+    let golden = include_str!("../../golden/dev.wasmwiz.execution.finished.v1.json");
+    let mut golden = envelope::decode(format!("[{golden}]").as_bytes()).unwrap();
+    let Event::ExecutionFinished(finished) = &mut golden[0].event else { panic!("not finished") };
+    (finished.stdout, finished.stderr) = (output(stdout), output(stderr));
+    golden[0].event.clone()
+}
+
+/// A commit at the end of a stream; where there is no event, it has the small one of [`conformance::Stream::seal`].
+fn seal(stream: &conformance::Stream, events: Vec<Option<Event>>) -> Commit {
+    let plain = stream.seal(events.len());
+    let mut envelopes = plain.events().unwrap().to_vec();
+    for (envelope, event) in envelopes.iter_mut().zip(events) {
+        envelope.event = event.unwrap_or_else(|| envelope.event.clone());
+    }
+    let Header { commit_id, owner_epoch, recorded_at, .. } = plain.header().clone();
+    Commit::seal(&stream.head, stream.tenant.clone(), commit_id, owner_epoch, recorded_at, envelopes).unwrap()
+}
+
+/// The audit of everything but the blobs.
+fn verify(log: &SqliteAudit) -> Report {
+    super::verify(log, Checks::default(), |_| {})
 }
 
 /// The log through a connection that may also change it, without waiting for a disk.
@@ -217,23 +249,84 @@ async fn rows_of_other_types_and_lengths_are_findings() {
 
 #[tokio::test]
 async fn a_wrong_size_of_a_payload_is_found() {
-    use crate::execution::Output;
     let dir = tempfile::tempdir().unwrap();
     let log = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
     let stream = conformance::Stream::fresh();
-    let mut envelopes = stream.seal(1).events().unwrap().to_vec();
-    let golden = include_str!("../../golden/dev.wasmwiz.execution.finished.v1.json");
-    let mut golden = envelope::decode(format!("[{golden}]").as_bytes()).unwrap();
-    let Event::ExecutionFinished(finished) = &mut golden[0].event else { panic!("not finished") };
-    finished.stdout = Output { digest: Digest::of(b"out"), size_bytes: 4, truncated: false };
-    envelopes[0].event = golden[0].event.clone();
-    let header = stream.seal(1).header().clone();
-    let (id, epoch, at) = (header.commit_id, header.owner_epoch, header.recorded_at);
-    let commit = Commit::seal(&stream.head, stream.tenant.clone(), id, epoch, at, envelopes).unwrap();
-    let payloads = vec![Payload::new(Bytes::from_static(b"out"))];
-    log.append(Append { commit, payloads }).await.unwrap();
+    let Event::ExecutionFinished(mut longer) = finished(b"out", b"") else { panic!("not finished") };
+    longer.stdout.size_bytes = 4;
+    let commit = seal(&stream, vec![Some(Event::ExecutionFinished(longer))]);
+    log.append(Append { commit, payloads: payloads([b"out"]) }).await.unwrap();
     let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
     assert!(names(&report, &stream.tenant, 1) && report.findings[0].what.contains("3 bytes"), "{:?}", report.findings);
+}
+
+#[tokio::test]
+async fn a_payload_that_was_exchanged_for_another_is_found() {
+    let (dir, tenants) = log().await;
+    let audit = open(dir.path());
+    // Intact in itself, and as long as the one it replaces.
+    let exchanged = payload::pack(&payloads([b"out", b"eve"]));
+    let update = "UPDATE commits SET payloads = ?1 WHERE position = 3";
+    audit.connection().execute(update, [&exchanged[..]]).unwrap();
+    let blobs = tempfile::tempdir().unwrap();
+    let report = super::verify(&audit, Checks { blobs: Some(blobs.path()), ..Checks::default() }, |_| {});
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    assert!(names(&report, &tenants[0], 3) && report.findings[0].what.contains("named by no event"));
+    assert_eq!(report.missing.len(), 1, "the one that it replaced: {:?}", report.missing);
+    assert_eq!(report.missing[0].revision, Some(Revision::new(4)));
+
+    // A payload that is merely gone is no break of the history.
+    audit.connection().execute("UPDATE commits SET payloads = NULL", []).unwrap();
+    let report = super::verify(&audit, Checks { blobs: Some(blobs.path()), ..Checks::default() }, |_| {});
+    assert!(report.is_clean(), "{:?}", report.findings);
+    assert_eq!((report.missing(), report.blobs), (4, Some(0)), "each once a tenant: {:?}", report.missing);
+}
+
+#[tokio::test]
+async fn a_changed_blob_is_a_finding_and_a_missing_one_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, folder) = (SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap(), dir.path().join("blobs"));
+    let blobs = FsBlobs::open(&folder).unwrap();
+    let mut stream = conformance::Stream::fresh();
+    let output = blobs.put(Bytes::from_static(b"a long output")).await.unwrap();
+    for _ in 0..2 {
+        let commit = seal(&stream, vec![None, Some(finished(b"a long output", b""))]);
+        stream.head = commit.head();
+        log.append(Append { commit, payloads: Vec::new() }).await.unwrap();
+    }
+    drop(log);
+    let audit = SqliteLog::open_read_only(dir.path()).unwrap();
+    let with_blobs = || super::verify(&audit, Checks { blobs: Some(&folder), ..Checks::default() }, |_| {});
+    let intact = with_blobs();
+    assert!(intact.is_clean() && intact.missing() == 0, "{intact:?}");
+    assert_eq!(intact.blobs, Some(1), "it is hashed once");
+
+    let hex = output.to_hex();
+    let file = folder.join("sha256").join(&hex[..2]).join(&hex);
+    for bytes in [&b"a long outpux"[..], b"a long", b""] {
+        fs::write(&file, bytes).unwrap();
+        let report = with_blobs();
+        assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+        assert!(names(&report, &stream.tenant, 2) && report.findings[0].what.contains(&hex), "{:?}", report.findings);
+        assert!(verify(&audit).is_clean() && verify(&audit).blobs.is_none(), "they were not to be checked");
+    }
+    fs::remove_file(&file).unwrap();
+    let gone = with_blobs();
+    assert!(gone.is_clean() && gone.missing() == 1, "{gone:?}");
+    assert_eq!(gone.missing[0].revision, Some(Revision::new(2)));
+}
+
+#[tokio::test]
+async fn the_file_is_checked_unless_somebody_holds_the_log() {
+    let (dir, _) = log().await;
+    let audit = SqliteLog::open_read_only(dir.path()).unwrap();
+    assert_eq!(verify(&audit).file, FileCheck::Checked);
+    let node = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
+    assert_eq!(verify(&audit).file, FileCheck::Skipped);
+    let forced = super::verify(&audit, Checks { held_file: true, ..Checks::default() }, |_| {});
+    assert_eq!(forced.file, FileCheck::Checked);
+    drop(node);
+    assert_eq!(verify(&audit).file, FileCheck::Checked);
 }
 
 #[tokio::test]

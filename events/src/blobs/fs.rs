@@ -68,9 +68,7 @@ impl FsBlobs {
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
-        let hex = digest.to_hex();
-        let (prefix, _) = hex.split_at(2);
-        self.dir.join("sha256").join(prefix).join(&hex)
+        path(&self.dir, digest)
     }
 
     fn begin(&self) -> io::Result<Unfinished> {
@@ -212,6 +210,33 @@ impl Drop for Unfinished {
         // Gone already if it was renamed; a leftover is removed at the next start.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Digest and size of the bytes that the store in `dir` has under the name `digest`; `None` when it has none. Changes nothing
+/// in the store, and holds a part of the blob at a time.
+pub(crate) fn hash(dir: &Path, digest: Digest) -> io::Result<Option<(Digest, u64)>> {
+    let mut file = match File::open(path(dir, digest)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (mut hasher, mut buffer, mut size_bytes) = (Sha256::new(), vec![0; WRITE_BYTES], 0_u64);
+    loop {
+        let read = match file.read(&mut buffer) {
+            Ok(0) => return Ok(Some((Digest::from_bytes(hasher.finalize().into()), size_bytes))),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hasher.update(buffer.get(..read).unwrap_or_default());
+        size_bytes = size_bytes.saturating_add(read as u64);
+    }
+}
+
+fn path(dir: &Path, digest: Digest) -> PathBuf {
+    let hex = digest.to_hex();
+    let (prefix, _) = hex.split_at(2);
+    dir.join("sha256").join(prefix).join(&hex)
 }
 
 /// Removes temporary files that nobody is writing: a file that is being written is locked by its writer.

@@ -19,6 +19,11 @@ pub(super) fn line(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// Prints how far a long command is, to standard error: the result stays for programs.
+pub(super) fn progress(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
 /// Prints an error with its causes to standard error.
 pub(super) fn error(error: &anyhow::Error) {
     let _ = writeln!(std::io::stderr().lock(), "wasmwiz: {error:#}");

@@ -1,12 +1,16 @@
 //! Reading the rows as they are, right or wrong, for an audit. A node may be writing meanwhile.
 
-use std::{collections::VecDeque, path::Path, time::Duration};
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params, types::ValueRef};
 
 use super::{
-    OpenError,
+    OpenError, lock,
     row::{self, RowError},
     schema,
 };
@@ -59,6 +63,8 @@ pub enum Found {
 #[derive(Debug)]
 pub struct SqliteAudit {
     connection: Connection,
+    /// Where the lock file is.
+    dir: PathBuf,
 }
 
 impl SqliteAudit {
@@ -74,13 +80,13 @@ impl SqliteAudit {
         let connection = schema::open_reader(&path, BUSY_TIMEOUT);
         let connection = connection.map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
         schema::check(&connection, &path)?;
-        Ok(Self { connection })
+        Ok(Self { connection, dir: dir.to_owned() })
     }
 
     /// Reads through a connection that a test also writes with.
     #[cfg(test)]
-    pub(crate) const fn over(connection: Connection) -> Self {
-        Self { connection }
+    pub(crate) fn over(connection: Connection) -> Self {
+        Self { connection, dir: PathBuf::new() }
     }
 
     /// The connection.
@@ -94,7 +100,14 @@ impl SqliteAudit {
         Rows { connection: &self.connection, after: None, chunk: VecDeque::new(), end: None, unreadable: 0 }
     }
 
+    /// Is somebody, a node, writing to the log now?
+    pub fn is_held(&self) -> bool {
+        lock::is_held(&self.dir)
+    }
+
     /// What SQLite's own check finds wrong with the file: its pages, and whether index and table agree. Empty is well.
+    ///
+    /// It is one read of the whole file: for as long as it takes, a node that writes meanwhile cannot reuse its WAL.
     pub fn check_file(&self) -> Vec<String> {
         let check = || -> rusqlite::Result<Vec<String>> {
             let mut statement = self.connection.prepare("PRAGMA integrity_check(20)")?;
