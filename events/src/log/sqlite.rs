@@ -75,7 +75,8 @@ pub struct SqliteLogConfig {
     pub recent_bytes: usize,
     /// The most streams whose ends are kept in memory.
     pub heads: usize,
-    /// The WAL is copied into the database when it holds this many bytes that are not there yet.
+    /// The WAL is copied into the database when it holds this many bytes that are not there yet. A copy is synced while
+    /// appends go on, and they wait for the disk that long: less at a time is a lower worst case.
     pub checkpoint_bytes: u64,
     /// Beyond this many bytes appends wait a moment for the readers that keep the WAL from being reused; a WAL file that
     /// has grown larger is cut to this.
@@ -97,7 +98,7 @@ impl Default for SqliteLogConfig {
             recent_commits: 4_096,
             recent_bytes: 16 << 20,
             heads: 65_536,
-            checkpoint_bytes: 16 << 20,
+            checkpoint_bytes: 4 << 20,
             wal_bytes: 256 << 20,
             busy_timeout_ms: 5_000,
             max_bytes: None,
