@@ -13,7 +13,7 @@
 //!
 //! The whole way runs in a task of its own: a caller that hangs up does not leave an execution without its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -43,8 +43,28 @@ mod run;
 /// Modules that are being taken in at the same time: each is in memory as a whole.
 const UPLOADS_AT_ONCE: usize = 16;
 
+/// What is to last as long as the bytes of a request are in memory, such as what counts them. It is dropped when the
+/// request has been dealt with: a caller that hangs up before does not take it along.
+#[derive(Default)]
+pub struct Hold {
+    _guard: Option<Box<dyn Send + Sync>>,
+}
+
+impl Hold {
+    /// Holds `guard`.
+    pub fn of(guard: impl Send + Sync + 'static) -> Self {
+        Self { _guard: Some(Box::new(guard)) }
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hold(…)")
+    }
+}
+
 /// A request to run something once.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Request {
     /// Whose.
     pub tenant: TenantId,
@@ -60,6 +80,8 @@ pub struct Request {
     pub args: Vec<String>,
     /// The most wall-clock time the caller wants to wait, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// Kept until its end is recorded.
+    pub hold: Hold,
 }
 
 /// What to run.
@@ -77,7 +99,7 @@ pub enum Code {
 }
 
 /// A module to be published.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Upload {
     /// Whose.
     pub tenant: TenantId,
@@ -89,6 +111,8 @@ pub struct Upload {
     pub name: ModuleName,
     /// Its bytes.
     pub wasm: Bytes,
+    /// Kept until it is published, or is not.
+    pub hold: Hold,
 }
 
 /// An execution whose end is durable.
@@ -108,6 +132,16 @@ pub struct Done {
     pub stderr: Bytes,
     /// Position of the commit that holds the end.
     pub position: Position,
+}
+
+impl Done {
+    /// Why it ended as it did, for people.
+    pub fn message(&self) -> Option<&str> {
+        match &self.end {
+            End::Finished(finished) => finished.message.as_deref(),
+            End::Lost(lost) => Some(&lost.reason),
+        }
+    }
 }
 
 /// How an execution ended.

@@ -1,7 +1,7 @@
 //! How much room a text takes once it is written as JSON.
 
-/// Bytes of a text as a JSON string, with its quotes and a comma.
-pub(crate) fn escaped_size(text: &str) -> usize {
+/// Bytes that a text takes at most as a JSON string, with its quotes and a comma.
+pub fn escaped_size(text: &str) -> usize {
     let escaped = |byte: u8| match byte {
         0..0x20 => 6,
         b'"' | b'\\' => 2,

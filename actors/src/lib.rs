@@ -17,7 +17,7 @@ pub mod limits;
 pub mod tenant;
 
 pub mod ids;
-mod json;
+pub mod json;
 
 pub mod entity;
 pub mod handle;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use wasmwiz_actors::{
     aggregate::Authority,
-    dispatch::{Code, Dispatch, DispatchDeps, DispatchError, Done, End, Request, Upload},
+    dispatch::{Code, Dispatch, DispatchDeps, DispatchError, Done, End, Hold, Request, Upload},
     executor::{Asker, CompileConfig, ExecutorConfig, Executors, PrepareError, Rejection},
     handle::{Ask, AskError, Origin},
     ids::Ids,
@@ -77,14 +77,15 @@ impl Node {
     }
 
     async fn publish_as(&self, name: ModuleName, wasm: Bytes) -> Result<(), DispatchError> {
-        let upload = Upload { tenant: acme(), by: Authority::Key(key()), origin: origin(), name, wasm };
+        let upload =
+            Upload { tenant: acme(), by: Authority::Key(key()), origin: origin(), name, wasm, hold: Hold::default() };
         self.dispatch.publish(upload).await.map(drop)
     }
 
     async fn execute(&self, code: Code, stdin: impl Into<Bytes>) -> Result<Done, DispatchError> {
         let (args, timeout_ms) = (vec![], Some(5_000));
-        let request =
-            Request { tenant: acme(), key: key(), origin: origin(), code, stdin: stdin.into(), args, timeout_ms };
+        let (stdin, hold) = (stdin.into(), Hold::default());
+        let request = Request { tenant: acme(), key: key(), origin: origin(), code, stdin, args, timeout_ms, hold };
         self.dispatch.execute(request).await
     }
 

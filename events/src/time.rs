@@ -10,10 +10,13 @@ pub struct Timestamp(i64);
 
 /// The text is not an RFC 3339 date and time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a time is written as in RFC 3339, for instance 2026-11-23T20:41:31Z")]
+#[error("a time is written as in RFC 3339, for instance 2026-11-23T20:41:31Z, in the years 0000 to 9999")]
 pub struct NotATime;
 
 impl Timestamp {
+    /// 0000-01-01T00:00:00Z: RFC 3339 has four digits for a year and no sign, so no earlier time is read from a text.
+    pub const EARLIEST: Self = Self(-62_167_219_200_000);
+
     /// From milliseconds since 1970-01-01T00:00:00Z.
     pub const fn from_unix_ms(unix_ms: i64) -> Self {
         Self(unix_ms)
@@ -59,7 +62,9 @@ impl FromStr for Timestamp {
     type Err = NotATime;
 
     fn from_str(text: &str) -> Result<Self, NotATime> {
-        text.parse::<jiff::Timestamp>().map(|moment| Self(moment.as_millisecond())).map_err(|_| NotATime)
+        // The other end is the parser's own: it knows no year after 9999.
+        let moment = text.parse::<jiff::Timestamp>().map_err(|_| NotATime)?;
+        Some(Self(moment.as_millisecond())).filter(|time| *time >= Self::EARLIEST).ok_or(NotATime)
     }
 }
 
@@ -179,6 +184,23 @@ mod tests {
         assert_eq!("2026-11-23T20:41:31.250Z".parse(), Ok(time));
         assert_eq!("2026-11-23T21:41:31.25+01:00".parse(), Ok(time));
         assert_eq!("yesterday".parse::<Timestamp>(), Err(NotATime));
+    }
+
+    #[test]
+    fn a_time_has_a_year_of_four_digits_without_a_sign() {
+        assert_eq!(Timestamp::EARLIEST.to_string(), "0000-01-01T00:00:00.000Z");
+        for text in ["0000-01-01T00:00:00.000Z", "9999-12-30T22:00:00.000Z"] {
+            assert_eq!(text.parse::<Timestamp>().map(|time| time.to_string()), Ok(text.to_owned()));
+        }
+        for text in [
+            "-009999-01-02T01:59:59Z",
+            "-000001-12-31T23:59:59.999Z",
+            "0000-01-01T00:00:00+01:00",
+            "+010000-01-01T00:00:00Z",
+            "10000-01-01T00:00:00Z",
+        ] {
+            assert_eq!(text.parse::<Timestamp>(), Err(NotATime), "{text}");
+        }
     }
 
     #[test]

@@ -21,9 +21,17 @@ pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Result<Response
     Ok(of_json(status, written(body)?))
 }
 
-/// An answer of JSON that takes room until it has been sent.
-pub(crate) fn json_in(room: Room, status: StatusCode, body: &impl Serialize) -> Result<Response, Problem> {
-    Ok(of_json(status, room.keep(written(body)?)))
+/// An answer of JSON of at most `size_bytes`, which takes room until it has been sent.
+pub(crate) fn json_in(
+    room: Room,
+    size_bytes: u64,
+    status: StatusCode,
+    body: &impl Serialize,
+) -> Result<Response, Problem> {
+    // All at once: a buffer that grows takes up to three times as much while it does.
+    let mut written = Vec::with_capacity(usize::try_from(size_bytes).unwrap_or(0));
+    serde_json::to_writer(&mut written, body).map_err(Problem::internal)?;
+    Ok(of_json(status, room.keep(written.into())))
 }
 
 fn written(body: &impl Serialize) -> Result<Bytes, Problem> {

@@ -1,7 +1,7 @@
 //! Every setting of a node, with its unit and its default.
 //!
 //! Order of precedence, the later wins: defaults, the file given with `--config`, environment variables
-//! `WASMWIZ_<SECTION>__<KEY>` (for instance `WASMWIZ_GATEWAY__LISTEN`), command line flags. An unknown key is an error.
+//! `WASMWIZ_<SECTION>__<KEY>` (for instance `WASMWIZ_LISTEN__API`), command line flags. An unknown key is an error.
 
 use std::{
     fmt,
@@ -222,13 +222,15 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for unknown keys, values of the wrong type or out of range, and unreadable secrets.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_over(file, environment())
+    }
+
+    fn load_over(file: Option<&Path>, environment: config::Environment) -> Result<Self, ConfigError> {
         // The defaults come first as data, so that a file may override one field of a table and leave the others.
         let mut builder = config::Config::builder().add_source(config::Config::try_from(&Self::default())?);
         if let Some(file) = file {
             builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
         }
-        let environment =
-            config::Environment::with_prefix("WASMWIZ").prefix_separator("_").separator("__").try_parsing(true);
         let config: Self = builder.add_source(environment).build()?.try_deserialize()?;
         config.with_secrets_from_files()?.checked()
     }
@@ -285,6 +287,11 @@ impl Config {
     }
 }
 
+/// The variables of the environment that are settings.
+fn environment() -> config::Environment {
+    config::Environment::with_prefix("WASMWIZ").prefix_separator("_").separator("__").try_parsing(true)
+}
+
 fn read_secret(key: &'static str, file: Option<&PathBuf>, into: &mut Option<Secret>) -> Result<(), ConfigError> {
     let Some(path) = file else { return Ok(()) };
     let text = std::fs::read_to_string(path);
@@ -331,6 +338,46 @@ mod tests {
         let expected = Policy::default().free;
         assert_eq!(config.tiers.free.executions_per_minute, 60);
         assert_eq!(config.tiers.free.wall_ms, expected.wall_ms);
+    }
+
+    /// Every text that tells people of variables.
+    const DOCUMENTS: [&str; 5] = [
+        include_str!("config.rs"),
+        include_str!("cli/node.rs"),
+        include_str!("cli/dev.rs"),
+        include_str!("../../README.md"),
+        include_str!("../../docs/ARCHITECTURE.md"),
+    ];
+
+    /// The variables that a text names, as far as they name a key.
+    fn variables(text: &str) -> impl Iterator<Item = &str> {
+        let shipped = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let rests = shipped.match_indices("WASMWIZ_").filter_map(|(at, _)| shipped.get(at..));
+        let names = rests.filter_map(|rest| rest.split(|c: char| !c.is_ascii_uppercase() && c != '_').next());
+        names.filter(|name| name.contains("__"))
+    }
+
+    #[test]
+    fn every_documented_variable_is_a_setting() {
+        let documented: std::collections::BTreeSet<_> = DOCUMENTS.into_iter().flat_map(variables).collect();
+        assert!(documented.contains("WASMWIZ_LISTEN__API"), "{documented:?}");
+        for name in documented {
+            // No setting takes this value, or it is a text: either way its key is known, or the error says that it is not.
+            let value = [(name.to_owned(), "\u{1}".to_owned())].into_iter().collect();
+            let loaded = Config::load_over(None, environment().source(Some(value)));
+            let error = loaded.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(!error.contains("unknown field"), "{name}: {error}");
+        }
+        let unknown = [("WASMWIZ_LISTEN__NOWHERE".to_owned(), "x".to_owned())].into_iter().collect();
+        let error = Config::load_over(None, environment().source(Some(unknown))).unwrap_err().to_string();
+        assert!(error.contains("unknown field") && error.contains("nowhere"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_overrides_its_key() {
+        let variable = [("WASMWIZ_LISTEN__API".to_owned(), "0.0.0.0:1".to_owned())].into_iter().collect();
+        let config = Config::load_over(None, environment().source(Some(variable))).unwrap();
+        assert_eq!(config.listen.api.to_string(), "0.0.0.0:1");
     }
 
     #[test]

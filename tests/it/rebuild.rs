@@ -5,10 +5,21 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, ensure};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use wasmwiz_actors::ids::Ids;
 use wasmwiz_events::{
-    log::{EventLog, sqlite::SqliteLog},
-    revision::Position,
+    commit::Commit,
+    envelope::{Actor, Cause, Envelope},
+    event::Event,
+    id::TenantId,
+    key::{self, Scopes},
+    ledger::Head,
+    log::{Append, EventLog, sqlite::SqliteLog},
+    revision::{Epoch, Position, Revision},
+    tenant::{self, Tier},
+    time::{Clock as _, SystemClock},
 };
+use wasmwiz_gateway::auth::api_key::{self, Hasher, NewSecret};
+use wasmwiz_node::{app::App, config::Config};
 use wasmwiz_projections::{Views, views::Checksum};
 use wasmwiz_tests::{
     client::Client,
@@ -45,6 +56,76 @@ async fn views_that_were_deleted_come_back_row_by_row() -> anyhow::Result<()> {
         ensure!(after == Some(before), "{path} showed {before}, and shows {after:?} after a rebuild");
     }
     Ok(())
+}
+
+/// Events between the one that issues the key and the one that revokes it.
+const EVENTS_BETWEEN: u64 = 5_000;
+
+/// Events of one batch of the views: so few that a request finds them on their way.
+const BATCH_EVENTS: usize = 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_does_not_come_back_while_the_views_are_folded_again() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let revoked = write_a_revocation(&folder.path().join("log")).await?;
+    let mut config = Config::default();
+    config.node.data_dir = folder.path().to_owned();
+    config.listen.api.set_port(0);
+    config.listen.admin.set_port(0);
+    config.views.batch_events = BATCH_EVENTS;
+    let app = App::start(&config).await?;
+    let client = Client::new(&app.ready().url, Some(&revoked))?;
+    let mut not_yet = 0;
+    let told = async {
+        loop {
+            let answer = client.get("/v1/modules").await?;
+            match answer.status.as_u16() {
+                503 => not_yet += 1,
+                401 => return anyhow::Ok(()),
+                other => anyhow::bail!("a revoked key was answered {other} after {not_yet} refusals"),
+            }
+            ensure!(answer.header("retry-after").is_some(), "it is not said when to come back");
+        }
+    };
+    tokio::time::timeout(wait::SOON, told).await.context("the views were not folded")??;
+    ensure!(not_yet > 0, "the views were folded before the first request: the test shows nothing");
+    Ok(())
+}
+
+/// Writes a log in which a key is issued, much happens, and it is revoked. Gives the key.
+async fn write_a_revocation(folder: &Path) -> anyhow::Result<String> {
+    let log = Arc::new(SqliteLog::open(folder, Default::default())?);
+    let text = api_key::text_of("AAAAAAAAAAAA", "0123456789abcdef0123456789abcdef");
+    let secret = NewSecret::supplied(&text, &Hasher::default())?;
+    let (key_id, tenant) = (secret.key_id().clone(), TenantId::new("acme")?);
+    let issued = key::Issued {
+        key_id: key_id.clone(),
+        name: "leaked".into(),
+        scopes: Scopes::TENANT,
+        hash: secret.hash(),
+        expires_at: None,
+    };
+    let registered = tenant::Registered { name: "Acme".into(), tier: Tier::Pro };
+    let renamed = |n| Event::TenantRenamed(tenant::Renamed { name: format!("Acme {n}") });
+    let mut commits = vec![vec![Event::TenantRegistered(registered), Event::KeyIssued(issued)]];
+    let names: Vec<_> = (0..EVENTS_BETWEEN).collect();
+    commits.extend(names.chunks(BATCH_EVENTS).map(|names| names.iter().map(renamed).collect()));
+    commits.push(vec![Event::KeyRevoked(key::Revoked { key_id })]);
+    let mut head = Head::genesis(&tenant);
+    let now = SystemClock.now();
+    for events in commits {
+        let mut envelopes = Vec::new();
+        for (event, revision) in events.into_iter().zip(head.revision.next().get()..) {
+            let cause = Cause { command: Ids.command(), correlation: None, actor: Actor::system(), traceparent: None };
+            let (tenant, revision) = (tenant.clone(), Revision::new(revision));
+            envelopes.push(Envelope { id: Ids.event(), tenant, revision, time: now, cause, event });
+        }
+        let commit = Commit::seal(&head, tenant.clone(), Ids.commit(), Epoch::FIRST, now, envelopes)?;
+        head = commit.head();
+        log.append(Append { commit, payloads: Vec::new() }).await?;
+    }
+    tokio::task::spawn_blocking(move || log.close()).await?;
+    Ok(text)
 }
 
 /// Where the files must stand before anything is folded.

@@ -5,12 +5,16 @@
 use anyhow::{Context, ensure};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use wasmwiz_gateway::auth::api_key;
 
 use crate::client::Client;
 
 /// Everything a tenant may do within itself.
 pub const SCOPES: [&str; 7] =
     ["executions:run", "executions:read", "modules:read", "modules:write", "keys:manage", "usage:read", "audit:read"];
+
+/// How many characters of a key's end are its checksum.
+const CHECKSUM_CHARS: usize = 6;
 
 /// A tenant, and a client that holds its first key.
 #[derive(Debug, Clone)]
@@ -30,6 +34,19 @@ pub struct Key {
     pub id: String,
     /// Its whole text, shown once.
     pub secret: String,
+}
+
+impl Key {
+    /// What only somebody without the secret would present: this key's id with the secret of `other`, right in form down
+    /// to its checksum.
+    ///
+    /// # Errors
+    /// When the text of `other` is no key.
+    pub fn with_secret_of(&self, other: &Self) -> anyhow::Result<String> {
+        let rest = other.secret.strip_prefix(&format!("ww_{}_", other.id)).context("not a key")?;
+        let secret = rest.len().checked_sub(CHECKSUM_CHARS).and_then(|end| rest.get(..end)).context("too short")?;
+        Ok(api_key::text_of(&self.id, secret))
+    }
 }
 
 /// Registers a tenant of this tier, with a first key.

@@ -18,7 +18,7 @@ const COMPILE_RETRY_MS: u64 = 1_000;
 
 impl Shared {
     pub(super) async fn publish(&self, upload: Upload) -> Result<Decided, DispatchError> {
-        let Upload { tenant, by, origin, name, wasm } = upload;
+        let Upload { tenant, by, origin, name, wasm, hold: _hold } = upload;
         let size_bytes = wasm.len() as u64;
         let (digest, kind) = (Digest::of(&wasm), Kind::Core);
         let (imports, exports) = (vec![], vec![]);

@@ -20,7 +20,7 @@ use crate::{
 
 impl Shared {
     pub(super) async fn execute(&self, request: Request) -> Result<Done, DispatchError> {
-        let Request { tenant, key, origin, code, stdin, args, timeout_ms } = request;
+        let Request { tenant, key, origin, code, stdin, args, timeout_ms, hold: _hold } = request;
         let (module, inline) = match code {
             Code::Named { name, version } => (ModuleChoice::Named { name, version }, None),
             Code::Inline(wasm) => {

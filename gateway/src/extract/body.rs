@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use http_body_util::{BodyExt as _, combinators::BoxBody};
 use hyper::body::Body as _;
 use poem::Request;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
 use wasmwiz_events::{id::TenantId, tenant::Tier};
@@ -27,7 +28,10 @@ use crate::{
 const UNIT_BYTES: u64 = 1_024;
 
 /// When to try again while bodies take all the memory they may, in milliseconds.
-const RETRY_MS: u64 = 1_000;
+pub(crate) const RETRY_MS: u64 = 1_000;
+
+/// How long an answer waits for room before it is given up, in milliseconds: what holds memory is mostly sent sooner.
+const ROOM_WAIT_MS: u64 = 2_000;
 
 /// How much one body may be, and who says so.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +60,9 @@ pub(crate) struct Memory(Arc<Pool>);
 #[derive(Debug)]
 struct Pool {
     units: Arc<Semaphore>,
+    units_max: u64,
+    /// Told when something is given back.
+    freed: Notify,
     units_per_tenant_max: u64,
     /// Tenants that hold any; in units. Locked for an addition, never across a wait.
     held: Mutex<HashMap<TenantId, u64>>,
@@ -63,9 +70,12 @@ struct Pool {
 
 impl Memory {
     pub(crate) fn new(bytes: u64, bytes_per_tenant: u64) -> Self {
-        let units = usize::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(usize::MAX);
+        let units_max = bytes.div_ceil(UNIT_BYTES);
+        let units = usize::try_from(units_max).unwrap_or(usize::MAX);
         Self(Arc::new(Pool {
             units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            units_max,
+            freed: Notify::new(),
             units_per_tenant_max: bytes_per_tenant.div_ceil(UNIT_BYTES),
             held: Mutex::default(),
         }))
@@ -115,9 +125,30 @@ pub(crate) struct Share {
 impl Share {
     /// Room for `bytes`, if there is any.
     pub(crate) fn room(&self, bytes: u64) -> Result<Room, Problem> {
-        let mut room = Room { share: self.clone(), permit: None, bytes: 0 };
+        let mut room = self.no_room();
         room.grow_to(bytes)?;
         Ok(room)
+    }
+
+    /// Room for the `bytes` of an answer to what was done already, waiting for it a moment. Those that wait have their
+    /// outputs in memory meanwhile, uncounted: as many as ran, for no longer than that.
+    pub(crate) async fn room_in_time(&self, bytes: u64) -> Result<Room, Problem> {
+        let deadline = Instant::now() + Duration::from_millis(ROOM_WAIT_MS);
+        let mut room = self.no_room();
+        loop {
+            let mut freed = pin!(self.pool.freed.notified());
+            // From here on nothing that is given back is missed.
+            freed.as_mut().enable();
+            match room.try_grow_to(bytes) {
+                Ok(()) => return Ok(room),
+                Err(Full::Always) => return Err(Full::Always.into()),
+                Err(full) => tokio::time::timeout_at(deadline, freed).await.map_err(|_| full)?,
+            }
+        }
+    }
+
+    fn no_room(&self) -> Room {
+        Room { share: self.clone(), permit: None, bytes: 0 }
     }
 }
 
@@ -130,20 +161,28 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    fn grow_to(&mut self, bytes: u64) -> Result<(), Problem> {
+    /// Takes more room, until it is for `bytes`, if there is any.
+    pub(crate) fn grow_to(&mut self, bytes: u64) -> Result<(), Problem> {
+        Ok(self.try_grow_to(bytes)?)
+    }
+
+    fn try_grow_to(&mut self, bytes: u64) -> Result<(), Full> {
         if bytes <= self.bytes {
             return Ok(());
         }
         let units = bytes.saturating_sub(self.bytes).div_ceil(UNIT_BYTES);
         let Share { pool, tenant } = &self.share;
+        if bytes.div_ceil(UNIT_BYTES) > pool.units_per_tenant_max.min(pool.units_max) {
+            return Err(Full::Always);
+        }
         if !pool.hold(tenant, units) {
-            return Err(full("The bodies of this tenant take all the memory of this node that one tenant may have."));
+            return Err(Full::Tenant);
         }
         let more = u32::try_from(units).ok();
         let more = more.and_then(|units| Arc::clone(&pool.units).try_acquire_many_owned(units).ok());
         let Some(more) = more else {
             pool.let_go(tenant, units);
-            return Err(full("The bodies that are on their way to this node take all the memory they may."));
+            return Err(Full::Node);
         };
         match &mut self.permit {
             Some(permit) => permit.merge(more),
@@ -155,8 +194,38 @@ impl Room {
     }
 }
 
-fn full(what: &str) -> Problem {
-    Problem::new(Kind::TooManyBodies, format!("{what} Try again after the pause.")).retry_after_ms(RETRY_MS)
+/// Why there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Full {
+    /// The tenant holds what one tenant may.
+    Tenant,
+    /// All tenants together hold all there is.
+    Node,
+    /// There is not as much for one tenant, whoever holds what.
+    Always,
+}
+
+impl From<Full> for Problem {
+    fn from(full: Full) -> Self {
+        let detail = match full {
+            Full::Tenant => {
+                "The bodies of this tenant take all the memory of this node that one tenant may have. Try again after \
+                 the pause."
+            }
+            Full::Node => {
+                "The bodies that are on their way take all the memory of this node they may. Try again after the pause."
+            }
+            Full::Always => {
+                return Self::new(
+                    Kind::TooManyBodies,
+                    "It takes more memory than one tenant may have on this node. Read the outputs of an execution by \
+                     themselves, under /stdout and /stderr, or ask the operator for a larger \
+                     gateway.bodies_bytes_per_tenant_max.",
+                );
+            }
+        };
+        Self::new(Kind::TooManyBodies, detail).retry_after_ms(RETRY_MS)
+    }
 }
 
 /// Bytes of an answer and the room for them, which is given back once they have been sent.
@@ -181,7 +250,9 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         if self.bytes > 0 {
+            drop(self.permit.take());
             self.share.pool.let_go(&self.share.tenant, self.bytes / UNIT_BYTES);
+            self.share.pool.freed.notify_waiters();
             ::metrics::gauge!(metrics::BODY_BYTES).decrement(gauged(self.bytes / UNIT_BYTES));
         }
     }
@@ -366,6 +437,28 @@ mod tests {
         // What the node has no room for is not counted for the tenant.
         assert!(share(&memory, "t-c").room(1).is_err());
         assert_eq!(memory.0.held().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_waits_a_moment_for_room_and_no_longer() {
+        let share = share(&Memory::new(1_024, 1_024), "t-a");
+        let held = share.room(1).unwrap();
+        assert_eq!(share.room_in_time(1).await.unwrap_err().kind(), Kind::TooManyBodies);
+        let give_back = async {
+            tokio::time::sleep(Duration::from_millis(ROOM_WAIT_MS / 2)).await;
+            drop(held);
+        };
+        let (room, ()) = tokio::join!(share.room_in_time(1), give_back);
+        assert!(room.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_fits_is_not_waited_for() {
+        let share = share(&Memory::new(4 * 1_024, 2 * 1_024), "t-a");
+        let begun = Instant::now();
+        let problem = share.room_in_time(2 * 1_024 + 1).await.unwrap_err();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(problem.detail().contains("/stdout"), "{problem:?}");
     }
 
     #[test]

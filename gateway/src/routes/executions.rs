@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use poem::{Request, Response};
-use wasmwiz_actors::dispatch::{self, Code, Done, End};
+use wasmwiz_actors::dispatch::{self, Code, Done, End, Hold};
 use wasmwiz_events::{
     digest::Digest,
     execution::Outcome,
@@ -12,7 +12,7 @@ use wasmwiz_events::{
 };
 use wasmwiz_projections::executions::{ExecutionFilter, ExecutionRecord};
 
-use super::{json, json_in, locate};
+use super::{json_in, locate};
 use crate::{
     auth::Caller,
     extract::{
@@ -35,10 +35,6 @@ pub(crate) use document::*;
 
 const BYTES: &str = "application/octet-stream";
 
-/// How many times the size of its streams an execution takes while it is written as JSON: the bytes themselves, and
-/// their text with escapes.
-const JSON_FACTOR: u64 = 3;
-
 /// POST /v1/modules/{name}/executions
 pub(crate) async fn run(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     let name: ModuleName = path(&request, "name", Kind::ModuleNotFound)?;
@@ -46,9 +42,9 @@ pub(crate) async fn run(gateway: Gateway, caller: Caller, mut request: Request) 
     let (version, timeout_ms) = (query.one("version"), timeout(&mut query));
     let args = query.all("arg");
     query.finish()?;
-    let stdin = read_stdin(&gateway, &caller, &mut request).await?;
-    let (code, bytes) = (Code::Named { name, version }, stdin.bytes.clone());
-    execute(&gateway, &caller, &request, code, bytes, args, timeout_ms).await
+    let Held { bytes: stdin, room } = read_stdin(&gateway, &caller, &mut request).await?;
+    let wanted = Wanted { code: Code::Named { name, version }, stdin, args, timeout_ms, room };
+    execute(&gateway, &caller, &request, wanted).await
 }
 
 /// POST /v1/executions
@@ -57,10 +53,18 @@ pub(crate) async fn run_upload(gateway: Gateway, caller: Caller, mut request: Re
     let timeout_ms = timeout(&mut query);
     query.finish()?;
     let parts = multipart::read(&gateway, &caller, &mut request).await?;
-    let multipart::Parts { wasm, input, args, room } = parts;
-    let answer = execute(&gateway, &caller, &request, Code::Inline(wasm), input, args, timeout_ms).await;
-    drop(room);
-    answer
+    let multipart::Parts { wasm, input: stdin, args, room } = parts;
+    let wanted = Wanted { code: Code::Inline(wasm), stdin, args, timeout_ms, room };
+    execute(&gateway, &caller, &request, wanted).await
+}
+
+/// What is to run, and the room for its bytes.
+struct Wanted {
+    code: Code,
+    stdin: Bytes,
+    args: Vec<String>,
+    timeout_ms: Option<u64>,
+    room: Room,
 }
 
 fn timeout(query: &mut Query) -> Option<u64> {
@@ -88,33 +92,46 @@ async fn read_stdin(gateway: &Gateway, caller: &Caller, request: &mut Request) -
     body::read(gateway.config(), &gateway.memory_of(caller.tenant_id()), request, limit).await
 }
 
-async fn execute(
-    gateway: &Gateway,
-    caller: &Caller,
-    request: &Request,
-    code: Code,
-    stdin: Bytes,
-    args: Vec<String>,
-    timeout_ms: Option<u64>,
-) -> Answer {
+async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: Wanted) -> Answer {
     let raw = wants_bytes(request);
+    let Wanted { code, stdin, args, timeout_ms, room } = wanted;
     let (tenant, key) = (caller.tenant_id().clone(), caller.key.id.clone());
     let origin = Context::origin(request);
-    let wanted = dispatch::Request { tenant, key, origin, code, stdin, args, timeout_ms };
+    // The room goes along: what is run stays in memory whether or not its caller stays.
+    let hold = Hold::of(room);
+    let wanted = dispatch::Request { tenant, key, origin, code, stdin, args, timeout_ms, hold };
     let done = gateway.deps().dispatch.execute(wanted).await?;
-    let size = u64::try_from(done.stdout.len().saturating_add(done.stderr.len())).unwrap_or(u64::MAX);
-    // What ran is answered, room or not; as far as there is room, it is counted against what comes next.
-    let room = gateway.memory_of(caller.tenant_id()).room(size.saturating_mul(if raw { 1 } else { JSON_FACTOR })).ok();
-    let mut response = match room {
-        room if raw => raw_answer(&done, room),
-        Some(room) => json_in(room, StatusCode::OK, &Resource::of(&done))?,
-        None => json(StatusCode::OK, &Resource::of(&done))?,
+    let resource = Resource::size_of([&done.stdout, &done.stderr], done.message());
+    let size_bytes = if raw { done.stdout.len() as u64 } else { resource.in_memory_bytes };
+    let room = gateway.memory_of(caller.tenant_id()).room_in_time(size_bytes).await;
+    let room = room.map_err(|full| recorded_only(&full, &done))?;
+    let mut response = if raw {
+        raw_answer(&done, room)
+    } else {
+        json_in(room, resource.written_bytes, StatusCode::OK, &Resource::of(&done))?
     };
     position::mark(&mut response, done.position);
     if !raw {
-        locate(&mut response, &format!("/v1/executions/{}", done.accepted.execution_id));
+        locate(&mut response, &location(&done));
     }
     Ok(response)
+}
+
+fn location(done: &Done) -> String {
+    format!("/v1/executions/{}", done.accepted.execution_id)
+}
+
+/// What ran is recorded, but there is no memory to answer it in. An answer without the outputs could not be told from one
+/// of a guest that wrote nothing; so the caller is told where they are.
+fn recorded_only(full: &Problem, done: &Done) -> Problem {
+    let (id, location) = (done.accepted.execution_id, location(done));
+    let detail = format!(
+        "Execution {id} has run and is recorded: do not run it again, read {location}. It is not answered here because \
+         there is no memory for it. {}",
+        full.detail()
+    );
+    let problem = Problem::new(full.kind(), detail).because("recorded").retry_after_ms(body::RETRY_MS);
+    problem.header(header::LOCATION, &location).header(position::POSITION, &position::token(done.position))
 }
 
 /// Does the caller want the guest's output itself?
@@ -123,11 +140,8 @@ fn wants_bytes(request: &Request) -> bool {
     accept.is_some_and(|accept| accept.split([',', ';']).any(|part| part.trim().eq_ignore_ascii_case(BYTES)))
 }
 
-fn raw_answer(done: &Done, room: Option<Room>) -> Response {
-    let stdout = match room {
-        Some(room) => room.keep(done.stdout.clone()),
-        None => done.stdout.clone(),
-    };
+fn raw_answer(done: &Done, room: Room) -> Response {
+    let stdout = room.keep(done.stdout.clone());
     let (outcome, exit_code) = match &done.end {
         End::Finished(finished) => (finished.outcome, finished.exit_code),
         End::Lost(_) => (Outcome::Lost, None),
@@ -179,9 +193,10 @@ pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> A
     let mut streams = Streams::default();
     let share = gateway.memory_of(caller.tenant_id());
     let mut room = share.room(0)?;
+    let message = record.end.as_ref().and_then(|end| end.message.as_deref());
     if let Some(end) = &record.end {
         let size = [end.stdout, end.stderr].into_iter().flatten().map(|output| output.size_bytes).sum::<u64>();
-        room = share.room(size.saturating_mul(JSON_FACTOR))?;
+        room.grow_to(size)?;
         if let Some(output) = end.stdout {
             streams.stdout = kept(&gateway, end.finished_position, output.digest, output.size_bytes).await?;
         }
@@ -189,7 +204,10 @@ pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> A
             streams.stderr = kept(&gateway, end.finished_position, output.digest, output.size_bytes).await?;
         }
     }
-    json_in(room, StatusCode::OK, &Resource::stored(&record, &streams))
+    // How much of it JSON escapes is known once it has been read.
+    let size = Resource::size_of([&streams.stdout, &streams.stderr].into_iter().flatten(), message);
+    room.grow_to(size.in_memory_bytes)?;
+    json_in(room, size.written_bytes, StatusCode::OK, &Resource::stored(&record, &streams))
 }
 
 /// Bytes that a commit names: they ride with it, or are a blob; `None` when they are no longer kept.

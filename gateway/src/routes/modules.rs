@@ -2,7 +2,11 @@
 
 use http::{StatusCode, header};
 use poem::{Request, Response};
-use wasmwiz_actors::{dispatch::Upload, handle::Decided, tenant::Command};
+use wasmwiz_actors::{
+    dispatch::{Hold, Upload},
+    handle::Decided,
+    tenant::Command,
+};
 use wasmwiz_events::{event::Event, id::ModuleName, module::Published};
 use wasmwiz_projections::views::View;
 
@@ -36,7 +40,8 @@ pub(crate) async fn publish(gateway: Gateway, caller: Caller, mut request: Reque
         by: caller.authority(),
         origin: Context::origin(&request),
         name: name.clone(),
-        wasm: held.bytes.clone(),
+        wasm: held.bytes,
+        hold: Hold::of(held.room),
     };
     let decided = gateway.deps().dispatch.publish(upload).await?;
     let at = decided.position;

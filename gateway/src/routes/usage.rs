@@ -41,7 +41,7 @@ pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -
     use wasmwiz_events::time::Timestamp;
     let mut query = Query::of(&request)?;
     let to = query.one::<Timestamp>("to").unwrap_or_else(|| gateway.deps().clock.now());
-    let earlier = Timestamp::from_unix_ms(to.unix_ms().saturating_sub(DEFAULT_SPAN_MS));
+    let earlier = Timestamp::from_unix_ms(to.unix_ms().saturating_sub(DEFAULT_SPAN_MS)).max(Timestamp::EARLIEST);
     let from = query.one::<Timestamp>("from").unwrap_or(earlier);
     let By(by, name) = query.one("by").unwrap_or(By(UsageBy::Day, "day"));
     if from > to {

@@ -8,7 +8,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use poem_openapi::Object;
 use serde::Serialize;
-use wasmwiz_actors::dispatch::{Done, End};
+use wasmwiz_actors::{
+    dispatch::{Done, End},
+    json::escaped_size,
+};
 use wasmwiz_events::{
     execution::{ModuleRef, Outcome},
     id::{ExecutionId, KeyId},
@@ -137,7 +140,41 @@ impl<'a> From<&'a Bytes> for Body<'a> {
     }
 }
 
+/// What a resource has beside its streams and its message, written as JSON, in bytes: names, numbers, times, a module's
+/// name and digest. It is less than half of it.
+const REST_BYTES: u64 = 4_096;
+
+/// How much memory a resource takes while it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// The JSON text, at most.
+    pub(crate) written_bytes: u64,
+    /// That, with the streams it is written from.
+    pub(crate) in_memory_bytes: u64,
+}
+
 impl<'a> Resource<'a> {
+    /// How much a resource with these streams and this message takes.
+    pub(crate) fn size_of<'b>(streams: impl IntoIterator<Item = &'b Bytes>, message: Option<&str>) -> Size {
+        let written = |text: &str| escaped_size(text) as u64;
+        let rest = REST_BYTES.saturating_add(message.map_or(0, written));
+        let mut size = Size { written_bytes: rest, in_memory_bytes: rest };
+        for bytes in streams {
+            let length = bytes.len() as u64;
+            let (kept, text) = match std::str::from_utf8(bytes) {
+                Ok(text) => (length, written(text)),
+                // Base64 is made in full before it is written, and has nothing to escape.
+                Err(_) => {
+                    let base64 = length.div_ceil(3).saturating_mul(4);
+                    (length.saturating_add(base64), base64.saturating_add(written("")))
+                }
+            };
+            size.written_bytes = size.written_bytes.saturating_add(text);
+            size.in_memory_bytes = size.in_memory_bytes.saturating_add(text).saturating_add(kept);
+        }
+        size
+    }
+
     /// An execution that has just ended.
     pub(crate) fn of(done: &'a Done) -> Self {
         let accepted = &*done.accepted;
@@ -292,6 +329,22 @@ mod tests {
         Execution::register(&mut registry);
         let documented = registry.schemas["Execution"].properties.iter().map(|(name, _)| (*name).to_owned()).collect();
         assert_eq!(written, documented);
+    }
+
+    #[test]
+    fn no_resource_takes_more_than_its_size_says() {
+        for stdout in
+            [&b""[..], &[0; 10_000], &[b'"'; 10_000], &[0x7f; 10_000], &[0xff; 10_000], "é\u{2028}".as_bytes()]
+        {
+            let stdout = Bytes::copy_from_slice(stdout);
+            let streams = Streams { stdout: Some(stdout.clone()), stderr: Some(stdout) };
+            let size = Resource::size_of([&streams.stdout, &streams.stderr].into_iter().flatten(), None);
+            let written = serde_json::to_vec(&Resource::stored(&record(), &streams)).unwrap().len() as u64;
+            assert!(written <= size.written_bytes, "{written} {size:?}");
+            assert!(size.written_bytes < 6 * 20_000 + REST_BYTES + 10 && size.in_memory_bytes > size.written_bytes - 1);
+        }
+        let nul = Bytes::from_static(&[0; 1_000]);
+        assert_eq!(Resource::size_of([&nul], None).written_bytes, 6_000 + 3 + REST_BYTES);
     }
 
     #[test]

@@ -55,9 +55,10 @@ async fn a_credential_that_opens_nothing_is_told_no_more_than_that() -> anyhow::
     let client = &tenant.client;
     let revoked = issue(client, "revoked", &["keys:manage"]).await?;
     client.delete(&format!("/v1/keys/{}", revoked.id)).await?.is(204)?;
-    // A key whose secret is another one's: right in form, and of a live id.
+    // A key whose secret is another one's: right in form down to its checksum, and of a live id.
     let (live, other) = (issue(client, "one", &["keys:manage"]).await?, issue(client, "two", &["keys:manage"]).await?);
-    let mixed = other.secret.replace(&other.id, &live.id);
+    let mixed = live.with_secret_of(&other)?;
+    ensure!(live.with_secret_of(&live)? == live.secret, "the checksum is not the platform's");
     let expired_soon = json!({"name": "x", "scopes": ["keys:manage"], "expires_at": "2001-01-01T00:00:00Z"});
     client.post_json("/v1/keys", &expired_soon).await?.refuses(400, "invalid-body")?;
 

@@ -39,7 +39,10 @@ async fn what_a_tenant_used_is_counted_once_and_for_it_alone() -> anyhow::Result
     ensure!(sum(&before, "succeeded") < 0.5, "{before}");
 
     asks_for(client, "usage:read", Method::GET, "/v1/usage").await?;
-    for bad in ["by=moon", "from=x", "to=x", "colour=red"] {
+    let ancient = client.get("/v1/usage?to=0000-01-01T00:00:00Z").await?.is(200)?;
+    ensure!(ancient["from"] == ancient["to"], "{ancient}");
+    for bad in ["by=moon", "from=x", "to=x", "to=-009999-01-02T01:59:59Z", "from=-000001-01-01T00:00:00Z", "colour=red"]
+    {
         client.get(&format!("/v1/usage?{bad}")).await?.refuses(400, "invalid-query").context(bad)?;
     }
     Ok(())

@@ -27,6 +27,7 @@ fn ran(operation: Operation) -> Operation {
         .with_header("Wasmwiz-Exit-Code", "With octet-stream: the guest's exit code, when it ended by itself.")
         .with_header("Server-Timing", "With octet-stream: exec and cpu, in milliseconds.")
         .problem(&REFUSED)
+        .problem(&[Kind::TooManyBodies])
 }
 
 pub(crate) fn run_doc() -> Operation {
