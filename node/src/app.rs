@@ -57,11 +57,7 @@ const UPKEEP_EVERY_S: u64 = 5;
 /// # Errors
 /// When the system has no threads left.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("wasmwiz")
-        .global_queue_interval(4)
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("wasmwiz").build();
     runtime.context("the runtime cannot be started")
 }
 

@@ -104,6 +104,7 @@ async fn write_a_revocation(folder: &Path) -> anyhow::Result<String> {
         scopes: Scopes::TENANT,
         hash: secret.hash(),
         expires_at: None,
+        writes_full_at: None,
     };
     let registered = tenant::Registered { name: "Acme".into(), tier: Tier::Pro };
     let renamed = |n| Event::TenantRenamed(tenant::Renamed { name: format!("Acme {n}") });
