@@ -27,6 +27,9 @@ pub struct Ended {
 /// When it cannot be started, or does not end in time.
 pub async fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> anyhow::Result<Ended> {
     let mut command = Command::new(harness::binary()?);
+    for name in harness::settings_of_tests() {
+        command.env_remove(name);
+    }
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(DEADLINE, command.output()).await;
     let output = output.with_context(|| format!("the command did not end in {DEADLINE:?}"))?;

@@ -160,7 +160,11 @@ impl Launch {
         }
         let stderr = File::options().create(true).append(true).open(self.stderr_file());
         let stdout = File::options().create(true).append(true).open(self.stdout_file());
-        Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        for name in settings_of_tests() {
+            command.env_remove(name);
+        }
+        command
             .args(&self.arguments)
             .arg("--ready-file")
             .arg(&ready_file)
@@ -374,6 +378,12 @@ fn read_ready(file: &Path) -> anyhow::Result<Option<Ready>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context("cannot read the ready file"),
     }
+}
+
+/// Variables that are meant for the tests: a node refuses a `WASMWIZ_` that it does not know.
+pub(crate) fn settings_of_tests() -> impl Iterator<Item = OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| name.to_string_lossy().starts_with("WASMWIZ_TESTS_"))
 }
 
 /// The node's binary, built with the same settings as this test: `target/<profile>/wasmwiz`, beside `deps/`.
