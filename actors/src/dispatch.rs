@@ -8,8 +8,12 @@
 //! no slot. A published module was compiled when it was published: that it has to be again, because its artefact is gone,
 //! turns out after the admission; a failure then is the host's.
 //!
+//! The guest runs while its admission is being synced; its end is only recorded on top of it, and nobody hears of
+//! anything before that (ADR 031).
+//!
 //! If the process dies between any two of these, the log says which: nothing recorded, then nothing ran for anybody;
-//! accepted and no more, then the tenant's entity declares it lost when it is next read back.
+//! accepted and no more, then the tenant's entity declares it lost when it is next read back, or has it run if nobody
+//! waits for it.
 //!
 //! The whole way runs in a task of its own: a caller that hangs up does not leave an execution without its end.
 
@@ -21,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use wasmwiz_events::{
     blobs::{BlobError, Blobs},
     execution::{Accepted, Finished, Lost},
-    id::{BootId, KeyId, ModuleName, NodeId, TenantId},
+    id::{BootId, ExecutionId, ModuleName, NodeId, TenantId},
     log::EventLog,
     payload::{MAX_INLINE_BYTES, Payload},
     revision::Position,
@@ -30,15 +34,24 @@ use wasmwiz_events::{
 
 use crate::{
     aggregate::Authority,
+    bus::CommandBus,
     executor::{Executors, Rejection},
     handle::{AskError, Decided, Origin},
     ids::Ids,
-    region::Region,
+    queue::Queue,
 };
 
+mod cancel;
+mod ending;
 mod finish;
+mod once;
 mod publish;
+mod queued;
 mod run;
+mod runs;
+
+pub use cancel::{Cancel, Cancelling};
+pub use queued::Queued;
 
 /// Modules that are being taken in at the same time: each is in memory as a whole.
 const UPLOADS_AT_ONCE: usize = 16;
@@ -68,8 +81,8 @@ impl fmt::Debug for Hold {
 pub struct Request {
     /// Whose.
     pub tenant: TenantId,
-    /// The key that asks.
-    pub key: KeyId,
+    /// On whose authority.
+    pub by: Authority,
     /// Where it comes from.
     pub origin: Origin,
     /// What to run.
@@ -82,6 +95,22 @@ pub struct Request {
     pub timeout_ms: Option<u64>,
     /// Kept until its end is recorded.
     pub hold: Hold,
+}
+
+impl Request {
+    /// The same without its hold, which stays with this one.
+    fn again(&self) -> Self {
+        Self {
+            tenant: self.tenant.clone(),
+            by: self.by.clone(),
+            origin: self.origin.clone(),
+            code: self.code.clone(),
+            stdin: self.stdin.clone(),
+            args: self.args.clone(),
+            timeout_ms: self.timeout_ms,
+            hold: Hold::default(),
+        }
+    }
 }
 
 /// What to run.
@@ -162,6 +191,19 @@ pub enum DispatchError {
     /// The bytes are no module that this platform runs.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// The same request was sent before, under the same idempotency key.
+    #[error("the request was sent before, and execution {execution_id} came of it")]
+    RanBefore {
+        /// What came of it.
+        execution_id: ExecutionId,
+        /// Has it not ended yet?
+        running: bool,
+        /// The stream had this when that was looked up.
+        position: Position,
+    },
+    /// The same request is on its way on this node, and it is not decided yet what comes of it.
+    #[error("the same request is under way")]
+    InProgress,
     /// The node has as much to do as it takes.
     #[error("this node has as much to do as it takes; try again in {retry_after_ms} ms")]
     Busy {
@@ -189,8 +231,8 @@ pub enum DispatchError {
 
 /// What a dispatch needs from its node.
 pub struct DispatchDeps {
-    /// The tenants.
-    pub region: Region,
+    /// The tenants, wherever they are.
+    pub bus: CommandBus,
     /// The executors.
     pub executors: Executors,
     /// Where modules and large payloads are.
@@ -213,15 +255,27 @@ struct Shared {
     deps: DispatchDeps,
     ids: Ids,
     uploads: Semaphore,
+    once: once::UnderWay,
+    runs: Arc<runs::Runs>,
+    /// Input of the asynchronous executions that run, in KiB.
+    input: Arc<Semaphore>,
+    /// Asynchronous executions that may run.
+    running: Arc<Semaphore>,
     /// Executions on their way: a node that stops waits for them.
     under_way: TaskTracker,
 }
 
 impl Dispatch {
-    /// A dispatch on this node.
+    /// A dispatch on this node. Call it within a tokio runtime: it begins to run what waits.
     pub fn new(deps: DispatchDeps) -> Self {
         let (uploads, under_way) = (Semaphore::new(UPLOADS_AT_ONCE), TaskTracker::new());
-        Self { shared: Arc::new(Shared { deps, ids: Ids, uploads, under_way }) }
+        let queue = deps.bus.region().queue().clone();
+        let input = Arc::new(Semaphore::new(queued::input_permits(queue.config())));
+        let running = Arc::new(Semaphore::new(queue.config().running_max));
+        let (once, runs) = (once::UnderWay::default(), Arc::default());
+        let shared = Arc::new(Shared { deps, ids: Ids, uploads, once, runs, input, running, under_way });
+        tokio::spawn(queued::conduct(Arc::downgrade(&shared), queue));
+        Self { shared }
     }
 
     /// Runs a module once and waits until its end is durable.
@@ -233,6 +287,33 @@ impl Dispatch {
         let shared = Arc::clone(&self.shared);
         let task = self.shared.under_way.spawn(async move { shared.execute(request).await });
         task.await.unwrap_or_else(|error| Err(DispatchError::Host(error.to_string())))
+    }
+
+    /// Accepts an execution that runs when its turn comes, whatever becomes of its caller and of this life of the node.
+    /// Returns once the acceptance is durable; with `wait`, once its end is, if that comes sooner than this.
+    ///
+    /// # Errors
+    /// [`DispatchError`] when nothing was accepted, or it is not known.
+    pub async fn enqueue(&self, request: Request, wait: Option<Duration>) -> Result<Queued, DispatchError> {
+        let shared = Arc::clone(&self.shared);
+        let task = self.shared.under_way.spawn(async move { shared.enqueue(request).await });
+        let enqueued = task.await.unwrap_or_else(|error| Err(DispatchError::Host(error.to_string())));
+        Ok(self.shared.answer(enqueued?, wait).await)
+    }
+
+    /// Cancels an execution that waits or runs, and waits for its end, a few seconds at most.
+    ///
+    /// # Errors
+    /// [`DispatchError`]; among them the refusal of an execution that is not open.
+    pub async fn cancel(&self, cancel: Cancel) -> Result<Cancelling, DispatchError> {
+        self.shared.cancel(cancel).await
+    }
+
+    /// Ends an execution that this node runs, if it does.
+    pub(crate) fn stop(&self, execution_id: ExecutionId) {
+        if let Some(run) = self.shared.runs.find(execution_id) {
+            run.cancel.cancel();
+        }
     }
 
     /// Takes in a module and publishes it as the next version of its name. Bytes that are no module which this platform
@@ -256,6 +337,8 @@ impl Dispatch {
 
     /// Waits until everything under way has its end, at most `deadline`. Call it once no more requests come.
     pub async fn drain(&self, deadline: Duration) {
+        // What waits goes on in the node's next life.
+        self.shared.queue().close();
         self.shared.under_way.close();
         if tokio::time::timeout(deadline, self.shared.under_way.wait()).await.is_err() {
             tracing::warn!(under_way = self.shared.under_way.len(), "executions did not end in time");
@@ -263,7 +346,18 @@ impl Dispatch {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queue().close();
+    }
+}
+
 impl Shared {
+    /// What waits for its turn on this node.
+    fn queue(&self) -> &Queue {
+        self.deps.bus.region().queue()
+    }
+
     /// Puts large payloads into the blob store and gives those that ride with the commit.
     async fn keep<const N: usize>(&self, payloads: [Payload; N]) -> Result<Vec<Payload>, BlobError> {
         let mut inline: Vec<Payload> = Vec::with_capacity(N);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mailbox ─► waiting ─► decide in order ─► one commit ─► log        while an append is in flight, commands gather;
-//!               ▲             │ state moves ahead          │        what gathered is the next commit
+//!               ▲             │ state moves ahead          │        what gathered is the next commit (see `flight`)
 //!               └─────────────┴──── answers ◄──── ack ─────┘
 //! ```
 //! The state moves ahead of the log while a commit is in flight. That is safe because nobody hears of it before the
@@ -16,34 +16,34 @@ use wasmwiz_events::{
     commit::Commit,
     envelope::Envelope,
     event::Event,
-    id::{BootId, NodeId, TenantId},
+    id::{CommitId, TenantId},
     ledger::Head,
-    log::{Append, AppendError, Appended, EventLog},
-    payload,
+    log::{Append, AppendError, EventLog},
     revision::{Epoch, Position},
+    shard::Shard,
     time::{Clock, Timestamp},
 };
 
 use crate::{
-    aggregate::{Authority, Context},
+    aggregate::Authority,
     handle::{Answer, Ask, Decided, Origin, Pending},
     ids::Ids,
-    json::escaped_size,
     limits::Policy,
     metrics,
-    region::Live,
+    queue::{Item, Queue},
+    region::{Live, Shards},
     tenant::{Command, Tenant, executions::LOST_AT_ONCE},
 };
 
+use flight::{Flight, Offered, Said};
+
 mod append;
+mod batch;
+mod flight;
+mod places;
 mod rehydrate;
 
-/// The most events that are decided into one commit before it is appended. One command gives at most [`LOST_AT_ONCE`] more, which stays within [`wasmwiz_events::commit::MAX_EVENTS`].
-const BATCH_EVENTS: usize = 512;
-
-/// The most bytes of variable length (arguments, names, messages) in one commit, well inside
-/// [`wasmwiz_events::commit::MAX_BODY_BYTES`] beside the fixed part of 512 events.
-const BATCH_TEXT_BYTES: usize = 256 * 1_024;
+use places::Places;
 
 /// Everything an entity needs from its node.
 pub(crate) struct World {
@@ -51,14 +51,14 @@ pub(crate) struct World {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) policy: Policy,
     pub(crate) ids: Ids,
-    pub(crate) node: NodeId,
-    pub(crate) boot: BootId,
-    pub(crate) epoch: Epoch,
+    pub(crate) shards: Arc<Shards>,
     pub(crate) passivate_after_ms: u64,
     pub(crate) wake_every_ms: u64,
     /// Bounds how many streams are folded at the same time.
     pub(crate) rehydrations: Arc<Semaphore>,
     pub(crate) live: Arc<Live>,
+    /// Where asynchronous executions are offered to be run.
+    pub(crate) queue: Queue,
 }
 
 /// What an entity receives.
@@ -68,10 +68,12 @@ pub(crate) enum Message {
     Ask(Box<Pending>),
     /// The stream has been folded, or cannot be.
     Rehydrated(Result<Box<Rehydrated>, Arc<str>>),
-    /// The commit in flight is durable, or not.
-    Appended(Result<Appended, AppendError>),
+    /// A commit in flight is durable, or not.
+    Appended(CommitId, Said),
     /// Time to look for executions past their deadline, and for idleness.
     Wake,
+    /// The same, out of turn.
+    Look,
     /// Finish what is in flight and stop.
     Retire,
 }
@@ -82,11 +84,15 @@ pub(crate) struct Rehydrated {
     pub(crate) tenant: Tenant,
     pub(crate) head: Head,
     pub(crate) position: Position,
+    pub(crate) places: Places,
 }
 
 /// The entity of one tenant.
 pub(crate) struct Entity {
     id: TenantId,
+    shard: Shard,
+    /// The epoch in which this node owned the shard when the entity was woken: that of its commits.
+    epoch: Epoch,
     world: Arc<World>,
 }
 
@@ -109,23 +115,15 @@ enum Phase {
     Rehydrating,
     /// Ready to decide.
     Idle(Box<Rehydrated>),
-    /// A commit is on its way.
-    Appending(Box<Rehydrated>, InFlight),
+    /// Commits are on their way.
+    Appending(Box<Rehydrated>, Flight),
     /// Everything that still comes belongs to the next entity.
     Retired,
 }
 
-struct InFlight {
-    /// The end of the stream once the commit is durable.
-    head: Head,
-    decided: Vec<(Pending, Answer)>,
-    /// Stop as soon as it is answered.
-    retiring: bool,
-}
-
 impl Entity {
-    pub(crate) const fn new(id: TenantId, world: Arc<World>) -> Self {
-        Self { id, world }
+    pub(crate) const fn new(id: TenantId, shard: Shard, epoch: Epoch, world: Arc<World>) -> Self {
+        Self { id, shard, epoch, world }
     }
 }
 
@@ -149,11 +147,12 @@ impl Actor for Entity {
         match message {
             Message::Ask(pending) => self.receive(*pending, state),
             Message::Rehydrated(folded) => self.rehydrated(folded, state),
-            Message::Appended(result) => self.appended(result, state),
+            Message::Appended(commit_id, said) => self.appended(commit_id, said, state),
             Message::Wake => {
                 self.wake(state);
                 myself.send_after(Duration::from_millis(self.world.wake_every_ms), || Message::Wake);
             }
+            Message::Look => self.wake(state),
             Message::Retire => self.retire(state),
         }
         self.advance(&myself, state);
@@ -182,47 +181,56 @@ impl Entity {
             return;
         }
         match folded {
+            Ok(folded) if folded.head.epoch > self.epoch => self.stop_fenced(state),
             Ok(folded) => {
-                // What an earlier life of this node accepted comes before anything new, and one sweep is bounded.
+                // What a life that has ended accepted comes before anything new, and one sweep is bounded.
                 for _ in 0..folded.tenant.executions().len().div_ceil(LOST_AT_ONCE) {
-                    let reap = Command::Reap { node: self.world.node.clone(), boot: self.world.boot };
-                    state.waiting.push_front(self.internal(reap));
+                    state.waiting.push_front(self.internal(Command::Reap));
                 }
+                self.offer_waiting(&folded);
                 state.phase = Phase::Idle(folded);
             }
             Err(reason) => self.stop(state, "rehydration", &Answer::Unavailable(reason)),
         }
     }
 
-    /// Decides what waits, until a commit is in flight or nothing waits.
+    /// Decides what waits, until as much is in flight as may be or nothing waits.
     fn advance(&self, myself: &ActorRef<Message>, state: &mut State) {
         while !state.waiting.is_empty() {
-            let mut folded = match std::mem::replace(&mut state.phase, Phase::Rehydrating) {
-                Phase::Idle(folded) => folded,
+            let (mut folded, mut flight) = match std::mem::replace(&mut state.phase, Phase::Rehydrating) {
+                Phase::Idle(folded) => (folded, Flight::default()),
+                Phase::Appending(folded, flight)
+                    if flight.takes_another(state.waiting.len()) && self.world.log.keeps_order() =>
+                {
+                    (folded, flight)
+                }
                 busy => {
                     state.phase = busy;
                     return;
                 }
             };
-            let batch = self.decide(&mut folded.tenant, folded.head, &mut state.waiting);
+            let head = flight.head().unwrap_or(folded.head);
+            let batch = self.decide(&mut folded.tenant, head, &mut state.waiting);
             if batch.envelopes.is_empty() {
-                // Nothing was decided ahead of the log, so the answers are already true.
-                for (pending, given) in batch.decided {
+                // With nothing decided ahead of the log the answers are already true.
+                for (pending, given) in flight.join(batch.decided) {
                     answer(pending, placed(given, &folded.head, folded.position));
                 }
-                state.phase = Phase::Idle(folded);
+                state.phase = if flight.is_empty() { Phase::Idle(folded) } else { Phase::Appending(folded, flight) };
                 continue;
             }
-            match self.seal(&folded.head, batch.now, batch.envelopes) {
+            match self.seal(&head, batch.now, batch.envelopes) {
                 Ok(commit) => {
-                    let head = commit.head();
+                    let (commit_id, head) = (commit.header().commit_id, commit.head());
                     let append = Append { commit, payloads: batch.payloads };
-                    append::begin(Arc::clone(&self.world.log), append, myself.clone());
-                    let in_flight = InFlight { head, decided: batch.decided, retiring: false };
-                    state.phase = Phase::Appending(folded, in_flight);
+                    let taken_in = append::begin(Arc::clone(&self.world.log), append, myself.clone());
+                    flight.push(Offered { commit_id, head, decided: batch.decided, taken_in });
+                    state.phase = Phase::Appending(folded, flight);
                 }
                 Err(reason) => {
-                    batch.decided.into_iter().for_each(|(pending, _)| {
+                    let these = batch.decided.into_iter().map(|(pending, _)| pending);
+                    // What becomes of the commits in flight, nobody here will hear any more.
+                    these.chain(flight.into_decided()).for_each(|pending| {
                         answer(pending, Answer::Unavailable(Arc::clone(&reason)));
                     });
                     self.stop(state, "seal", &Answer::Moved);
@@ -231,119 +239,99 @@ impl Entity {
         }
     }
 
-    fn decide(&self, tenant: &mut Tenant, head: Head, waiting: &mut VecDeque<Pending>) -> Batch {
-        let mut batch = Batch { now: self.world.clock.now(), ..Batch::default() };
-        let (mut payload_bytes, mut text_bytes) = (0, 0);
-        while let Some(next) = waiting.front() {
-            let bytes: usize = next.ask.payloads.iter().map(|payload| payload.bytes().len()).sum();
-            let text = text_size(&next.ask.command);
-            let full = batch.envelopes.len() >= BATCH_EVENTS
-                || text_bytes + text > BATCH_TEXT_BYTES
-                || payload_bytes + bytes > payload::MAX_COMMIT_BYTES;
-            if full && !batch.envelopes.is_empty() {
-                break;
-            }
-            let Some(mut pending) = waiting.pop_front() else { break };
-            if pending.is_abandoned() {
-                // Whoever asked was told that nobody knows: let it be that nothing was done.
-                ::metrics::counter!(metrics::SHED_TOTAL, "bound" => "abandoned").increment(1);
-                continue;
-            }
-            let command = pending.ask.command.name();
-            text_bytes += text;
-            let context = Context { now: batch.now, policy: &self.world.policy, by: &pending.ask.by };
-            // The ask has served its purpose; its command moves into the decision.
-            let decided = tenant.decide(std::mem::replace(&mut pending.ask.command, Command::Expire), &context);
-            let given = match decided {
-                Ok(events) => {
-                    if !events.is_empty() {
-                        payload_bytes += bytes;
-                        batch.payloads.append(&mut pending.ask.payloads);
-                    }
-                    let cause = pending.ask.cause();
-                    for event in &events {
-                        tenant.apply(event);
-                        batch.envelopes.push(Envelope {
-                            id: self.world.ids.event(),
-                            tenant: self.id.clone(),
-                            revision: head.revision.plus(batch.envelopes.len() as u64 + 1),
-                            time: batch.now,
-                            cause: cause.clone(),
-                            event: event.clone(),
-                        });
-                    }
-                    let (revision, position) = (head.revision, Position::START);
-                    Answer::Decided(Decided { events, time: batch.now, revision, position })
-                }
-                Err(refusal) => {
-                    ::metrics::counter!(metrics::REFUSALS_TOTAL, "command" => command).increment(1);
-                    Answer::Refused(refusal)
-                }
-            };
-            batch.decided.push((pending, given));
-        }
-        batch
-    }
-
     fn seal(&self, head: &Head, now: Timestamp, envelopes: Vec<Envelope>) -> Result<Commit, Arc<str>> {
         let commit_id = self.world.ids.commit();
-        Commit::seal(head, self.id.clone(), commit_id, self.world.epoch, now, envelopes).map_err(|error| {
+        Commit::seal(head, self.id.clone(), commit_id, self.epoch, now, envelopes).map_err(|error| {
             tracing::error!(tenant.id = %self.id, %error, "a decision could not be sealed");
             Arc::from(error.to_string())
         })
     }
 
-    fn appended(&self, result: Result<Appended, AppendError>, state: &mut State) {
-        let (mut folded, in_flight) = match std::mem::replace(&mut state.phase, Phase::Retired) {
-            Phase::Appending(folded, in_flight) => (folded, in_flight),
+    fn appended(&self, commit_id: CommitId, said: Said, state: &mut State) {
+        let (mut folded, mut flight) = match std::mem::replace(&mut state.phase, Phase::Retired) {
+            Phase::Appending(folded, flight) => (folded, flight),
             other => {
                 state.phase = other;
                 return;
             }
         };
-        match result {
-            Ok(appended) => {
-                folded.head = in_flight.head;
-                folded.position = appended.position;
-                ::metrics::histogram!(metrics::BATCH_COMMANDS).record(in_flight.decided.len() as f64);
-                for (pending, given) in in_flight.decided {
-                    answer(pending, placed(given, &folded.head, folded.position));
+        flight.note(commit_id, said);
+        while let Some((offered, said)) = flight.next_settled() {
+            match said {
+                Ok(appended) => {
+                    folded.head = offered.head;
+                    folded.position = appended.position;
+                    ::metrics::histogram!(metrics::BATCH_COMMANDS).record(offered.decided.len() as f64);
+                    self.offer_accepted(&mut folded, &offered.decided);
+                    for (pending, given) in offered.decided {
+                        answer(pending, placed(given, &folded.head, folded.position));
+                    }
                 }
-                if in_flight.retiring {
-                    self.stop(state, "retired", &Answer::Moved);
-                } else {
-                    state.phase = Phase::Idle(folded);
-                }
+                // What was decided on top of it cannot be stored either.
+                Err(error) => return self.not_appended(&error, offered, flight, state),
             }
-            Err(error) => {
-                tracing::warn!(tenant.id = %self.id, %error, "an append was not accepted; the entity stops");
-                let (reason, given) = match &error {
-                    // Nothing was stored: whoever owns the tenant now can decide these commands afresh.
-                    AppendError::Conflict { .. } => ("conflict", None),
-                    AppendError::Fenced { .. } => ("fenced", None),
-                    AppendError::Unchained(_) => ("unchained", None),
-                    AppendError::TooLarge => ("too_large", Some(error.to_string())),
-                    AppendError::Busy => ("busy", Some(error.to_string())),
-                    AppendError::Unknown(_) => ("unknown", Some(error.to_string())),
-                    AppendError::Poisoned(_) => ("poisoned", Some(error.to_string())),
-                };
-                let given: Option<Arc<str>> = given.map(Arc::from);
-                for (pending, _) in in_flight.decided {
-                    answer(pending, given.clone().map_or(Answer::Moved, Answer::Unavailable));
-                }
-                self.stop(state, reason, &Answer::Moved);
-            }
+        }
+        if !flight.is_empty() {
+            state.phase = Phase::Appending(folded, flight);
+        } else if flight.retiring {
+            self.stop(state, "retired", &Answer::Moved);
+        } else {
+            state.phase = Phase::Idle(folded);
         }
     }
 
+    fn not_appended(&self, error: &AppendError, offered: Offered, flight: Flight, state: &mut State) {
+        tracing::warn!(tenant.id = %self.id, %error, "an append was not accepted; the entity stops");
+        let unknown = || Answer::Unavailable(error.to_string().into());
+        let (reason, given) = match error {
+            // Nothing was stored: whoever owns the tenant now can decide these commands afresh.
+            AppendError::Conflict { .. } => ("conflict", Answer::Moved),
+            AppendError::Fenced { .. } => ("fenced", Answer::NotHere),
+            AppendError::Unchained(_) => ("unchained", Answer::Moved),
+            AppendError::TooLarge => ("too_large", unknown()),
+            AppendError::Busy => ("busy", unknown()),
+            AppendError::Unknown(_) => ("unknown", unknown()),
+            AppendError::Poisoned(_) => ("poisoned", unknown()),
+        };
+        for (pending, _) in offered.decided {
+            answer(pending, again(&given));
+        }
+        // A commit that is too large was never stored, so what was decided on top of it can be decided afresh.
+        let on_top = if matches!(error, AppendError::TooLarge) { Answer::Moved } else { given };
+        for pending in flight.into_decided() {
+            answer(pending, again(&on_top));
+        }
+        if let AppendError::Fenced { current, .. } = error {
+            self.world.shards.ownership().is_outdated(self.shard, *current);
+            self.stop_fenced(state);
+        } else {
+            self.stop(state, reason, &Answer::Moved);
+        }
+    }
+
+    /// A younger owner has written: this node's epoch is over for the whole shard, whatever it is told of the ownership.
+    fn stop_fenced(&self, state: &mut State) {
+        self.world.shards.close(self.shard, self.epoch);
+        self.stop(state, "fenced", &Answer::NotHere);
+    }
+
     fn wake(&self, state: &mut State) {
+        if self.world.shards.here(self.shard) != Some(self.epoch) {
+            return self.retire(state);
+        }
         // A busy tenant goes from one append to the next: its overdue executions are looked for meanwhile.
         let (Phase::Idle(folded) | Phase::Appending(folded, _)) = &state.phase else { return };
+        // What could not be taken before, or was put back.
+        self.offer_waiting(folded);
         let now = self.world.clock.now();
         let grace_ms = self.world.policy.lost_grace_ms;
-        let overdue = folded.tenant.executions().next_deadline().is_some_and(|at| at.plus_ms(grace_ms) <= now);
+        // The life of a node may have ended since.
+        if !self.world.shards.ended(&folded.tenant).is_empty() && !waits(state, &Command::Reap) {
+            state.waiting.push_back(self.internal(Command::Reap));
+        }
+        let overdue = folded.tenant.executions().next_overdue(grace_ms).is_some_and(|at| at <= now);
         // One is enough: while an append takes long, the next look finds the same ones.
-        if overdue && !state.waiting.iter().any(|pending| matches!(pending.ask.command, Command::Expire)) {
+        if overdue && !waits(state, &Command::Expire) {
             state.waiting.push_back(self.internal(Command::Expire));
         }
         let idle = now.ms_since(state.last_asked) >= self.world.passivate_after_ms && state.is_idle();
@@ -352,9 +340,44 @@ impl Entity {
         }
     }
 
+    /// Offers everything that is to be run. What is in the queue already stays where it is.
+    fn offer_waiting(&self, folded: &Rehydrated) {
+        let ended = self.world.shards.ended(&folded.tenant);
+        for id in folded.tenant.executions().waiting(&ended) {
+            // Without a place it is not durable yet.
+            if let Some(at) = folded.places.of(id) {
+                self.world.queue.offer(&self.id, Item { id, at });
+            }
+        }
+    }
+
+    /// Takes note of a commit that has become durable, and offers what it accepted to be run later.
+    fn offer_accepted(&self, folded: &mut Rehydrated, decided: &[(Pending, Answer)]) {
+        let at = folded.position;
+        let events = || {
+            let all = decided.iter().filter_map(|(_, given)| match given {
+                Answer::Decided(decided) => Some(&decided.events),
+                Answer::Refused(_) | Answer::Moved | Answer::NotHere | Answer::Unavailable(_) => None,
+            });
+            all.flatten()
+        };
+        for ended in events().filter_map(|event| folded.places.note(event, at)) {
+            // It may have ended without its turn; then it holds nobody up, and nobody's room.
+            self.world.queue.withdraw(&self.id, ended);
+        }
+        for event in events() {
+            // It may have been cancelled within the same commit: then it has no place any more.
+            if let Event::ExecutionAccepted(accepted) = event
+                && folded.places.of(accepted.execution_id).is_some()
+            {
+                self.world.queue.offer(&self.id, Item { id: accepted.execution_id, at });
+            }
+        }
+    }
+
     fn retire(&self, state: &mut State) {
-        if let Phase::Appending(_, in_flight) = &mut state.phase {
-            in_flight.retiring = true;
+        if let Phase::Appending(_, flight) = &mut state.phase {
+            flight.retiring = true;
         } else {
             self.stop(state, "retired", &Answer::Moved);
         }
@@ -365,11 +388,7 @@ impl Entity {
         tracing::debug!(tenant.id = %self.id, reason, "the entity stops");
         ::metrics::counter!(metrics::ENTITY_STOPS_TOTAL, "reason" => reason).increment(1);
         for pending in state.waiting.drain(..) {
-            let given = match given {
-                Answer::Unavailable(reason) => Answer::Unavailable(Arc::clone(reason)),
-                Answer::Decided(_) | Answer::Refused(_) | Answer::Moved => Answer::Moved,
-            };
-            answer(pending, given);
+            answer(pending, again(given));
         }
         state.phase = Phase::Retired;
     }
@@ -377,24 +396,30 @@ impl Entity {
     fn internal(&self, command: Command) -> Pending {
         let origin = Origin::internal(self.world.ids.command());
         let ask = Ask { command, by: Authority::System, origin, payloads: vec![] };
-        Pending { ask, reply: None, permit: None }
+        Pending { ask, reply: None, permit: None, ahead: None }
     }
-}
-
-#[derive(Default)]
-struct Batch {
-    now: Timestamp,
-    envelopes: Vec<Envelope>,
-    payloads: Vec<payload::Payload>,
-    decided: Vec<(Pending, Answer)>,
 }
 
 /// The same answer, now that it is known where the log has it.
 fn placed(given: Answer, head: &Head, position: Position) -> Answer {
     match given {
         Answer::Decided(decided) => Answer::Decided(Decided { revision: head.revision, position, ..decided }),
-        Answer::Refused(_) | Answer::Moved | Answer::Unavailable(_) => given,
+        Answer::Refused(_) | Answer::Moved | Answer::NotHere | Answer::Unavailable(_) => given,
     }
+}
+
+/// The same answer to one more, when nothing was decided.
+fn again(given: &Answer) -> Answer {
+    match given {
+        Answer::Unavailable(reason) => Answer::Unavailable(Arc::clone(reason)),
+        Answer::NotHere => Answer::NotHere,
+        Answer::Decided(_) | Answer::Refused(_) | Answer::Moved => Answer::Moved,
+    }
+}
+
+/// Does a command that the entity gives itself wait already?
+fn waits(state: &State, command: &Command) -> bool {
+    state.waiting.iter().any(|pending| pending.ask.command == *command)
 }
 
 fn answer(pending: Pending, given: Answer) {
@@ -409,26 +434,4 @@ fn answer(pending: Pending, given: Answer) {
         let _ = reply.send(given);
     }
     drop(pending.permit);
-}
-
-/// Bytes that the command's events will hold beside their fixed part, as JSON writes them.
-fn text_size(command: &Command) -> usize {
-    let all = |texts: &[String]| texts.iter().map(|text| escaped_size(text)).sum();
-    match command {
-        Command::PublishModule { imports, exports, .. } => all(imports) + all(exports),
-        Command::Execute(execute) => all(&execute.args),
-        Command::Finish(finished) => finished.message.as_deref().map_or(0, escaped_size),
-        Command::Suspend { reason } => reason.as_deref().map_or(0, escaped_size),
-        Command::RejectModule { reason, .. } => escaped_size(reason),
-        Command::Register { .. }
-        | Command::Change { .. }
-        | Command::Resume
-        | Command::IssueKey(_)
-        | Command::RevokeKey { .. }
-        | Command::DeleteModule { .. }
-        | Command::Preview(_)
-        | Command::Authorise(_)
-        | Command::Reap { .. }
-        | Command::Expire => 0,
-    }
 }

@@ -11,20 +11,23 @@ use wasmwiz_events::{
     envelope::Cause,
     event::Event,
     id::{CommandId, RequestId},
+    idempotency::Idempotency,
     payload::Payload,
-    revision::{Position, Revision},
+    revision::{Epoch, Position, Revision},
+    shard::Shard,
     time::Timestamp,
 };
 
 use crate::{
-    aggregate::Authority,
+    aggregate::{Authority, Life},
+    ahead::Ahead,
     entity::Message,
     metrics,
-    tenant::{Command, Refusal},
+    tenant::{Command, Refusal, expected::Seen, idempotency::Replayed},
 };
 
 /// Where a command comes from: recorded with the events that follow from it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// The command's id.
     pub command: CommandId,
@@ -32,17 +35,33 @@ pub struct Origin {
     pub correlation: Option<RequestId>,
     /// W3C trace context of that request.
     pub traceparent: Option<Arc<str>>,
+    /// How the same request is known again. Events of a command that has it are what came of that request.
+    pub once: Option<Idempotency>,
+    /// What the caller has seen of what it wants to change, when it says so.
+    pub expected: Option<Seen>,
 }
 
 impl Origin {
     /// A command that the platform gives itself.
     pub const fn internal(command: CommandId) -> Self {
-        Self { command, correlation: None, traceparent: None }
+        Self { command, correlation: None, traceparent: None, once: None, expected: None }
+    }
+
+    /// The same, of a request that may be sent again.
+    #[must_use]
+    pub fn once(self, once: Option<Idempotency>) -> Self {
+        Self { once, ..self }
+    }
+
+    /// The same, of a caller that changes what it has seen, and nothing else.
+    #[must_use]
+    pub fn expecting(self, expected: Option<Seen>) -> Self {
+        Self { expected, ..self }
     }
 }
 
 /// A command, and all that is recorded about it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
     /// What is asked.
     pub command: Command,
@@ -62,21 +81,26 @@ impl Ask {
             correlation: self.origin.correlation.clone(),
             actor: self.by.actor(),
             traceparent: self.origin.traceparent.clone(),
+            idempotency: self.origin.once,
         }
     }
 }
 
 /// A decision that is durable.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Decided {
-    /// The events that followed from the command. None: it was so already.
+    /// The events that followed from the command. None: it was so already, or the request was done before.
     pub events: Vec<Event>,
+    /// What came of the same request before; then nothing was done now.
+    pub replayed: Option<Replayed>,
     /// When it was decided.
     pub time: Timestamp,
     /// Where the stream stood after it.
     pub revision: Revision,
     /// Position of the commit that holds the events, or of the stream's last commit when there are none.
     pub position: Position,
+    /// Who runs the execution that was to be cancelled, when nobody else can end it.
+    pub runs_at: Option<Life>,
 }
 
 /// A command was not decided, or nothing came of it.
@@ -108,6 +132,8 @@ pub(crate) enum Answer {
     Refused(Refusal),
     /// Not decided, and nothing stored: ask the tenant's next entity.
     Moved,
+    /// Not decided, and nothing stored: another node owns the tenant.
+    NotHere,
     /// Nobody knows, or nobody can.
     Unavailable(Arc<str>),
 }
@@ -120,6 +146,8 @@ pub(crate) struct Pending {
     pub(crate) reply: Option<oneshot::Sender<Answer>>,
     /// Given back when the command has been answered.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
+    /// Who is told of an admission as soon as it is decided.
+    pub(crate) ahead: Option<Ahead>,
 }
 
 impl Pending {
@@ -133,12 +161,14 @@ impl Pending {
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
     actor: ActorRef<Message>,
+    shard: Shard,
+    epoch: Epoch,
     permits: Arc<Semaphore>,
 }
 
 impl Handle {
-    pub(crate) fn new(actor: ActorRef<Message>, mailbox_max: usize) -> Self {
-        Self { actor, permits: Arc::new(Semaphore::new(mailbox_max)) }
+    pub(crate) fn new(actor: ActorRef<Message>, shard: Shard, epoch: Epoch, mailbox_max: usize) -> Self {
+        Self { actor, shard, epoch, permits: Arc::new(Semaphore::new(mailbox_max)) }
     }
 
     pub(crate) fn actor_id(&self) -> ActorId {
@@ -149,11 +179,21 @@ impl Handle {
         &self.actor
     }
 
+    /// The shard of its tenant.
+    pub(crate) const fn shard(&self) -> Shard {
+        self.shard
+    }
+
+    /// The epoch in which it decides.
+    pub(crate) const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Puts a command into the mailbox, if there is room. `None`: the entity has stopped.
     ///
     /// Reports of what has happened already need no permit: there is at most one for each open execution, whose number
     /// the tier bounds, and a report that were turned away would leave an execution without its end.
-    pub(crate) fn enter(&self, ask: Ask) -> Result<Option<oneshot::Receiver<Answer>>, Full> {
+    pub(crate) fn enter(&self, ask: Ask, ahead: Option<Ahead>) -> Result<Option<oneshot::Receiver<Answer>>, Full> {
         let permit = if ask.command.is_report() {
             None
         } else {
@@ -164,7 +204,7 @@ impl Handle {
             })?)
         };
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { ask, reply: Some(reply), permit };
+        let pending = Pending { ask, reply: Some(reply), permit, ahead };
         Ok(self.actor.send_message(Message::Ask(Box::new(pending))).ok().map(|()| answer))
     }
 }

@@ -1,7 +1,7 @@
 //! What each tier allows: numbers from configuration, never from code.
 
 use serde::{Deserialize, Serialize};
-use wasmwiz_events::{execution::Limits, tenant::Tier};
+use wasmwiz_events::{execution::Limits, tenant::Tier, time::Timestamp};
 
 const MIB: u64 = 1 << 20;
 
@@ -22,6 +22,8 @@ pub struct TierLimits {
     pub executions_per_day: u64,
     /// Executions that may be open at the same time.
     pub executions_concurrent: u32,
+    /// Asynchronous executions that may wait or run at the same time; of these, as many run as may be open otherwise.
+    pub executions_queued: u32,
     /// Wall-clock time of one execution, in milliseconds.
     pub wall_ms: u64,
     /// Linear memory of one execution, in bytes.
@@ -81,6 +83,17 @@ impl Rate {
         60_000_u64.div_ceil(u64::from(self.per_minute))
     }
 
+    /// How many whole tokens there are at `now` in the bucket that is full at `full_at`, and in how many milliseconds there
+    /// is one more; 0 when it is full.
+    pub fn left(&self, full_at: Timestamp, now: Timestamp) -> (u64, u64) {
+        let missing_ms = full_at.ms_since(now);
+        let (left, interval_ms) = (self.fill_ms().saturating_sub(missing_ms), self.interval_ms());
+        // What is missing of the last token comes first; of a full bucket nothing is missing.
+        let begun_ms = missing_ms.checked_rem(interval_ms).unwrap_or_default();
+        let more_in_ms = if begun_ms == 0 { missing_ms.min(interval_ms) } else { begun_ms };
+        (left.checked_div(interval_ms).unwrap_or_default(), more_in_ms)
+    }
+
     /// Milliseconds that an empty bucket takes to be full.
     pub fn fill_ms(&self) -> u64 {
         self.interval_ms().saturating_mul(u64::from(self.burst.max(1)))
@@ -107,9 +120,18 @@ pub struct Policy {
     pub module_names_max: u32,
     /// Live versions of one module.
     pub versions_max: u32,
+    /// Requests with an idempotency key of one tenant that are remembered for 24 hours, about 200 bytes each in its
+    /// entity's memory.
+    pub idempotency_keys_max: u32,
     /// Milliseconds past its deadline after which an execution without a word is declared lost. Longer than a compile
     /// and the append of its end take.
     pub lost_grace_ms: u64,
+    /// Milliseconds that an asynchronous execution may wait for its turn when its caller names no shorter time. What is
+    /// older is not worth running any more.
+    pub start_within_ms: u64,
+    /// Attempts at an asynchronous execution: each further one follows a node that died while it ran. Few, because it
+    /// may be what the node died of.
+    pub attempts_max: u32,
 }
 
 impl Policy {
@@ -133,6 +155,7 @@ impl Default for Policy {
             writes_burst: 15,
             executions_per_day: 100,
             executions_concurrent: 2,
+            executions_queued: 20,
             wall_ms: 5_000,
             memory_bytes: 64 * MIB,
             module_bytes: 4 * MIB,
@@ -147,6 +170,7 @@ impl Default for Policy {
             writes_burst: 30,
             executions_per_day: 10_000,
             executions_concurrent: 8,
+            executions_queued: 100,
             wall_ms: 10_000,
             memory_bytes: 128 * MIB,
             module_bytes: 10 * MIB,
@@ -159,6 +183,7 @@ impl Default for Policy {
             writes_burst: 100,
             executions_per_day: 1_000_000,
             executions_concurrent: 64,
+            executions_queued: 1_000,
             wall_ms: 30_000,
             memory_bytes: 256 * MIB,
             module_bytes: 32 * MIB,
@@ -173,6 +198,7 @@ impl Default for Policy {
             writes_burst: 1_000,
             executions_per_day: 0,
             executions_concurrent: 256,
+            executions_queued: 2_000,
             wall_ms: 300_000,
             memory_bytes: 1_024 * MIB,
             module_bytes: 64 * MIB,
@@ -189,7 +215,35 @@ impl Default for Policy {
             modules_max: 1_000,
             module_names_max: 10_000,
             versions_max: 1_000,
+            idempotency_keys_max: 100_000,
             lost_grace_ms: 30_000,
+            start_within_ms: 3_600_000,
+            attempts_max: 3,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_bucket_follows_from_when_it_is_full() {
+        // A token every 6 seconds, 5 at once.
+        let rate = Policy::default().free.executions_rate().unwrap();
+        let now = Timestamp::from_unix_ms(1_000_000);
+        for (missing_ms, left, more_in_ms) in [
+            (0, 5, 0),
+            (1, 4, 1),
+            (6_000, 4, 6_000),
+            (6_001, 3, 1),
+            (29_999, 0, 5_999),
+            (30_000, 0, 6_000),
+            (90_000, 0, 6_000),
+        ] {
+            assert_eq!(rate.left(now.plus_ms(missing_ms), now), (left, more_in_ms), "{missing_ms}");
+        }
+        // A bucket that was full before is full.
+        assert_eq!(rate.left(now, now.plus_ms(1)), (5, 0));
     }
 }

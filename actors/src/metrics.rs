@@ -15,6 +15,9 @@ pub const ENTITY_STOPS_TOTAL: &str = "wasmwiz_entity_stops_total";
 /// Counter: executions declared lost.
 pub const LOST_TOTAL: &str = "wasmwiz_executions_lost_total";
 
+/// Gauge: asynchronous executions that wait or run on this node.
+pub const QUEUED: &str = "wasmwiz_executions_queued";
+
 /// Describes the metrics to the recorder.
 pub fn describe() {
     metrics::describe_gauge!(ENTITIES, "Entities in memory");
@@ -23,5 +26,6 @@ pub fn describe() {
     metrics::describe_counter!(REFUSALS_TOTAL, "Commands refused by the domain, by command");
     metrics::describe_counter!(SHED_TOTAL, "Asks turned away because a queue was full");
     metrics::describe_counter!(ENTITY_STOPS_TOTAL, "Entities that stopped because an append was not accepted");
+    metrics::describe_gauge!(QUEUED, "Asynchronous executions that wait or run");
     metrics::describe_counter!(LOST_TOTAL, "Executions declared lost");
 }

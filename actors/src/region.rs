@@ -1,31 +1,49 @@
 //! The entities of this node: found, woken, supervised and retired.
+//!
+//! A region is the local part: it decides for tenants whose shard is owned here, in the epoch of that ownership, and says
+//! of every other that it is not here. Who asks without knowing where asks through the [`bus`](crate::bus).
 
 use std::{
-    collections::HashMap,
+    collections::BTreeSet,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor as _, ActorRef};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
 use wasmwiz_events::{
-    id::{BootId, NodeId, TenantId},
+    id::TenantId,
     log::EventLog,
     revision::Epoch,
-    time::Clock,
+    shard::Shard,
+    time::{Clock, Timestamp},
 };
 
 use crate::{
-    entity::{Entity, Message, World},
+    ahead::Ahead,
+    entity::{Message, World},
     handle::{Answer, Ask, AskError, Decided, Full, Handle},
     ids::Ids,
     limits::Policy,
     metrics,
+    ownership::Ownership,
+    queue::{Entering, Queue, QueueConfig},
 };
+
+mod live;
+mod shards;
+mod supervisor;
+
+pub(crate) use live::Live;
+pub(crate) use shards::Shards;
+use supervisor::{Activate, Activated, Supervisor};
+
+/// An entity that retires or loses its stream hands its commands to the next one; more than that is trouble.
+pub(crate) const ENTITIES_TRIED: usize = 3;
 
 /// Bounds of the region and its entities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +63,8 @@ pub struct RegionConfig {
     pub wake_every_ms: u64,
     /// Milliseconds that a caller waits for an answer before it is told that nobody knows.
     pub answer_within_ms: u64,
+    /// Asynchronous executions.
+    pub queue: QueueConfig,
 }
 
 impl Default for RegionConfig {
@@ -57,6 +77,7 @@ impl Default for RegionConfig {
             passivate_after_ms: 120_000,
             wake_every_ms: 10_000,
             answer_within_ms: 10_000,
+            queue: QueueConfig::default(),
         }
     }
 }
@@ -69,18 +90,19 @@ pub struct RegionDeps {
     pub clock: Arc<dyn Clock>,
     /// What each tier allows.
     pub policy: Policy,
-    /// This node.
-    pub node: NodeId,
-    /// This life of it.
-    pub boot: BootId,
-    /// The epoch in which it owns its tenants.
-    pub epoch: Epoch,
+    /// Whose shards are whose, and which lives of nodes have ended.
+    pub ownership: Arc<dyn Ownership>,
 }
 
 /// The region could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("the region cannot be started: {0}")]
 pub struct StartError(String);
+
+/// A shard was not given up in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("appends in shard {0} are still in flight; give it more time, or let its lease end")]
+pub struct StillBusy(pub Shard);
 
 /// A clonable way in to all tenants of this node.
 #[derive(Clone)]
@@ -89,55 +111,21 @@ pub struct Region {
     supervisor: ActorRef<Activate>,
     activations: Arc<Semaphore>,
     closing: Arc<AtomicBool>,
+    shards: Arc<Shards>,
     answer_within: Duration,
+    clock: Arc<dyn Clock>,
+    queue: Queue,
 }
 
-/// Handles of the entities that are in memory.
-#[derive(Debug, Default)]
-pub(crate) struct Live {
-    index: RwLock<Index>,
-}
-
-#[derive(Debug, Default)]
-struct Index {
-    by_tenant: HashMap<TenantId, Handle>,
-    /// Supervision names the actor that stopped, not its tenant.
-    by_actor: HashMap<ActorId, TenantId>,
-}
-
-impl Live {
-    fn get(&self, tenant: &TenantId) -> Option<Handle> {
-        self.read().by_tenant.get(tenant).cloned()
-    }
-
-    fn insert(&self, tenant: TenantId, handle: Handle) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.by_actor.insert(handle.actor_id(), tenant.clone());
-        index.by_tenant.insert(tenant, handle);
-        ::metrics::gauge!(metrics::ENTITIES).set(index.by_tenant.len() as f64);
-    }
-
-    /// Forgets an entity that has stopped, unless its tenant has a younger one already.
-    pub(crate) fn forget(&self, actor: ActorId) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(tenant) = index.by_actor.remove(&actor) else { return };
-        if index.by_tenant.get(&tenant).is_some_and(|handle| handle.actor_id() == actor) {
-            index.by_tenant.remove(&tenant);
-        }
-        ::metrics::gauge!(metrics::ENTITIES).set(index.by_tenant.len() as f64);
-    }
-
-    fn len(&self) -> usize {
-        self.read().by_tenant.len()
-    }
-
-    fn all(&self) -> Vec<Handle> {
-        self.read().by_tenant.values().cloned().collect()
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What became of a command that was given to this node.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// It is decided, and durable.
+    Decided(Decided),
+    /// The entity has moved, nothing was stored, and the tenant's next entity may be asked.
+    Moved,
+    /// Another node owns the tenant, or none does. Nothing was decided.
+    NotHere,
 }
 
 impl Region {
@@ -146,21 +134,22 @@ impl Region {
     /// # Errors
     /// [`StartError`] when its supervisor cannot be spawned.
     pub async fn start(config: RegionConfig, deps: RegionDeps) -> Result<Self, StartError> {
-        let live = Arc::new(Live::default());
+        let (live, shards) = (Arc::new(Live::default()), Arc::new(Shards::new(deps.ownership)));
+        let (clock, queue) = (Arc::clone(&deps.clock), Queue::new(config.queue));
         let world = World {
             log: deps.log,
             clock: deps.clock,
             policy: deps.policy,
             ids: Ids,
-            node: deps.node,
-            boot: deps.boot,
-            epoch: deps.epoch,
+            shards: Arc::clone(&shards),
             passivate_after_ms: config.passivate_after_ms,
             wake_every_ms: config.wake_every_ms,
             rehydrations: Arc::new(Semaphore::new(config.rehydrations_max)),
             live: Arc::clone(&live),
+            queue: queue.clone(),
         };
-        let supervisor = Supervisor { world: Arc::new(world), config };
+        let RegionConfig { entities_max, mailbox_max, .. } = config;
+        let supervisor = Supervisor { world: Arc::new(world), entities_max, mailbox_max };
         let spawned = Supervisor::spawn(None, supervisor, ()).await;
         let (supervisor, _) = spawned.map_err(|error| StartError(error.to_string()))?;
         Ok(Self {
@@ -168,39 +157,170 @@ impl Region {
             supervisor,
             activations: Arc::new(Semaphore::new(config.activations_max)),
             closing: Arc::new(AtomicBool::new(false)),
+            shards,
             answer_within: Duration::from_millis(config.answer_within_ms),
+            clock,
+            queue,
         })
     }
 
     /// Asks a tenant's entity, waking it first if need be, and waits until the decision is durable.
     ///
     /// # Errors
-    /// [`AskError`]. After `Unavailable` it may not be known whether the command took effect.
+    /// [`AskError`]. After `Unavailable` it may not be known whether the command took effect; when it is because the tenant
+    /// is not owned here, nothing was decided.
     pub async fn ask(&self, tenant: &TenantId, ask: Ask) -> Result<Decided, AskError> {
-        // An entity that retires or loses its stream hands its commands to the next one; more than that is trouble.
-        const ENTITIES_TRIED: usize = 3;
         for _ in 0..ENTITIES_TRIED {
-            if self.closing.load(Ordering::Acquire) {
-                return Err(unavailable("the node is stopping"));
-            }
-            let handle = match self.live.get(tenant) {
-                Some(handle) => handle,
-                None => self.activate(tenant).await?,
-            };
-            let Some(answer) = handle.enter(ask.clone()).map_err(|Full| AskError::Busy { retry_after_ms: 100 })? else {
-                self.live.forget(handle.actor_id());
-                continue;
-            };
-            match tokio::time::timeout(self.answer_within, answer).await {
-                Ok(Ok(Answer::Decided(decided))) => return Ok(decided),
-                Ok(Ok(Answer::Refused(refusal))) => return Err(refusal.into()),
-                Ok(Ok(Answer::Moved)) => self.live.forget(handle.actor_id()),
-                Ok(Ok(Answer::Unavailable(reason))) => return Err(unavailable(reason)),
-                Ok(Err(_)) => return Err(unavailable("the tenant's entity failed; it is not known what it recorded")),
-                Err(_) => return Err(unavailable("no answer in time; it is not known whether it was recorded")),
+            match self.ask_one(tenant, ask.clone(), None).await? {
+                Asked::Decided(decided) => return Ok(decided),
+                Asked::Moved => {}
+                Asked::NotHere => return Err(unavailable("another node owns the tenant; nothing was decided here")),
             }
         }
-        Err(unavailable("the tenant's stream is contended"))
+        Err(contended())
+    }
+
+    /// Asks the entity that lives now. `ahead` is told of an admission as soon as this entity has decided it.
+    pub(crate) async fn ask_one(&self, tenant: &TenantId, ask: Ask, ahead: Option<Ahead>) -> Result<Asked, AskError> {
+        if self.is_closing() {
+            return Err(unavailable("the node is stopping"));
+        }
+        let Some(handle) = self.entity(tenant).await? else { return Ok(Asked::NotHere) };
+        let entered = handle.enter(ask, ahead).map_err(|Full| AskError::Busy { retry_after_ms: 100 })?;
+        let Some(answer) = entered else {
+            self.live.forget(handle.actor_id());
+            return Ok(Asked::Moved);
+        };
+        match tokio::time::timeout(self.answer_within, answer).await {
+            Ok(Ok(Answer::Decided(decided))) => Ok(Asked::Decided(decided)),
+            Ok(Ok(Answer::Refused(refusal))) => Err(refusal.into()),
+            Ok(Ok(Answer::Moved)) => {
+                self.live.forget(handle.actor_id());
+                Ok(Asked::Moved)
+            }
+            Ok(Ok(Answer::NotHere)) => Ok(Asked::NotHere),
+            Ok(Ok(Answer::Unavailable(reason))) => Err(unavailable(reason)),
+            Ok(Err(_)) => Err(unavailable("the tenant's entity failed; it is not known what it recorded")),
+            Err(_) => Err(unavailable("no answer in time; it is not known whether it was recorded")),
+        }
+    }
+
+    /// The entity of a tenant, in the epoch in which this node owns its shard; `None` when it does not.
+    async fn entity(&self, tenant: &TenantId) -> Result<Option<Handle>, AskError> {
+        let Some(handle) = self.live.get(tenant) else {
+            let here = self.shards.here(Shard::of(tenant));
+            return match here {
+                Some(epoch) => self.activate(tenant, epoch).await,
+                None => Ok(None),
+            };
+        };
+        match self.shards.here(handle.shard()) {
+            Some(epoch) if epoch == handle.epoch() => Ok(Some(handle)),
+            here => {
+                // What it has in flight is answered before the next one reads the log.
+                let _ = handle.actor().send_message(Message::Retire);
+                let Some(epoch) = here else { return Ok(None) };
+                if handle.actor().get_cell().wait(Some(self.answer_within)).await.is_err() {
+                    return Err(unavailable("what the tenant's entity has in flight takes long; nothing was decided"));
+                }
+                self.live.forget(handle.actor_id());
+                self.activate(tenant, epoch).await
+            }
+        }
+    }
+
+    /// Is it being stopped?
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Does this node decide for the tenant?
+    pub(crate) fn is_here(&self, tenant: &TenantId) -> bool {
+        self.shards.here(Shard::of(tenant)).is_some()
+    }
+
+    /// Does this node decide in the shard?
+    pub fn owns(&self, shard: Shard) -> bool {
+        self.shards.here(shard).is_some()
+    }
+
+    /// Who owns what, as this node knows.
+    pub(crate) fn ownership(&self) -> &Arc<dyn Ownership> {
+        self.shards.ownership()
+    }
+
+    /// How long a caller waits for an answer.
+    pub(crate) const fn answer_within(&self) -> Duration {
+        self.answer_within
+    }
+
+    /// Gives a shard up: from now on nothing is decided here in its epoch, its entities retire, and what they have in
+    /// flight is waited for. Another node may own it as soon as this has returned.
+    ///
+    /// # Errors
+    /// [`StillBusy`] when appends were still in flight after `within`. Should one of them come late, the log takes it only
+    /// if the next owner has not written yet.
+    pub async fn release(&self, shard: Shard, within: Duration) -> Result<(), StillBusy> {
+        let youngest = self.live.of(shard).iter().map(Handle::epoch).chain(self.shards.here(shard)).max();
+        if let Some(epoch) = youngest {
+            tracing::debug!(%shard, %epoch, "an epoch of a shard is over here");
+            self.shards.close(shard, epoch);
+        }
+        let retiring = async {
+            loop {
+                let handles = self.live.of(shard);
+                if handles.is_empty() {
+                    return;
+                }
+                for handle in &handles {
+                    let _ = handle.actor().send_message(Message::Retire);
+                }
+                for handle in handles {
+                    let _ = handle.actor().get_cell().wait(None).await;
+                    self.live.forget(handle.actor_id());
+                }
+            }
+        };
+        tokio::time::timeout(within, retiring).await.map_err(|_| StillBusy(shard))
+    }
+
+    /// Takes a shard up in an epoch: entities of an older one retire, and others wake when they are asked. Somebody must
+    /// look for open executions, see [`Region::next_taken_up`].
+    pub fn take_up(&self, shard: Shard, epoch: Epoch) {
+        for handle in self.live.of(shard) {
+            if handle.epoch() < epoch {
+                let _ = handle.actor().send_message(Message::Retire);
+            }
+        }
+        self.shards.take_up(shard, epoch);
+    }
+
+    /// Lives of nodes have ended: every entity in memory looks for what they ran now, and not when its turn comes.
+    pub fn look(&self) {
+        for handle in self.live.all() {
+            // One that has stopped runs nothing.
+            let _ = handle.actor().send_message(Message::Look);
+        }
+    }
+
+    /// Waits until shards are taken up, and gives all that were since the last time. Cancelling it loses nothing.
+    pub async fn next_taken_up(&self) -> BTreeSet<Shard> {
+        self.shards.next_taken_up().await
+    }
+
+    /// Room in the queue for an execution that is about to be accepted here; `None` when there is none.
+    pub(crate) fn enter_queue(&self) -> Option<Entering> {
+        self.queue.enter()
+    }
+
+    /// The moment, as its entities see it.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// What its entities have to be run.
+    pub(crate) const fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// How many entities are in memory.
@@ -226,91 +346,28 @@ impl Region {
         self.supervisor.stop(None);
     }
 
-    async fn activate(&self, tenant: &TenantId) -> Result<Handle, AskError> {
+    async fn activate(&self, tenant: &TenantId, epoch: Epoch) -> Result<Option<Handle>, AskError> {
         let Ok(_permit) = self.activations.try_acquire() else {
             ::metrics::counter!(metrics::SHED_TOTAL, "bound" => "activations").increment(1);
             return Err(AskError::Busy { retry_after_ms: 1_000 });
         };
-        let (reply, handle) = oneshot::channel();
-        let activate = Activate { tenant: tenant.clone(), reply };
+        let (reply, activated) = oneshot::channel();
+        let activate = Activate { tenant: tenant.clone(), epoch, reply };
         self.supervisor.send_message(activate).map_err(|_| unavailable("the node is stopping"))?;
-        match handle.await {
-            Ok(Some(handle)) => Ok(handle),
-            Ok(None) => Err(AskError::Busy { retry_after_ms: 1_000 }),
+        match activated.await {
+            Ok(Activated::Handle(handle)) => Ok(Some(handle)),
+            Ok(Activated::NotHere) => Ok(None),
+            Ok(Activated::Full) => Err(AskError::Busy { retry_after_ms: 1_000 }),
             Err(_) => Err(unavailable("the node is stopping")),
         }
     }
 }
 
-fn unavailable(reason: impl Into<Arc<str>>) -> AskError {
+/// What is said when as many entities as are asked had lost their stream.
+pub(crate) fn contended() -> AskError {
+    unavailable("the tenant's stream is contended")
+}
+
+pub(crate) fn unavailable(reason: impl Into<Arc<str>>) -> AskError {
     AskError::Unavailable { reason: reason.into(), retry_after_ms: 1_000 }
-}
-
-/// Asks the supervisor for a tenant's entity; answered with `None` when there are as many as may be.
-#[derive(Debug)]
-struct Activate {
-    tenant: TenantId,
-    reply: oneshot::Sender<Option<Handle>>,
-}
-
-/// The parent of all entities.
-struct Supervisor {
-    world: Arc<World>,
-    config: RegionConfig,
-}
-
-impl Actor for Supervisor {
-    type Msg = Activate;
-    type State = ();
-    type Arguments = ();
-
-    async fn pre_start(&self, _: ActorRef<Activate>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(())
-    }
-
-    async fn handle(
-        &self,
-        myself: ActorRef<Activate>,
-        activate: Activate,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
-        let Activate { tenant, reply } = activate;
-        let live = &self.world.live;
-        let handle = match live.get(&tenant) {
-            Some(handle) => Some(handle),
-            None if live.len() >= self.config.entities_max => {
-                ::metrics::counter!(metrics::SHED_TOTAL, "bound" => "entities").increment(1);
-                None
-            }
-            None => {
-                let entity = Entity::new(tenant.clone(), Arc::clone(&self.world));
-                let (actor, _) = Entity::spawn_linked(None, entity, (), myself.get_cell()).await?;
-                let handle = Handle::new(actor, self.config.mailbox_max);
-                live.insert(tenant, handle.clone());
-                Some(handle)
-            }
-        };
-        let _ = reply.send(handle);
-        Ok(())
-    }
-
-    /// An entity that stopped is forgotten; the next command wakes a new one, from the log.
-    async fn handle_supervisor_evt(
-        &self,
-        _: ActorRef<Activate>,
-        event: SupervisionEvent,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(actor, error) => {
-                tracing::error!(%error, "an entity panicked; it will be read back from the log");
-                self.world.live.forget(actor.get_id());
-            }
-            SupervisionEvent::ActorTerminated(actor, _, _) => self.world.live.forget(actor.get_id()),
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
-            #[expect(unreachable_patterns, reason = "variants exist only with features that another crate may turn on")]
-            _ => {}
-        }
-        Ok(())
-    }
 }

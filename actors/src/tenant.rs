@@ -2,30 +2,39 @@
 //!
 //! Pure: every rule is in [`Tenant::decide`] and the parts it asks; [`Tenant::apply`] only remembers.
 
+use serde::{Deserialize, Serialize};
 use wasmwiz_events::{
     digest::Digest,
     event::Event,
     execution,
     id::{BootId, ExecutionId, KeyId, ModuleName, NodeId, TenantId},
     key::{Scope, Scopes},
-    module,
+    module, requests,
+    revision::Revision,
     tenant::{self, Tier},
     time::Timestamp,
 };
 
 use crate::{
-    aggregate::{Authority, Context},
+    aggregate::{Authority, Context, Life},
     limits::TierLimits,
 };
 
+pub mod admission;
+pub mod denials;
 pub mod executions;
+pub mod expected;
+pub mod idempotency;
 pub mod keys;
 pub mod modules;
 pub mod quota;
 pub mod refusal;
 #[cfg(test)]
+mod replay_tests;
+#[cfg(test)]
 pub(crate) mod scenario;
 
+pub use admission::{Execute, ModuleChoice};
 pub use refusal::Refusal;
 
 /// The tenant whose keys operate the platform.
@@ -35,7 +44,7 @@ pub const SYSTEM: &str = "system";
 pub const NAME_MAX_CHARS: usize = 100;
 
 /// A key that is to be issued. Its secret stays with whoever drew it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewKey {
     /// The public part.
     pub key_id: KeyId,
@@ -49,50 +58,10 @@ pub struct NewKey {
     pub expires_at: Option<Timestamp>,
 }
 
-/// Which code an execution is to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ModuleChoice {
-    /// A published module; the latest version when none is named.
-    Named {
-        /// Its name.
-        name: ModuleName,
-        /// Its version.
-        version: Option<u32>,
-    },
-    /// A module that came with the request.
-    Inline {
-        /// SHA-256 of its bytes.
-        digest: Digest,
-        /// How many they are.
-        size_bytes: u64,
-    },
-}
-
-/// A request to run a module once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Execute {
-    /// The id that the execution will have.
-    pub execution_id: ExecutionId,
-    /// What to run.
-    pub module: ModuleChoice,
-    /// Its input.
-    pub stdin: execution::Content,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// The most wall-clock time the caller wants to wait, in milliseconds.
-    pub timeout_ms: Option<u64>,
-    /// Where its random numbers come from.
-    pub seed: execution::Seed,
-    /// Fingerprint of the engine that will run it.
-    pub engine: String,
-    /// The node that will run it.
-    pub node: NodeId,
-    /// The life of that node.
-    pub boot: BootId,
-}
-
 /// What may be asked of a tenant. It may be refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Its serialised form is that of frames between nodes (`codec`): a change of it is a new version of the frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Register the tenant, and issue its first key with it.
     Register {
@@ -123,6 +92,15 @@ pub enum Command {
     RevokeKey {
         /// Which.
         key_id: KeyId,
+    },
+    /// Give a key a new secret. The old one works too until the grace has passed.
+    RotateKey {
+        /// Which.
+        key_id: KeyId,
+        /// Hash of the new secret, which stays with whoever drew it.
+        hash: Digest,
+        /// How long the old secret still works, in milliseconds; 0: not at all.
+        grace_ms: u64,
     },
     /// Publish a module as the next version of its name. The bytes are in the blob store already.
     PublishModule {
@@ -158,17 +136,38 @@ pub enum Command {
     /// Admit an execution.
     Execute(Box<Execute>),
     /// Ask whether another command would be refused now, before bytes are kept for it. Nothing follows from it.
-    Preview(Box<Self>),
+    Preview(#[serde(with = "crate::codec::never")] Box<Self>),
     /// Ask whether a key may act under a scope now: for what its tenant's own commands do not cover, such as an
     /// operator's commands to other tenants. Nothing follows from it.
-    Authorise(Scope),
-    /// Record how an execution ended.
-    Finish(Box<execution::Finished>),
-    /// Declare lost what an earlier life of `node` accepted and never finished.
-    Reap {
-        /// The node.
+    Authorise(#[serde(with = "crate::codec::scope")] Scope),
+    /// Write down requests that were denied.
+    RecordDenials(requests::Denied),
+    /// Begin the next attempt at an asynchronous execution. One that is too old, or was tried too often, ends by it.
+    Start {
+        /// Which.
+        execution_id: ExecutionId,
+        /// The node that is to run it.
         node: NodeId,
-        /// Its present life.
+        /// The life of that node.
+        boot: BootId,
+    },
+    /// Cancel an execution. One that waits ends by it; for one that runs nothing follows: who runs it ends it, and reports.
+    Cancel {
+        /// Which.
+        execution_id: ExecutionId,
+    },
+    /// Record how an execution ended.
+    Finish(#[serde(with = "crate::codec::json")] Box<execution::Finished>),
+    /// Declare lost what was begun in a life of a node that has ended. Which have, the decision is told.
+    Reap,
+    /// Declare lost an execution that this life of `node` asked to have admitted and does not run: its caller was told that
+    /// nobody knows, before anybody did.
+    Lose {
+        /// Which.
+        execution_id: ExecutionId,
+        /// The node that asked.
+        node: NodeId,
+        /// The life of that node.
         boot: BootId,
     },
     /// Declare lost what is past its deadline and its grace.
@@ -185,20 +184,23 @@ impl Command {
             | Self::Change { .. }
             | Self::Suspend { .. }
             | Self::Resume
+            | Self::RecordDenials(_)
+            | Self::Start { .. }
             | Self::Finish(_)
-            | Self::Reap { .. }
+            | Self::Reap
+            | Self::Lose { .. }
             | Self::Expire => None,
-            Self::IssueKey(_) | Self::RevokeKey { .. } => Some(Scope::KeysManage),
+            Self::IssueKey(_) | Self::RevokeKey { .. } | Self::RotateKey { .. } => Some(Scope::KeysManage),
             Self::PublishModule { .. } | Self::RejectModule { .. } | Self::DeleteModule { .. } => {
                 Some(Scope::ModulesWrite)
             }
-            Self::Execute(_) => Some(Scope::ExecutionsRun),
+            Self::Execute(_) | Self::Cancel { .. } => Some(Scope::ExecutionsRun),
         }
     }
 
     /// Does it record what has happened already? Then a suspension does not stop it.
     pub(crate) const fn is_report(&self) -> bool {
-        matches!(self, Self::Finish(_) | Self::Reap { .. } | Self::Expire)
+        matches!(self, Self::Finish(_) | Self::Reap | Self::Lose { .. } | Self::Expire)
     }
 
     /// Its name, for traces and metrics.
@@ -210,14 +212,19 @@ impl Command {
             Self::Resume => "resume",
             Self::IssueKey(_) => "issue_key",
             Self::RevokeKey { .. } => "revoke_key",
+            Self::RotateKey { .. } => "rotate_key",
             Self::PublishModule { .. } => "publish_module",
             Self::RejectModule { .. } => "reject_module",
             Self::DeleteModule { .. } => "delete_module",
             Self::Execute(_) => "execute",
             Self::Preview(_) => "preview",
             Self::Authorise(_) => "authorise",
+            Self::RecordDenials(_) => "record_denials",
+            Self::Start { .. } => "start",
+            Self::Cancel { .. } => "cancel",
             Self::Finish(_) => "finish",
-            Self::Reap { .. } => "reap",
+            Self::Reap => "reap",
+            Self::Lose { .. } => "lose",
             Self::Expire => "expire",
         }
     }
@@ -237,10 +244,14 @@ pub struct Tenant {
     standing: Standing,
     name: String,
     tier: Tier,
+    /// Where it was last changed itself.
+    changed_at: Revision,
     keys: keys::Keys,
     modules: modules::Modules,
     executions: executions::Executions,
     quota: quota::Quota,
+    requests: idempotency::Requests,
+    denials: denials::Denials,
 }
 
 impl Tenant {
@@ -251,10 +262,13 @@ impl Tenant {
             standing: Standing::Unregistered,
             name: String::new(),
             tier: Tier::Free,
+            changed_at: Revision::default(),
             keys: keys::Keys::default(),
             modules: modules::Modules::default(),
             executions: executions::Executions::default(),
             quota: quota::Quota::default(),
+            requests: idempotency::Requests::default(),
+            denials: denials::Denials::default(),
         }
     }
 
@@ -270,6 +284,7 @@ impl Tenant {
     pub fn decide(&self, command: Command, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
         self.check_standing(&command, context)?;
         let issuer = self.authorise(&command, context)?;
+        self.check_expected(&command, context)?;
         let events = self.follow(command, issuer, context)?;
         self.charge(events, context)
     }
@@ -286,6 +301,9 @@ impl Tenant {
             Command::Resume => Ok(vec![Event::TenantResumed(tenant::Resumed {})]),
             Command::IssueKey(new) => self.keys.issue(&self.id, new, issuer, context),
             Command::RevokeKey { key_id } => self.keys.revoke(key_id),
+            Command::RotateKey { key_id, hash, grace_ms } => {
+                self.keys.rotate(key_id, hash, grace_ms, issuer, context.now)
+            }
             Command::PublishModule { name, digest, size_bytes, kind, imports, exports } => {
                 check_module_size(size_bytes, self.limits(context))?;
                 self.modules.publish(name, digest, size_bytes, kind, imports, exports, context.policy)
@@ -308,15 +326,22 @@ impl Tenant {
             Command::Preview(command) => self.decide(*command, context).map(|_| vec![]),
             // Whoever is not refused by now may.
             Command::Authorise(_) => Ok(vec![]),
+            Command::RecordDenials(denied) => self.denials.record(denied, context.now),
+            Command::Start { execution_id, node, boot } => {
+                let suspended = self.standing == Standing::Suspended;
+                self.executions.start(execution_id, Life { node, boot }, suspended, self.limits(context), context)
+            }
+            Command::Cancel { execution_id } => self.executions.cancel(execution_id, context.ended),
             Command::Finish(finished) => self.executions.finish(*finished),
-            Command::Reap { node, boot } => Ok(self.executions.reap(&node, boot)),
+            Command::Reap => Ok(self.executions.reap(context.ended)),
+            Command::Lose { execution_id, node, boot } => self.executions.lose(execution_id, &Life { node, boot }),
             Command::Expire => Ok(self.executions.expire(context.now, context.policy.lost_grace_ms)),
         }
     }
 
     /// Takes a token for what a key changes, and notes in the event what is left. Each such command gives one event.
     fn charge(&self, mut events: Vec<Event>, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
-        if let Authority::Key(_) = context.by
+        if context.by.credential().is_some()
             && let Some(note) = events.iter_mut().find_map(quota::write_note)
         {
             *note = self.quota.write(self.limits(context), context.now)?;
@@ -340,7 +365,12 @@ impl Tenant {
                 self.keys.issued(issued);
                 self.quota.wrote(issued.writes_full_at);
             }
-            Event::KeyRotated(_) | Event::RequestsDenied(_) | Event::Unknown(_) => {}
+            Event::KeyRotated(rotated) => {
+                self.keys.rotated(rotated);
+                self.quota.wrote(rotated.writes_full_at);
+            }
+            Event::RequestsDenied(denied) => self.denials.recorded(denied),
+            Event::Unknown(_) => {}
             Event::KeyRevoked(revoked) => self.keys.revoked(&revoked.key_id),
             Event::ModulePublished(published) => {
                 self.modules.published(published);
@@ -358,6 +388,7 @@ impl Tenant {
                 self.executions.accepted(accepted);
                 self.quota.accepted(accepted);
             }
+            Event::ExecutionStarted(started) => self.executions.started(started),
             Event::ExecutionFinished(finished) => self.executions.ended(finished.execution_id),
             Event::ExecutionLost(lost) => self.executions.ended(lost.execution_id),
         }
@@ -371,21 +402,28 @@ impl Tenant {
         match (self.standing, command) {
             (Standing::Unregistered, Command::Register { .. }) => Ok(()),
             // A sweep over tenants that were never registered finds nothing, and that is no failure.
-            (Standing::Unregistered, Command::Reap { .. } | Command::Expire) => Ok(()),
+            (Standing::Unregistered, Command::Reap | Command::Expire) => Ok(()),
             (Standing::Unregistered, _) => Err(Refusal::NotRegistered),
             (_, Command::Register { .. }) => Err(Refusal::AlreadyRegistered),
             (Standing::Active, _) => Ok(()),
             (Standing::Suspended, command) if command.is_report() => Ok(()),
-            (Standing::Suspended, _) if matches!(context.by, Authority::Key(_)) => Err(Refusal::Suspended),
+            (Standing::Suspended, _) if context.by.credential().is_some() => Err(Refusal::Suspended),
             (Standing::Suspended, _) => Ok(()),
         }
     }
 
-    /// Checks the authority and gives the scopes of the key that asks, `None` when it is not a key that asks.
+    /// Checks the authority and gives the scopes of the credential that asks, `None` when no tenant's credential asks.
     fn authorise(&self, command: &Command, context: &Context<'_>) -> Result<Option<Scopes>, Refusal> {
         match (context.by, command.scope()) {
             (Authority::Key(id), Some(scope)) => self.keys.authorise(id, scope, context.now).map(Some),
-            (Authority::Key(_), None) => Err(Refusal::MissingScope(Scope::Operator)),
+            (Authority::Token { key, scopes }, Some(scope)) => {
+                let both = self.keys.authorise(key, scope, context.now)?.and(*scopes);
+                holds(both, scope).map(Some)
+            }
+            (Authority::Subject(subject), Some(scope)) => holds(subject.scopes(), scope).map(Some),
+            (Authority::Key(_) | Authority::Token { .. } | Authority::Subject(_), None) => {
+                Err(Refusal::MissingScope(Scope::Operator))
+            }
             (Authority::Operator(_) | Authority::System, _) => Ok(None),
         }
     }
@@ -413,37 +451,10 @@ impl Tenant {
         let moved = tier.map(|tier| Event::TenantTierChanged(tenant::TierChanged { tier }));
         Ok(renamed.into_iter().chain(moved).collect())
     }
+}
 
-    fn admit(&self, execute: Execute, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
-        let Authority::Key(key_id) = context.by else { return Err(Refusal::NotAKey) };
-        let limits = self.limits(context);
-        let module = match execute.module {
-            ModuleChoice::Named { name, version } => self.modules.resolve(&name, version)?,
-            ModuleChoice::Inline { digest, size_bytes } => {
-                check_module_size(size_bytes, limits)?;
-                execution::ModuleRef { name: None, version: None, digest }
-            }
-        };
-        executions::check_input(&execute.stdin, &execute.args, limits)?;
-        self.executions.check_concurrency(limits)?;
-        let bucket_full_at = self.quota.admit(limits, context.now)?;
-        let accepted = execution::Accepted {
-            execution_id: execute.execution_id,
-            attempt: 1,
-            module,
-            key_id: key_id.clone(),
-            stdin: execute.stdin,
-            args: execute.args,
-            limits: limits.grant(execute.timeout_ms),
-            seed: execute.seed,
-            start_time: context.now,
-            engine: execute.engine,
-            node: execute.node,
-            boot: execute.boot,
-            bucket_full_at,
-        };
-        Ok(vec![Event::ExecutionAccepted(Box::new(accepted))])
-    }
+fn holds(scopes: Scopes, scope: Scope) -> Result<Scopes, Refusal> {
+    if scopes.contains(scope) { Ok(scopes) } else { Err(Refusal::MissingScope(scope)) }
 }
 
 fn check_name(name: &str) -> Result<(), Refusal> {

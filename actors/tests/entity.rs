@@ -9,6 +9,7 @@ use wasmwiz_actors::{
     handle::{Ask, AskError, Decided, Origin},
     ids::Ids,
     limits::Policy,
+    ownership::Alone,
     region::{Region, RegionConfig, RegionDeps},
     tenant::{Command, Execute, ModuleChoice, NewKey, Refusal},
 };
@@ -42,9 +43,7 @@ impl Node {
             log: Arc::clone(log) as Arc<dyn EventLog>,
             clock: Arc::clone(&clock) as _,
             policy: Policy::default(),
-            node: NodeId::new("node-1").unwrap(),
-            boot,
-            epoch: Epoch::FIRST,
+            ownership: Arc::new(Alone { node: NodeId::new("node-1").unwrap(), boot }),
         };
         let region = Region::start(config, deps).await.unwrap();
         Self { log: Arc::clone(log), clock, region, boot }
@@ -72,6 +71,8 @@ impl Node {
             engine: "test".into(),
             node: NodeId::new("node-1").unwrap(),
             boot: self.boot,
+            asynchronous: false,
+            deadline: None,
         }));
         self.ask_by(Authority::Key(KeyId::new("key1").unwrap()), command).await
     }
@@ -179,8 +180,116 @@ async fn what_gathers_during_an_append_is_one_commit() {
     for asked in rest {
         asked.await.unwrap().unwrap();
     }
-    assert_eq!(node.log.commits().len(), before + 2);
+    // Enough gathered for a second commit on top of the first; everything else had to wait for a place.
+    assert_eq!(node.log.commits().len(), before + 3);
     assert_eq!(node.history().len(), 3 + 101);
+}
+
+/// 33 commands, of which the last 32 gathered while the log held the first back: two commits are under way.
+async fn two_commits_held_back(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<Result<Decided, AskError>>> {
+    let spawn = |name: String| {
+        let node = Arc::clone(node);
+        tokio::spawn(async move { node.ask(rename(&name)).await })
+    };
+    node.log.hold();
+    let mut asked = vec![spawn("first".into())];
+    node.log.held_back(1).await;
+    asked.extend((0..32).map(|n| spawn(format!("name {n}"))));
+    node.log.held_back(2).await;
+    asked
+}
+
+#[tokio::test]
+async fn a_second_commit_is_offered_before_the_first_is_acknowledged() {
+    let node = Arc::new(Node::with_tenant().await);
+    let before = node.log.commits().len();
+    let asked = two_commits_held_back(&node).await;
+    assert!(asked.iter().all(|asked| !asked.is_finished()), "nothing is durable yet");
+    node.log.release();
+    for (n, asked) in asked.into_iter().enumerate() {
+        let decided = asked.await.unwrap().unwrap();
+        // The position is that of its own commit, not of the newest.
+        assert_eq!(decided.position.get(), (before + 1 + n.min(1)) as u64);
+    }
+    assert_eq!(node.log.commits().len(), before + 2);
+    assert_eq!(node.history().len(), 3 + 33);
+}
+
+#[tokio::test]
+async fn what_changes_nothing_waits_for_the_commits_that_it_rests_on() {
+    let node = Arc::new(Node::with_tenant().await);
+    let spawn = |command: Command| {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { node.ask(command).await })
+    };
+    node.log.hold();
+    let first = spawn(rename("first"));
+    node.log.held_back(1).await;
+    // As many as make a second commit, and none has anything for it: the name is theirs already, ahead of the log.
+    let same: Vec<_> = (0..32).map(|_| spawn(rename("first"))).collect();
+    let refused = spawn(register());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(same.iter().all(|asked| !asked.is_finished()) && !refused.is_finished() && !first.is_finished());
+    node.log.release();
+    let durable = first.await.unwrap().unwrap().position;
+    for asked in same {
+        let decided = asked.await.unwrap().unwrap();
+        assert_eq!((decided.events.len(), decided.position), (0, durable));
+    }
+    assert!(matches!(refused.await.unwrap(), Err(AskError::Refused(Refusal::AlreadyRegistered))));
+}
+
+#[tokio::test]
+async fn a_commit_that_is_refused_takes_along_what_was_decided_on_top_of_it() {
+    let node = Arc::new(Node::with_tenant().await);
+    let asked = two_commits_held_back(&node).await;
+    node.log.fail_next_append(AppendError::Conflict { expected: Revision::new(3), actual: Revision::new(4) });
+    node.log.release();
+    // Neither is stored; both are decided afresh by the next entity, each command once.
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    assert_eq!(node.history().len(), 3 + 33);
+}
+
+#[tokio::test]
+async fn a_lost_answer_does_not_let_the_second_commit_overtake_the_first() {
+    let node = Arc::new(Node::with_tenant().await);
+    let asked = two_commits_held_back(&node).await;
+    node.log.lose_next_answer();
+    node.log.release();
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    assert_eq!(node.history().len(), 3 + 33);
+}
+
+#[tokio::test]
+async fn two_commits_of_which_nobody_knows_are_not_decided_again() {
+    let node = Arc::new(Node::with_tenant().await);
+    let asked = two_commits_held_back(&node).await;
+    // As often as two commits are offered: both are stored, and their owner is never told.
+    (0..16).for_each(|_| node.log.lose_next_answer());
+    node.log.release();
+    for asked in asked {
+        assert!(matches!(asked.await.unwrap(), Err(AskError::Unavailable { .. })));
+    }
+    assert_eq!(node.history().len(), 3 + 33);
+    let decided = node.ask(rename("by the next entity")).await.unwrap();
+    assert_eq!(decided.revision, Revision::new(3 + 33 + 1));
+}
+
+#[tokio::test]
+async fn a_log_that_fails_with_two_commits_under_way_answers_both() {
+    let node = Arc::new(Node::with_tenant().await);
+    let asked = two_commits_held_back(&node).await;
+    node.log.poison("the disk is gone");
+    for asked in asked {
+        assert!(matches!(asked.await.unwrap(), Err(AskError::Unavailable { .. })));
+    }
+    assert_eq!(node.history().len(), 3);
 }
 
 #[tokio::test]

@@ -23,7 +23,10 @@ use crate::{
     revision::{Position, Revision},
 };
 
-mod contents;
+pub(crate) mod contents;
+mod log;
+
+pub use log::{Unfinished, verify_log};
 
 /// The most findings that a report lists; more are counted. So with contents that are gone.
 const MAX_FINDINGS: usize = 1_000;
@@ -61,6 +64,8 @@ pub enum FileCheck {
     Skipped,
     /// Yes.
     Checked,
+    /// The log is no file.
+    None,
 }
 
 /// What is checked beside the chains.

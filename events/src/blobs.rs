@@ -8,6 +8,9 @@ use bytes::Bytes;
 use crate::digest::Digest;
 
 pub mod fs;
+mod pieces;
+
+pub use pieces::Pieces;
 
 /// A blob could not be kept or fetched.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub trait Blobs: Send + Sync + 'static {
 
     /// The bytes that `digest` names, checked against it; `None` when they are not kept.
     async fn get(&self, digest: Digest) -> Result<Option<Bytes>, BlobError>;
+
+    /// The bytes that `digest` names, to be read piece by piece; `None` when they are not kept.
+    async fn open_pieces(&self, digest: Digest) -> Result<Option<Pieces>, BlobError>;
 
     /// Are they kept?
     async fn contains(&self, digest: Digest) -> Result<bool, BlobError>;

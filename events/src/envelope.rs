@@ -6,13 +6,15 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::{
+    digest::Digest,
     event::{BadData, Event},
     id::{CommandId, EventId, KeyId, RequestId, TenantId},
+    idempotency::Idempotency,
     revision::Revision,
     time::Timestamp,
 };
 
-/// Who did it: a key id, a token's subject, `operator:<subject>` or `system`.
+/// Who did it: a key id, `oidc:<issuer>:<subject>`, `operator:<subject>` or `system`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Actor(Arc<str>);
@@ -26,6 +28,11 @@ impl Actor {
     /// A tenant's key.
     pub fn key(id: &KeyId) -> Self {
         Self(id.as_str().into())
+    }
+
+    /// Somebody for whom an external issuer vouches: `oidc:<issuer>:<subject>`.
+    pub fn subject(issuer: &str, subject: &str) -> Self {
+        Self(format!("oidc:{issuer}:{subject}").into())
     }
 
     /// An operator, named by the subject of their credential.
@@ -62,6 +69,8 @@ pub struct Cause {
     pub actor: Actor,
     /// W3C trace context of the request.
     pub traceparent: Option<Arc<str>>,
+    /// How the same request is known again, when its caller may send it again.
+    pub idempotency: Option<Idempotency>,
 }
 
 /// An event with everything that is recorded about it.
@@ -138,6 +147,10 @@ struct Written<'a> {
     actor: &'a Actor,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotencykey: Option<Digest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotencyrequest: Option<Digest>,
     data: &'a Event,
 }
 
@@ -164,6 +177,8 @@ impl Serialize for Envelope {
             correlation: self.cause.correlation.as_ref(),
             actor: &self.cause.actor,
             traceparent: self.cause.traceparent.as_deref(),
+            idempotencykey: self.cause.idempotency.map(|idempotency| idempotency.key),
+            idempotencyrequest: self.cause.idempotency.map(|idempotency| idempotency.request),
             data: &self.event,
         }
         .serialize(serializer)
@@ -185,6 +200,10 @@ struct Read<'a> {
     actor: Actor,
     #[serde(default)]
     traceparent: Option<Arc<str>>,
+    #[serde(default)]
+    idempotencykey: Option<Digest>,
+    #[serde(default)]
+    idempotencyrequest: Option<Digest>,
     #[serde(borrow)]
     data: &'a RawValue,
 }
@@ -195,6 +214,7 @@ impl TryFrom<Read<'_>> for Envelope {
     fn try_from(read: Read<'_>) -> Result<Self, BadBody> {
         let tenant = read.source.strip_prefix("/tenants/").and_then(|id| TenantId::new(id).ok());
         let tenant = tenant.ok_or_else(|| BadBody::Source(read.source.clone().into_owned()))?;
+        let written = read.idempotencykey.zip(read.idempotencyrequest);
         Ok(Self {
             id: read.id,
             tenant,
@@ -205,6 +225,7 @@ impl TryFrom<Read<'_>> for Envelope {
                 correlation: read.correlation,
                 actor: read.actor,
                 traceparent: read.traceparent,
+                idempotency: written.map(|(key, request)| Idempotency { key, request }),
             },
             event: Event::decode(&read.type_name, read.data)?,
         })

@@ -32,6 +32,8 @@ pub enum Event {
     ModuleDeleted(module::Deleted),
     /// See [`execution::Accepted`].
     ExecutionAccepted(Box<execution::Accepted>),
+    /// See [`execution::Started`].
+    ExecutionStarted(execution::Started),
     /// See [`execution::Finished`].
     ExecutionFinished(Box<execution::Finished>),
     /// See [`execution::Lost`].
@@ -120,6 +122,7 @@ known_events! {
     ModuleRejected = "dev.wasmwiz.module.rejected.v1";
     ModuleDeleted = "dev.wasmwiz.module.deleted.v1";
     ExecutionAccepted = "dev.wasmwiz.execution.accepted.v1";
+    ExecutionStarted = "dev.wasmwiz.execution.started.v1";
     ExecutionFinished = "dev.wasmwiz.execution.finished.v1";
     ExecutionLost = "dev.wasmwiz.execution.lost.v1";
     RequestsDenied = "dev.wasmwiz.requests.denied.v1";
@@ -142,6 +145,7 @@ impl Event {
             | Self::ModuleRejected(module::Rejected { name, .. })
             | Self::ModuleDeleted(module::Deleted { name, .. }) => format!("modules/{name}"),
             Self::ExecutionAccepted(accepted) => format!("executions/{}", accepted.execution_id),
+            Self::ExecutionStarted(started) => format!("executions/{}", started.execution_id),
             Self::ExecutionFinished(finished) => format!("executions/{}", finished.execution_id),
             Self::ExecutionLost(lost) => format!("executions/{}", lost.execution_id),
             Self::RequestsDenied(_) => format!("requests/{tenant}"),

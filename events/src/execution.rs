@@ -1,4 +1,4 @@
-//! What happens to an execution: accepted, then exactly one of finished and lost.
+//! What happens to an execution: accepted, begun again and again if it is asynchronous, then exactly one of finished and lost.
 
 use std::fmt;
 
@@ -140,6 +140,25 @@ pub struct Accepted {
     /// this admission, so that replay does not depend on configuration. Absent when the tier has no rate limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bucket_full_at: Option<Timestamp>,
+    /// Present when it is asynchronous: nobody waits, it may wait for its turn, and a later life of the node runs it. After
+    /// this moment no attempt begins any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_by: Option<Timestamp>,
+}
+
+/// An attempt at an asynchronous execution began. Others begin with their acceptance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// The execution.
+    pub execution_id: ExecutionId,
+    /// 1 for the first attempt. Only the current attempt may finish.
+    pub attempt: u32,
+    /// The node that runs it.
+    pub node: NodeId,
+    /// The life of that node in which it runs.
+    pub boot: BootId,
+    /// The time it starts at.
+    pub start_time: Timestamp,
 }
 
 /// How an execution ended.
@@ -218,7 +237,7 @@ impl std::str::FromStr for Outcome {
     }
 }
 
-/// An execution ended on the node that ran it.
+/// An execution ended: on the node that ran it, or before it ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
     /// The execution.
@@ -251,6 +270,33 @@ pub struct Finished {
     /// Why it ended as it did, for people. At most 1 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+impl Finished {
+    /// The end of an execution whose `attempt` never ran, or is not going to: it wrote nothing and used nothing.
+    pub fn without_run(execution_id: ExecutionId, attempt: u32, outcome: Outcome, message: String) -> Self {
+        let nothing = Output { digest: Digest::of(b""), size_bytes: 0, truncated: false };
+        Self {
+            execution_id,
+            attempt,
+            outcome,
+            exit_code: None,
+            stdout: nothing,
+            stderr: nothing,
+            fuel: None,
+            cpu_ms: Millis::default(),
+            wall_ms: Millis::default(),
+            peak_memory_bytes: 0,
+            trace_digest: None,
+            deterministic: false,
+            message: Some(message),
+        }
+    }
+
+    /// How long the guest ran; `None` if it never did.
+    pub fn ran_for(&self) -> Option<Millis> {
+        (self.wall_ms > Millis::default()).then_some(self.wall_ms)
+    }
 }
 
 /// An execution will never finish: its node went away, or it passed its deadline without a word.

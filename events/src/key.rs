@@ -106,6 +106,12 @@ impl Scopes {
         other.0 & !self.0 == 0
     }
 
+    /// What is in both sets.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Is the set empty?
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -131,7 +137,8 @@ impl fmt::Debug for Scopes {
 
 impl Serialize for Scopes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter().map(Scope::as_str))
+        // Some formats must know how many there are before the first.
+        serializer.collect_seq(self.iter().map(Scope::as_str).collect::<Vec<_>>())
     }
 }
 
@@ -170,6 +177,9 @@ pub struct Rotated {
     pub hash: Digest,
     /// Until when the old secret works too.
     pub grace_until: Timestamp,
+    /// When the tenant's write bucket is full again, if a key asked and its tier limits what keys write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes_full_at: Option<Timestamp>,
 }
 
 /// A key stopped working.

@@ -10,11 +10,13 @@
 //! - This crate depends on no other crate of the workspace.
 //! - A stored byte never changes; an event is never deleted. Shapes evolve by [`upcast`].
 //! - No event holds a secret or payload bytes: only digests and sizes.
-//! - Files, sockets and clocks appear only below `log/`, `blobs/` and in [`time::SystemClock`].
+//! - Files, sockets and clocks appear only below `log/`, `blobs/`, `nats/`, `feed/` and in [`time::SystemClock`].
 
 pub mod digest;
 pub mod id;
+pub mod idempotency;
 pub mod revision;
+pub mod shard;
 pub mod time;
 
 pub mod execution;
@@ -34,5 +36,10 @@ pub mod payload;
 pub mod blobs;
 pub mod log;
 
+pub mod nats;
+
+pub mod feed;
+
 pub mod audit;
+pub mod copy;
 pub mod metrics;

@@ -32,6 +32,7 @@ use crate::{
 mod admission;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
+pub mod jetstream;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 mod recent;
@@ -129,6 +130,12 @@ impl Default for ReadLimit {
 pub trait EventLog: Send + Sync + 'static {
     /// Appends a commit and waits until it is durable.
     async fn append(&self, append: Append) -> Result<Appended, AppendError>;
+
+    /// Are commits stored in the order in which their appends were first polled? Then a commit may be offered on top of
+    /// one that is not acknowledged yet: if that one is refused, so is this one.
+    fn keeps_order(&self) -> bool {
+        false
+    }
 
     /// Commits of one stream that hold `from` or later revisions, in order. Empty at the end of the stream.
     async fn read_stream(

@@ -2,33 +2,73 @@
 //!
 //! The keys view authenticates, in memory, once it has caught up. Whatever changes anything is authorised again by an
 //! entity, because a view may be a moment behind: by that of the key's tenant, also for what an operator does to others.
+//! A key that another node has just given is known once the view has come to the position that the request names.
+//! A token is verified by its signature and looked up by what it names: one of a key's is never more than the key.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, header};
+use poem::Request;
 use wasmwiz_actors::{
-    aggregate::Authority,
+    aggregate::{Authority, Subject},
     tenant::{Refusal, SYSTEM},
 };
-use wasmwiz_events::{id::TenantId, key::Scope, time::Timestamp};
-use wasmwiz_projections::keys::{KeyRecord, Keys, Standing, TenantRecord};
+use wasmwiz_events::{
+    id::{KeyId, TenantId},
+    key::{Scope, Scopes},
+    revision::Position,
+    time::Timestamp,
+};
+use wasmwiz_projections::{
+    keys::{KeyRecord, Keys, Standing, TenantRecord},
+    views::View,
+};
 
 use crate::{
-    metrics,
+    gateway::Gateway,
+    metrics, position,
     problem::{Kind, Problem, UNAUTHENTICATED},
 };
 
 pub mod api_key;
+pub mod config;
+pub mod jose;
+pub mod keyring;
+pub mod last_used;
+pub mod token;
 
-use api_key::{ApiKey, Hasher};
+pub(crate) mod attempts;
+mod claims;
+pub(crate) mod issuer;
+
+use api_key::{ApiKey, Opener};
+use attempts::Origin;
+use claims::Good;
+use issuer::Refused;
+use jose::{Flaw, Unverified};
+use token::Holder;
 
 /// Who a request comes from.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    /// The tenant of the key.
+    /// Whose things it is about.
     pub(crate) tenant: Arc<TenantRecord>,
-    /// The key.
-    pub(crate) key: Arc<KeyRecord>,
+    credential: Credential,
+    /// When a token is good no more. A key is looked up instead.
+    until: Option<Timestamp>,
+}
+
+/// What somebody has shown.
+#[derive(Debug, Clone)]
+enum Credential {
+    /// A key of the tenant, and the secret that it came with: a rotation leaves the one and ends the other.
+    Key { key: Arc<KeyRecord>, opener: Opener },
+    /// A token that was given for a key of the tenant; with what both allow.
+    Token { key: Arc<KeyRecord>, scopes: Scopes, given_at: Timestamp },
+    /// A token of an issuer outside.
+    Subject(Subject),
+    /// An operator's token; with the operator's name.
+    Operator(String),
 }
 
 impl Caller {
@@ -37,22 +77,55 @@ impl Caller {
         &self.tenant.id
     }
 
+    /// The key, if it came itself.
+    pub(crate) fn key(&self) -> Option<&Arc<KeyRecord>> {
+        match &self.credential {
+            Credential::Key { key, .. } => Some(key),
+            Credential::Token { .. } | Credential::Subject(_) | Credential::Operator(_) => None,
+        }
+    }
+
+    fn scopes(&self) -> Scopes {
+        match &self.credential {
+            Credential::Key { key, .. } => key.scopes,
+            Credential::Token { scopes, .. } => *scopes,
+            Credential::Subject(subject) => subject.scopes(),
+            Credential::Operator(_) => Scopes::NONE.with(Scope::Operator),
+        }
+    }
+
     /// On whose authority a command within the caller's tenant is given.
     pub(crate) fn authority(&self) -> Authority {
-        Authority::Key(self.key.id.clone())
+        match &self.credential {
+            Credential::Key { key, .. } => Authority::Key(key.id.clone()),
+            Credential::Token { key, scopes, .. } => Authority::Token { key: key.id.clone(), scopes: *scopes },
+            Credential::Subject(subject) => Authority::Subject(subject.clone()),
+            Credential::Operator(name) => Authority::Operator(name.clone()),
+        }
+    }
+
+    /// What the credential is known by: the id of its key, what stands for one, or an operator's name. No two of them are
+    /// the same.
+    pub(crate) fn credential_id(&self) -> &str {
+        match &self.credential {
+            Credential::Key { key, .. } | Credential::Token { key, .. } => key.id.as_str(),
+            Credential::Subject(subject) => subject.id().as_str(),
+            Credential::Operator(name) => name,
+        }
     }
 
     /// On whose authority a command to another tenant is given. Only behind [`Scope::Operator`].
     pub(crate) fn operator(&self) -> Authority {
-        Authority::Operator(self.key.id.to_string())
+        Authority::Operator(self.credential_id().to_owned())
     }
 
-    /// Refuses a caller that may not act, or not under `scope`.
-    pub(crate) fn authorise(&self, scope: Scope) -> Result<(), Problem> {
+    /// Refuses a caller that may not act, or not under `scope`; without one, whoever acts for an active tenant may.
+    pub(crate) fn authorise(&self, scope: Option<Scope>) -> Result<(), Problem> {
         if matches!(self.tenant.standing, Standing::Suspended { .. }) {
             return Err(Refusal::Suspended.into());
         }
-        if !self.key.scopes.contains(scope) {
+        let Some(scope) = scope else { return Ok(()) };
+        if !self.scopes().contains(scope) {
             return Err(Refusal::MissingScope(scope).into());
         }
         // The entity issues such keys in the system tenant only; this does not rely on it.
@@ -63,25 +136,170 @@ impl Caller {
     }
 }
 
-/// Finds out who sent a request. Every refusal is the same answer.
-pub(crate) fn authenticate(
-    headers: &HeaderMap,
-    keys: &Keys,
-    hasher: &Hasher,
-    now: Timestamp,
-) -> Result<Caller, Problem> {
+/// What a request shows of who sent it.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    credential: Option<String>,
+    from: Origin,
+    /// How far the sender knows the log to be.
+    position: Option<Position>,
+}
+
+impl Shown {
+    /// Of this request.
+    pub(crate) fn by(request: &Request) -> Self {
+        // One that is malformed is refused where it counts.
+        let position = position::wanted(request.headers()).ok().flatten();
+        let credential = bearer(request.headers()).map(str::to_owned);
+        Self { credential, from: Origin::of(&request.remote_addr().0), position }
+    }
+}
+
+/// Finds out who sent a request. Every refusal is the same answer, until there are too many.
+pub(crate) async fn authenticate(gateway: &Gateway, shown: &Shown) -> Result<Caller, Problem> {
     let refused = |reason: &'static str| {
         ::metrics::counter!(metrics::CREDENTIALS_REFUSED_TOTAL, "reason" => reason).increment(1);
         Problem::new(Kind::Unauthenticated, UNAUTHENTICATED)
     };
-    let token = bearer(headers).ok_or_else(|| refused("absent"))?;
-    let presented = ApiKey::parse(token).map_err(|_| refused("malformed"))?;
+    let (from, clock) = (shown.from, &gateway.deps().clock);
+    let text = shown.credential.as_deref().ok_or_else(|| refused("absent"))?;
+    let mut found = find(gateway, text, from, clock.now());
+    // Another node may have given it a moment ago.
+    if matches!(found, Err(Failed::Denied { .. }))
+        && let Some(position) = shown.position
+        && has_come_to(gateway, position).await
+    {
+        found = find(gateway, text, from, clock.now());
+    }
+    let limited = |wait: attempts::Wait| {
+        let _ = refused("limited");
+        Problem::too_many_attempts(wait.ms)
+    };
+    match found {
+        Ok(caller) => Ok(caller),
+        Err(Failed::Denied { reason, at }) => match gateway.attempts().failed(from, at.as_ref(), clock.now()) {
+            Some(wait) => Err(limited(wait)),
+            None => Err(refused(reason)),
+        },
+        Err(Failed::Limited(wait)) => Err(limited(wait)),
+        Err(Failed::Unknown) => Err(Problem::issuer_unavailable()),
+    }
+}
+
+fn find(gateway: &Gateway, text: &str, from: Origin, now: Timestamp) -> Result<Caller, Failed> {
+    if text.starts_with(api_key::PREFIX) { by_key(gateway, text, from, now) } else { by_token(gateway, text, now) }
+}
+
+/// Waits until the keys view, which is behind it, has come to a position of the log; gives whether it has.
+async fn has_come_to(gateway: &Gateway, position: Position) -> bool {
+    let deps = gateway.deps();
+    // Nobody waits for what is not in the log.
+    if deps.views.has_reached(View::Keys, position) || !deps.log.tail().await.is_ok_and(|tail| position <= tail) {
+        return false;
+    }
+    let wait = Duration::from_millis(gateway.config().position_wait_ms);
+    deps.views.wait_for_view(View::Keys, position, wait).await.is_ok()
+}
+
+/// Why nobody was let in.
+enum Failed {
+    /// The credential is none; with the reason for metrics, and the live key that it names.
+    Denied { reason: &'static str, at: Option<KeyId> },
+    /// There were too many such, and this one was not looked at.
+    Limited(attempts::Wait),
+    /// Nobody can tell at the moment.
+    Unknown,
+}
+
+impl Failed {
+    const fn because(reason: &'static str) -> Self {
+        Self::Denied { reason, at: None }
+    }
+}
+
+impl From<Flaw> for Failed {
+    fn from(flaw: Flaw) -> Self {
+        Self::because(flaw.as_str())
+    }
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Flawed(flaw) => flaw.into(),
+            Refused::Unknown => Self::Unknown,
+        }
+    }
+}
+
+fn by_key(gateway: &Gateway, text: &str, from: Origin, now: Timestamp) -> Result<Caller, Failed> {
+    let (keys, hasher) = (gateway.deps().views.keys(), gateway.hasher());
+    let presented = ApiKey::parse(text).map_err(|_| Failed::because("malformed"))?;
     let known = keys.authenticate_lookup(presented.key_id());
+    let at = known.as_ref().map(|key| key.id.clone());
+    gateway.attempts().admit(from, at.as_ref(), now).map_err(Failed::Limited)?;
     // An unknown key is compared too, with nothing: it takes as long as a known one with a wrong secret.
-    let opens = presented.opens(hasher, known.iter().flat_map(|key| key.hashes_at(now)));
-    let key = known.filter(|key| opens && key.is_valid_at(now)).ok_or_else(|| refused("invalid"))?;
-    let tenant = keys.tenant(&key.tenant).ok_or_else(|| refused("invalid"))?;
-    Ok(Caller { tenant, key })
+    let opener = presented.opens(hasher, known.iter().flat_map(|key| key.hashes_at(now)));
+    let Some((key, opener)) = known.filter(|key| key.is_valid_at(now)).zip(opener) else {
+        return Err(Failed::Denied { reason: "invalid", at });
+    };
+    let tenant = keys.tenant(&key.tenant).ok_or(Failed::because("invalid"))?;
+    gateway.attempts().succeeded(from, &key.id, now);
+    gateway.deps().last_used.note(&key.id, now);
+    Ok(Caller { tenant, credential: Credential::Key { key, opener }, until: None })
+}
+
+fn by_token(gateway: &Gateway, text: &str, now: Timestamp) -> Result<Caller, Failed> {
+    let (keys, config) = (gateway.deps().views.keys(), &gateway.config().tokens);
+    let token = Unverified::parse(text, config.bytes_max)?;
+    let (tenant, credential, until) = if token.issuer()? == config.issuer {
+        let (holder, Good { given_at, until }) = token::verify(token, &gateway.deps().keyring, config, now)?;
+        match holder {
+            Holder::Key { id, tenant, scopes } => {
+                let key =
+                    keys.authenticate_lookup(&id).filter(|key| key.tenant == tenant && honours(key, given_at, now));
+                let key = key.ok_or(Failed::because("token_key"))?;
+                gateway.deps().last_used.note(&key.id, now);
+                let scopes = key.scopes.and(scopes);
+                (tenant, Credential::Token { key, scopes, given_at }, until)
+            }
+            Holder::Operator(name) => {
+                let system = TenantId::new(SYSTEM).map_err(|_| Failed::because("token_tenant"))?;
+                (system, Credential::Operator(name), until)
+            }
+        }
+    } else {
+        let (tenant, subject, until) = gateway.issuers().verify(token, now)?;
+        (tenant, Credential::Subject(subject), until)
+    };
+    let tenant = keys.tenant(&tenant).ok_or(Failed::because("token_tenant"))?;
+    Ok(Caller { tenant, credential, until: Some(until) })
+}
+
+/// Does the key still stand for a token that was given then?
+fn honours(key: &KeyRecord, given_at: Timestamp, now: Timestamp) -> bool {
+    key.is_valid_at(now) && key.tokens_count_from(now).is_none_or(|from| from <= given_at)
+}
+
+/// The caller of a request that goes on, as the view knows it now; `None` when its credential does not hold any more.
+pub(crate) fn renew(caller: &Caller, keys: &Keys, now: Timestamp) -> Option<Caller> {
+    if caller.until.is_some_and(|until| until <= now) {
+        return None;
+    }
+    let live = |id| keys.authenticate_lookup(id).filter(|key| key.is_valid_at(now));
+    let credential = match &caller.credential {
+        Credential::Key { key, opener } => {
+            let key = live(&key.id).filter(|key| opener.still_opens(key.hashes_at(now)))?;
+            Credential::Key { key, opener: *opener }
+        }
+        Credential::Token { key, scopes, given_at } => {
+            let key = live(&key.id).filter(|key| honours(key, *given_at, now))?;
+            let scopes = key.scopes.and(*scopes);
+            Credential::Token { key, scopes, given_at: *given_at }
+        }
+        Credential::Subject(_) | Credential::Operator(_) => caller.credential.clone(),
+    };
+    Some(Caller { tenant: keys.tenant(caller.tenant_id())?, credential, until: caller.until })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

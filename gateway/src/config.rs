@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::ServerConfig;
+use crate::{
+    auth::config::{AttemptsConfig, TokensConfig},
+    server::ServerConfig,
+    stream::StreamsConfig,
+};
 
 /// What the gateway takes, and how long it waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,12 +37,55 @@ pub struct GatewayConfig {
     pub position_wait_ms: u64,
     /// How long a write waits until this node's views show it, in milliseconds. It is durable in any case.
     pub visible_wait_ms: u64,
+    /// How often denied requests are written down, in milliseconds; a tenant does so once a minute at most.
+    pub denials_every_ms: u64,
+    /// Streams of events.
+    pub streams: StreamsConfig,
+    /// The longest time that `Prefer: respond-async, wait=N` waits, in milliseconds. Longer waits are cut to it.
+    pub prefer_wait_max_ms: u64,
     /// How long the result of the executor's check is good, in milliseconds: it runs a module.
     pub check_every_ms: u64,
     /// How long one health check may take, in milliseconds.
     pub check_timeout_ms: u64,
-    /// Are clients reached by TLS? Then they are told to insist on it (HSTS).
+    /// Signed tokens, and the issuers that are believed.
+    pub tokens: TokensConfig,
+    /// How often somebody may present credentials that are none.
+    pub attempts: AttemptsConfig,
+    /// Are clients reached by TLS? Then they are told to insist on it (HSTS). Set it when a proxy in front speaks TLS; a
+    /// node that does so itself need not be told.
     pub tls: bool,
+    /// Which pages of other origins may call the API.
+    pub cors: CorsConfig,
+}
+
+/// Which pages of other origins may call the API from a browser. None may, unless it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CorsConfig {
+    /// Their origins, each as a browser names it: `https://console.example.org`. There is no wildcard.
+    pub allowed_origins: Vec<String>,
+    /// How long a browser may remember the answer to a preflight, in seconds.
+    pub max_age_s: u32,
+}
+
+impl Default for CorsConfig {
+    fn default() -> Self {
+        Self { allowed_origins: Vec::new(), max_age_s: 600 }
+    }
+}
+
+impl CorsConfig {
+    /// The first of the origins that no browser would ever name.
+    pub fn misspelt(&self) -> Option<&str> {
+        let spelt = |origin: &str| {
+            let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            authority.is_some_and(|authority| {
+                let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
+                !authority.is_empty() && authority.chars().all(part)
+            })
+        };
+        self.allowed_origins.iter().map(String::as_str).find(|origin| !spelt(origin))
+    }
 }
 
 impl Default for GatewayConfig {
@@ -55,9 +102,15 @@ impl Default for GatewayConfig {
             request_deadline_ms: 360_000,
             position_wait_ms: 2_000,
             visible_wait_ms: 2_000,
+            denials_every_ms: 60_000,
+            streams: StreamsConfig::default(),
+            prefer_wait_max_ms: 30_000,
             check_every_ms: 5_000,
             check_timeout_ms: 3_000,
+            tokens: TokensConfig::default(),
+            attempts: AttemptsConfig::default(),
             tls: false,
+            cors: CorsConfig::default(),
         }
     }
 }
@@ -67,7 +120,32 @@ impl GatewayConfig {
         Duration::from_millis(self.request_deadline_ms)
     }
 
+    pub(crate) const fn prefer_wait_max(&self) -> Duration {
+        Duration::from_millis(self.prefer_wait_max_ms)
+    }
+
     pub(crate) const fn visible_wait(&self) -> Duration {
         Duration::from_millis(self.visible_wait_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_spelt_as_browsers_do() {
+        let misspelt = |origin: &str| {
+            let cors = CorsConfig { allowed_origins: vec![origin.to_owned()], ..Default::default() };
+            cors.misspelt().is_some()
+        };
+        for origin in ["https://a.example", "http://localhost:3000", "http://[::1]:8080"] {
+            assert!(!misspelt(origin), "{origin}");
+        }
+        for origin in
+            ["*", "null", "", "https://", "a.example", "https://a.example/", "https://A.example", "https://*.a"]
+        {
+            assert!(misspelt(origin), "{origin}");
+        }
     }
 }

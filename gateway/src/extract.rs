@@ -12,6 +12,8 @@ pub(crate) mod body;
 pub(crate) mod json;
 pub(crate) mod multipart;
 
+mod strict;
+
 /// What the outermost layer knows about a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
@@ -30,6 +32,8 @@ impl Context {
                 command,
                 correlation: Some(context.request_id.clone()),
                 traceparent: Some(Arc::clone(&context.traceparent)),
+                once: None,
+                expected: None,
             },
             None => Origin::internal(command),
         }

@@ -8,33 +8,40 @@ use std::sync::{
 use http::header;
 use poem::{Endpoint, Response};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use wasmwiz_actors::{aggregate::Authority, tenant::Command};
 use wasmwiz_actors::{
+    bus::CommandBus,
     dispatch::Dispatch,
     handle::{Ask, AskError, Decided, Origin},
     limits::Policy,
-    region::Region,
 };
-use wasmwiz_events::{blobs::Blobs, id::TenantId, key::Scope, log::EventLog, revision::Position, time::Clock};
+use wasmwiz_events::{blobs::Blobs, feed, id::TenantId, key::Scope, log::EventLog, revision::Position, time::Clock};
 use wasmwiz_projections::{Behind, State, Views, views::View};
 
 use crate::{
     auth::{
-        Caller,
+        self, Caller,
         api_key::{Hasher, Secret},
+        attempts::Attempts,
+        issuer::Issuers,
+        keyring::Keyring,
+        last_used::LastUsed,
     },
     config::GatewayConfig,
+    denials::Denials,
     extract::body::{Memory, Share},
     middleware::Edge,
     problem::Problem,
     router,
     routes::health::CheckCache,
+    stream::{Seats, follow::Follower},
 };
 
 /// What a gateway needs from its node.
 pub struct GatewayDeps {
     /// Who decides.
-    pub region: Region,
+    pub bus: CommandBus,
     /// Who runs and publishes.
     pub dispatch: Dispatch,
     /// What may be asked.
@@ -49,23 +56,36 @@ pub struct GatewayDeps {
     pub policy: Policy,
     /// With it, secrets are hashed as HMAC-SHA-256 instead of SHA-256.
     pub pepper: Option<Secret>,
+    /// With what the platform signs its own tokens.
+    pub keyring: Keyring,
+    /// When keys were last let in here.
+    pub last_used: LastUsed,
     /// Does the node want requests?
     pub readiness: Readiness,
+    /// The feed, if there is one.
+    pub feed: Option<feed::Status>,
+    /// Is the node not ready while its feed is not well?
+    pub feed_in_readiness: bool,
 }
 
 /// Does the node want requests? Clones share the answer.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+pub struct Readiness(CancellationToken);
 
 impl Readiness {
     /// From now on `/readyz` says that the node is draining, so that no new requests are sent here. Requests are served
-    /// as before.
+    /// as before; streams end, so that their clients go elsewhere.
     pub fn begin_draining(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.cancel();
+    }
+
+    /// Cancelled once it does not.
+    pub(crate) fn draining(&self) -> CancellationToken {
+        self.0.clone()
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.is_cancelled()
     }
 }
 
@@ -142,23 +162,44 @@ struct Shared {
     memory: Memory,
     executor_check: CheckCache,
     keys_health: KeysHealth,
+    denials: Denials,
+    seats: Seats,
+    follower: Follower,
+    attempts: Attempts,
+    issuers: Issuers,
 }
 
 impl Gateway {
-    /// A gateway over what the node has started.
+    /// A gateway over what the node has started, within its runtime: the keys of issuers are fetched from now on.
     pub fn new(mut deps: GatewayDeps, config: GatewayConfig) -> Self {
         let hasher = Hasher::new(deps.pepper.take());
         let memory = Memory::new(config.bodies_bytes_max, config.bodies_bytes_per_tenant_max);
         let executor_check = CheckCache::default();
-        let keys_health = KeysHealth::new();
-        Self(Arc::new(Shared { deps, config, hasher, memory, executor_check, keys_health }))
+        let (keys_health, denials) = (KeysHealth::new(), Denials::default());
+        let (attempts, issuers) = (Attempts::new(config.attempts), Issuers::start(&config.tokens, &deps.clock));
+        let (seats, follower) = (Seats::default(), Follower::new(Arc::clone(&deps.log), deps.readiness.draining()));
+        let shared = Shared {
+            deps,
+            config,
+            hasher,
+            memory,
+            executor_check,
+            keys_health,
+            denials,
+            attempts,
+            issuers,
+            seats,
+            follower,
+        };
+        Self(Arc::new(shared))
     }
 
     pub(crate) fn deps(&self) -> &GatewayDeps {
         &self.0.deps
     }
 
-    pub(crate) fn config(&self) -> &GatewayConfig {
+    /// Its settings.
+    pub fn config(&self) -> &GatewayConfig {
         &self.0.config
     }
 
@@ -166,9 +207,42 @@ impl Gateway {
         &self.0.hasher
     }
 
+    pub(crate) fn attempts(&self) -> &Attempts {
+        &self.0.attempts
+    }
+
+    pub(crate) fn issuers(&self) -> &Issuers {
+        &self.0.issuers
+    }
+
     /// The memory for bodies of one tenant.
     pub(crate) fn memory_of(&self, tenant: &TenantId) -> Share {
         self.0.memory.share(tenant)
+    }
+
+    /// What was denied and is not written down yet.
+    pub(crate) fn denials(&self) -> &Denials {
+        &self.0.denials
+    }
+
+    /// Who has a stream open.
+    pub(crate) fn seats(&self) -> &Seats {
+        &self.0.seats
+    }
+
+    /// Who tells streams that there is more.
+    pub(crate) fn follower(&self) -> &Follower {
+        &self.0.follower
+    }
+
+    /// Would the caller still be let in, and may it act under `scope`?
+    pub(crate) fn still_holds(&self, caller: &Caller, scope: Scope) -> bool {
+        self.require_keys().is_ok() && self.renewed(caller).is_some_and(|caller| caller.authorise(Some(scope)).is_ok())
+    }
+
+    /// The caller as the view knows it now, if its credential still holds.
+    pub(crate) fn renewed(&self, caller: &Caller) -> Option<Caller> {
+        auth::renew(caller, self.deps().views.keys(), self.deps().clock.now())
     }
 
     pub(crate) fn executor_check(&self) -> &CheckCache {
@@ -183,7 +257,7 @@ impl Gateway {
         by: Authority,
         origin: Origin,
     ) -> Result<Decided, AskError> {
-        self.deps().region.ask(tenant, Ask { command, by, origin, payloads: Vec::new() }).await
+        self.deps().bus.ask(tenant, Ask { command, by, origin, payloads: Vec::new() }).await
     }
 
     /// Gives an operator's command to a tenant. The system tenant is asked first whether the operator's key may: the view
@@ -231,6 +305,15 @@ impl Gateway {
         })
     }
 
+    /// Waits until this node knows what became of keys up to there. What is to last longer than a request must not rest on less.
+    pub(crate) async fn until_known(&self, position: Position) -> Result<(), Problem> {
+        self.shown(View::Keys, position).await.map_err(|behind| {
+            let detail =
+                "This node does not know at the moment whether the credential still holds. Try again after the pause.";
+            Problem::unavailable(detail, behind)
+        })
+    }
+
     async fn shown(&self, view: View, position: Position) -> Result<(), Behind> {
         self.deps().views.wait_for_view(view, position, self.config().visible_wait()).await
     }
@@ -238,9 +321,7 @@ impl Gateway {
 
 /// Everything that faces clients.
 pub fn app(gateway: &Gateway) -> impl Endpoint<Output = Response> + 'static {
-    let config = gateway.config();
-    let (deadline, tls) = (config.request_deadline(), config.tls);
-    Edge::new(router::build(router::table(), gateway), deadline, tls)
+    Edge::new(router::build(router::table(), gateway), gateway.config())
 }
 
 /// What faces operators: `/metrics` with the text that `metrics` gives, and the probes.
@@ -251,5 +332,7 @@ pub fn admin(
     let text = move || {
         Response::builder().header(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8").body(metrics())
     };
-    Edge::new(router::admin(gateway, text), gateway.config().request_deadline(), false)
+    // It is in the clear, and for no browser.
+    let config = GatewayConfig { tls: false, cors: Default::default(), ..gateway.config().clone() };
+    Edge::new(router::admin(gateway, text), &config)
 }

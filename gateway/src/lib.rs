@@ -15,8 +15,12 @@
 //! - No secret is logged, and none is shown twice.
 
 pub mod auth;
+mod client;
 pub mod config;
+mod denials;
+mod etag;
 pub mod gateway;
+mod idempotency;
 pub mod metrics;
 pub mod openapi;
 pub mod problem;
@@ -26,10 +30,14 @@ mod extract;
 mod middleware;
 mod page;
 mod position;
+mod prefer;
+mod rate_limit;
 mod router;
 mod routes;
+mod stream;
 mod views;
 
 pub use config::GatewayConfig;
+pub use denials::record_denials;
 pub use gateway::{Gateway, GatewayDeps, Readiness, admin, app};
 pub use openapi::openapi_document;

@@ -11,16 +11,21 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::{
+    config::GatewayConfig,
     extract::Context,
     metrics,
     problem::{self, Kind, Problem},
 };
 
+mod cors;
+mod guard;
 mod measure;
 mod request_id;
 mod security;
 mod trace;
 
+pub(crate) use cors::Cors;
+pub(crate) use guard::Guard;
 pub(crate) use measure::RouteLabel;
 pub(crate) use request_id::REQUEST_ID;
 pub(crate) use security::content_security_policy;
@@ -31,11 +36,15 @@ pub(crate) struct Edge<E> {
     inner: E,
     deadline: Duration,
     tls: bool,
+    guard: Guard,
+    cors: Cors,
 }
 
 impl<E> Edge<E> {
-    pub(crate) const fn new(inner: E, deadline: Duration, tls: bool) -> Self {
-        Self { inner, deadline, tls }
+    /// A layer for what faces clients, as the settings say.
+    pub(crate) fn new(inner: E, config: &GatewayConfig) -> Self {
+        let (guard, cors) = (Guard::of(&config.server), Cors::of(&config.cors));
+        Self { inner, deadline: config.request_deadline(), tls: config.tls, guard, cors }
     }
 }
 
@@ -57,11 +66,13 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             route = tracing::field::Empty,
             status = tracing::field::Empty,
         );
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let origin = self.cors.origin(request.headers());
+        let answer = AssertUnwindSafe(self.guarded(request)).catch_unwind();
         let answer = tokio::time::timeout(self.deadline, answer).instrument(span.clone()).await;
         let entered = span.enter();
         let mut response = settle(answer, &uri, &context);
         security::harden(&mut response, self.tls);
+        self.cors.mark(&mut response, origin);
         let headers = response.headers_mut();
         for (name, value) in [(REQUEST_ID, context.request_id.as_str()), (TRACEPARENT, &*context.traceparent)] {
             if let Ok(value) = HeaderValue::from_str(value) {
@@ -74,6 +85,19 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         drop(entered);
         measure::answered(route, response.status(), begun.elapsed());
         Ok(response)
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Edge<E> {
+    /// What the routes answer, to a request that may come to them.
+    async fn guarded(&self, request: Request) -> poem::Result<Response> {
+        if let Err(problem) = self.guard.check(&request) {
+            return Ok(problem.into_response());
+        }
+        match self.cors.preflight(&request) {
+            Some(answer) => Ok(answer),
+            None => self.inner.call(request).await,
+        }
     }
 }
 
@@ -145,18 +169,22 @@ mod tests {
         (response, serde_json::from_slice(&body).unwrap_or_default())
     }
 
+    fn request() -> Request {
+        Request::builder().header("host", "x").finish()
+    }
+
     fn edge<F, Fut>(handler: F) -> Edge<impl Endpoint<Output = Response>>
     where
         F: Fn(Request) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = poem::Result<Response>> + Send + 'static,
     {
-        Edge::new(make(handler), Duration::from_secs(5), false)
+        Edge::new(make(handler), &GatewayConfig { request_deadline_ms: 5_000, ..Default::default() })
     }
 
     #[tokio::test]
     async fn a_panic_is_a_problem_with_an_id() {
         let edge = edge(|_| async { panic!("kaboom") });
-        let (response, body) = answered(&edge, Request::builder().uri("/x".parse().unwrap()).finish()).await;
+        let (response, body) = answered(&edge, request()).await;
         assert_eq!(response.status(), 500);
         assert_eq!(body["type"], "https://wasmwiz.dev/problems/internal");
         assert_eq!(body["request_id"].as_str(), response.headers()["x-request-id"].to_str().ok());
@@ -169,9 +197,7 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             let as_error = edge(move |_| async move { Err(poem::Error::from_string("plain text", status)) });
             let as_answer = edge(move |_| async move { Ok(Response::builder().status(status).body("plain text")) });
-            for (response, body) in
-                [answered(&as_error, Request::default()).await, answered(&as_answer, Request::default()).await]
-            {
+            for (response, body) in [answered(&as_error, request()).await, answered(&as_answer, request()).await] {
                 assert_eq!(response.content_type(), Some(problem::MEDIA_TYPE), "{status}");
                 assert_eq!(body["status"].as_u64(), Some(u64::from(response.status().as_u16())), "{status}");
                 assert!(body["type"].as_str().unwrap().starts_with(problem::TYPE_PREFIX), "{status}");
@@ -183,6 +209,7 @@ mod tests {
     async fn every_answer_carries_the_id_the_trace_and_the_security_headers() {
         let edge = edge(|_| async { Ok(Response::builder().body("ok")) });
         let request = Request::builder()
+            .header("host", "x")
             .header("x-request-id", "mine-1")
             .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
             .finish();
@@ -202,7 +229,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_takes_too_long_is_told_so() {
         let edge = edge(|_| std::future::pending());
-        let (response, body) = answered(&edge, Request::default()).await;
+        let (response, body) = answered(&edge, request()).await;
         assert_eq!(
             (response.status().as_u16(), body["type"].as_str().unwrap().ends_with("deadline-passed")),
             (504, true)

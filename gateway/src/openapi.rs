@@ -1,6 +1,7 @@
 //! The OpenAPI document, made of what the route table says about each route.
 //!
-//! A route's entry carries its scope and its handler, so what is documented is what is routed.
+//! A route's entry carries its scope and its handler, so what is documented is what is routed. `finish` adds what
+//! poem-openapi has no words for; `details.json` holds the examples and bounds. `docs/openapi.json` is a copy of it all.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,6 +21,13 @@ use crate::{
     problem::{Kind, MEDIA_TYPE},
     router, views,
 };
+
+mod details;
+mod finish;
+mod links;
+
+/// A request's id, for examples.
+const REQUEST_ID: &str = "26f1d0a5a0f44b0d9e0c6a1f4b8c2d3e";
 
 /// The name of the security scheme.
 const API_KEY: &str = "api_key";
@@ -62,6 +70,21 @@ impl Operation {
         self.param(MetaParamIn::Query, name, description, T::schema_ref(), false)
     }
 
+    /// A resource that is read with its tag.
+    pub(crate) fn tagged(self) -> Self {
+        let about = "Tags that the caller has: the answer is a 304 without a body when one of them is the resource's.";
+        self.param(MetaParamIn::Header, "If-None-Match", about, String::schema_ref(), false)
+            .answers_nothing(304, "The caller has it already")
+            .with_header("ETag", "Names this state of the resource, for If-None-Match and If-Match.")
+    }
+
+    /// A change of a resource that has a tag.
+    pub(crate) fn conditional(self) -> Self {
+        let about = "The tag of the state that the caller has seen; when it is another by now, nothing is done.";
+        self.param(MetaParamIn::Header, "If-Match", about, String::schema_ref(), false)
+            .problem(&[Kind::PreconditionFailed, Kind::InvalidHeader])
+    }
+
     /// `limit` and `cursor`.
     pub(crate) fn paged(self) -> Self {
         let mut limit = MetaSchema::new("integer");
@@ -70,6 +93,11 @@ impl Operation {
         self.param(MetaParamIn::Query, "limit", "How many items at most.", limit, false)
             .query::<String>("cursor", "Where to go on: next_cursor of the page before, unchanged.")
             .problem(&[Kind::InvalidQuery, Kind::MalformedCursor])
+    }
+
+    /// A header of the request.
+    pub(crate) fn header(self, name: &str, description: &str) -> Self {
+        self.param(MetaParamIn::Header, name, description, String::schema_ref(), false)
     }
 
     fn param(mut self, at: MetaParamIn, name: &str, about: &str, schema: MetaSchemaRef, required: bool) -> Self {
@@ -147,6 +175,15 @@ impl Operation {
         self.content(status, about, Some(MetaMediaType { content_type: media_type, schema: binary() }))
     }
 
+    /// An answer that is a stream of server-sent events: the schema is that of one of them.
+    pub(crate) fn answers_events(self, status: u16, about: &'static str) -> Self {
+        let mut event = MetaSchema::new("object");
+        event.properties = ["id", "event", "data"].map(|field| (field, String::schema_ref())).to_vec();
+        event.required = vec!["id", "event", "data"];
+        let schema = MetaSchemaRef::Inline(Box::new(event));
+        self.content(status, about, Some(MetaMediaType { content_type: "text/event-stream", schema }))
+    }
+
     /// An answer without a body.
     pub(crate) fn answers_nothing(self, status: u16, about: &'static str) -> Self {
         self.content(status, about, None)
@@ -170,13 +207,7 @@ impl Operation {
     /// A header of all answers that are named so far.
     pub(crate) fn with_header(mut self, name: &str, about: &str) -> Self {
         for response in &mut self.meta.responses.responses {
-            response.headers.push(MetaHeader {
-                name: name.to_owned(),
-                description: Some(about.to_owned()),
-                required: false,
-                deprecated: false,
-                schema: String::schema_ref(),
-            });
+            response.headers.push(header(name, about));
         }
         self
     }
@@ -185,6 +216,14 @@ impl Operation {
     pub(crate) fn problem(mut self, kinds: &[Kind]) -> Self {
         self.problems.extend(kinds);
         self
+    }
+
+    /// Asks for a credential, with whatever scopes.
+    pub(crate) fn of_any_key(mut self) -> Self {
+        self.meta.security.push(HashMap::from([(API_KEY, vec![])]));
+        self.problem(&[Kind::Unauthenticated, Kind::TooManyAttempts, Kind::IssuerUnavailable, Kind::TenantSuspended])
+            .problem(&[Kind::InvalidQuery, Kind::NodeBusy, Kind::Unavailable, Kind::DeadlinePassed])
+            .problem(&[Kind::InvalidHeader])
     }
 
     /// Completes the operation with what its route says.
@@ -208,13 +247,24 @@ impl Operation {
                 self = self.with_header("Wasmwiz-Position", "Where the log has it; for Wasmwiz-Min-Position of reads.");
             }
             if *method == Method::POST {
-                self = self.problem(&[Kind::InvalidHeader]);
+                let about = "Names this request, so that sending it again within 24 hours gives the same answer and does \
+                     nothing more: 1 to 255 characters of printable ASCII, drawn anew for each request.";
+                self = self.param(MetaParamIn::Header, "Idempotency-Key", about, String::schema_ref(), false);
+                self = self.with_header("Idempotency-Replayed", "true: the answer is that of an earlier request.");
+                self = self.problem(&[Kind::InvalidHeader, Kind::RequestInProgress]);
+                self = self.problem(&[Kind::IdempotencyKeyReused, Kind::TooManyIdempotencyKeys]);
             }
             let operator = if scope == Scope::Operator { &[Kind::NotAnOperator][..] } else { &[] };
             self = self.problem(&[Kind::Unauthenticated, Kind::MissingScope, Kind::TenantSuspended]).problem(operator);
             self = self.problem(&[Kind::InvalidQuery, Kind::NodeBusy, Kind::Unavailable, Kind::DeadlinePassed]);
+            self = self.problem(&[Kind::TooManyAttempts, Kind::IssuerUnavailable]);
         }
-        self = self.problem(&[Kind::Internal]).with_header("X-Request-Id", "The id of the request.");
+        // What the outermost layer refuses, whatever the route.
+        self = self.problem(&[Kind::MalformedRequest, Kind::InvalidHeader, Kind::UriTooLong, Kind::HeadersTooLarge]);
+        if *method != Method::GET {
+            self = self.problem(&[Kind::UnsupportedEncoding]);
+        }
+        self = self.problem(&[Kind::Internal]);
         self.meta.method = method.clone();
         let mut by_status: BTreeMap<u16, Vec<Kind>> = BTreeMap::new();
         self.problems.iter().for_each(|kind| by_status.entry(kind.status().as_u16()).or_default().push(*kind));
@@ -226,6 +276,16 @@ impl Operation {
             self = self.content(status, about, Some(media_type));
         }
         (self.meta, self.register)
+    }
+}
+
+fn header(name: &str, about: &str) -> MetaHeader {
+    MetaHeader {
+        name: name.to_owned(),
+        description: Some(about.to_owned()),
+        required: false,
+        deprecated: false,
+        schema: String::schema_ref(),
     }
 }
 
@@ -282,7 +342,7 @@ impl OpenApi for Documented {
         let tags = [
             ("executions", "Run modules, and read what ran."),
             ("modules", "Publish and read modules."),
-            ("keys", "Issue, list and revoke API keys."),
+            ("keys", "Issue, list and revoke API keys, and exchange them for tokens."),
             ("usage", "What executions cost."),
             ("audit", "The tenant's history, event by event."),
             ("tenants", "Operate the platform."),
@@ -295,11 +355,14 @@ impl OpenApi for Documented {
             API_KEY,
             MetaSecurityScheme {
                 ty: "http",
-                description: Some("Authorization: Bearer <API key>. A key is written ww_<key id>_<secret><checksum>."),
+                description: Some(
+                    "Authorization: Bearer <API key or token>. A key is written ww_<key id>_<secret><checksum>; a token is a \
+                     JWT of POST /v1/tokens or of an issuer that the node believes.",
+                ),
                 name: None,
                 key_in: None,
                 scheme: Some("bearer"),
-                bearer_format: Some("ww_<key id>_<secret><checksum>"),
+                bearer_format: Some("ww_<key id>_<secret><checksum>, or JWT"),
                 flows: None,
                 openid_connect_url: None,
             },
@@ -337,12 +400,13 @@ fn service() -> OpenApiService<Documented, ()> {
 
 /// The OpenAPI document as JSON, the same at every call.
 pub fn openapi_document() -> String {
-    service().spec()
+    finish::finish(&service().spec())
 }
 
 /// A page that shows the document without loading anything.
 pub(crate) fn page() -> String {
-    service().swagger_ui_html()
+    let service = service();
+    service.swagger_ui_html().replace(&service.spec(), &openapi_document())
 }
 
 #[cfg(test)]
@@ -358,7 +422,8 @@ mod tests {
             let operation = &document["paths"][route.path][route.method.as_str().to_lowercase()];
             assert!(operation["operationId"].is_string(), "{} {}", route.method, route.path);
             let secured = operation["security"].is_array();
-            assert_eq!(secured, route.scope.is_some(), "{} {}", route.method, route.path);
+            let wanted = route.scope.is_some() || route.path == "/v1/tokens";
+            assert_eq!(secured, wanted, "{} {}", route.method, route.path);
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.keys().any(|status| status.starts_with('2')), "{} {}", route.method, route.path);
             assert!(!secured || responses.contains_key("401"), "{} {}", route.method, route.path);
@@ -372,6 +437,20 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), count);
+    }
+
+    #[test]
+    fn the_copy_in_the_tree_is_the_document_that_is_served() {
+        let copy = include_str!("../../docs/openapi.json");
+        assert!(
+            copy.trim_end() == openapi_document(),
+            "the API has changed: run `cargo xtask openapi` and read the diff"
+        );
+    }
+
+    #[test]
+    fn the_page_shows_the_whole_document() {
+        assert!(page().contains(&openapi_document()));
     }
 
     #[test]

@@ -112,13 +112,19 @@ impl Paging {
         items: Vec<V>,
         next: Option<&C>,
     ) -> Result<Response, Problem> {
-        let next_cursor = next.map(|cursor| self.seal(cursor));
-        let link = next_cursor.as_deref().and_then(|cursor| self.link(cursor));
+        let (next_cursor, link) = self.next(next);
         let mut response = json(http::StatusCode::OK, &Written { items, next_cursor })?;
         if let Some(link) = link {
             response.headers_mut().insert(header::LINK, link);
         }
         Ok(response)
+    }
+
+    /// The next page's cursor, and its link, for lists that are written in a form of their own.
+    pub(crate) fn next<C: Serialize>(&self, next: Option<&C>) -> (Option<String>, Option<HeaderValue>) {
+        let next_cursor = next.map(|cursor| self.seal(cursor));
+        let link = next_cursor.as_deref().and_then(|cursor| self.link(cursor));
+        (next_cursor, link)
     }
 
     fn link(&self, cursor: &str) -> Option<HeaderValue> {

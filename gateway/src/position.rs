@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use poem::Response;
-use wasmwiz_events::revision::Position;
+use wasmwiz_events::revision::{Position, Revision};
 
 use crate::problem::{Kind, Problem};
 
@@ -20,6 +20,28 @@ const FORM: u8 = 1;
 pub(crate) fn token(position: Position) -> String {
     let [a, b, c, d, e, f, g, h] = position.get().to_be_bytes();
     URL_SAFE_NO_PAD.encode([FORM, a, b, c, d, e, f, g, h])
+}
+
+/// The first byte of a token for an event.
+const EVENT_FORM: u8 = 2;
+
+/// Writes the place of an event as a token: its commit's position, and its own revision in its tenant's stream.
+pub(crate) fn event_token(position: Position, revision: Revision) -> String {
+    let mut bytes = [EVENT_FORM; 17];
+    let (place, number) = (position.get().to_be_bytes(), revision.get().to_be_bytes());
+    for (to, from) in bytes.iter_mut().skip(1).zip(place.into_iter().chain(number)) {
+        *to = from;
+    }
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The revision of the event that a token names.
+pub(crate) fn event_of(token: &str) -> Option<Revision> {
+    let bytes = URL_SAFE_NO_PAD.decode(token.trim()).ok()?;
+    let (form, rest) = bytes.split_first()?;
+    let (_position, revision) = rest.split_at_checked(8)?;
+    let number = u64::from_be_bytes(revision.try_into().ok()?);
+    (*form == EVENT_FORM).then(|| Revision::new(number))
 }
 
 /// The position that a request wants the views to have reached.
@@ -56,6 +78,16 @@ mod tests {
             assert_eq!(read(&token(Position::new(number))).unwrap(), Some(Position::new(number)));
         }
         assert_eq!(wanted(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn an_event_comes_back_as_it_was_given_and_is_no_position() {
+        let token = event_token(Position::new(7), Revision::new(u64::MAX));
+        assert_eq!(event_of(&token), Some(Revision::new(u64::MAX)));
+        assert_eq!(read(&token).unwrap_err().kind(), Kind::MalformedPosition);
+        for text in ["", "x", &self::token(Position::new(7)), &token[..20], &format!("{token}AAAA")] {
+            assert_eq!(event_of(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 /// Where problem types are named.
 pub const TYPE_PREFIX: &str = "https://wasmwiz.dev/problems/";
 
+/// When to try again where nothing better is known, in milliseconds.
+const RETRY_MS: u64 = 1_000;
+
 /// One thing that is wrong with one part of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
@@ -193,6 +196,9 @@ impl Problem {
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::builder().status(kind.status()).content_type(MEDIA_TYPE).body(body);
         let into = response.headers_mut();
+        // Nobody is sent away for a while without being told for how long.
+        let is_passing = matches!(kind.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let retry_after_ms = retry_after_ms.or(is_passing.then_some(RETRY_MS));
         if let Some(ms) = retry_after_ms {
             into.insert(header::RETRY_AFTER, ms.div_ceil(1_000).max(1).into());
         }
@@ -267,6 +273,16 @@ mod tests {
             let (headers, _) = written(Problem::new(Kind::NodeBusy, "").retry_after_ms(ms)).await;
             assert_eq!(headers[header::RETRY_AFTER], seconds, "{ms}");
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_is_sent_away_for_a_while_is_told_for_how_long() {
+        for kind in Kind::ALL.iter().filter(|kind| matches!(kind.status().as_u16(), 429 | 503)) {
+            let (headers, _) = written(Problem::new(*kind, "")).await;
+            assert_eq!(headers[header::RETRY_AFTER], "1", "{kind:?}");
+        }
+        let (headers, _) = written(Problem::new(Kind::InvalidBody, "")).await;
+        assert!(!headers.contains_key(header::RETRY_AFTER));
     }
 
     #[tokio::test]

@@ -1,17 +1,18 @@
 //! Every route on one screen: method, path, the scope it needs, its handler, and its page in the document.
 
-use http::{HeaderMap, Method};
+use http::Method;
 use poem::{Endpoint, EndpointExt as _, Request, Response, Route as Tree, endpoint::BoxEndpoint};
 use wasmwiz_events::key::Scope::{self, *};
 
 use crate::{
     auth::{self, Caller},
     gateway::Gateway,
+    idempotency,
     middleware::RouteLabel,
     openapi::Operation,
     position,
-    problem::{Kind, Problem},
-    routes::{audit, docs, executions, health, keys, modules, tenants, usage},
+    problem::Problem,
+    routes::{audit, docs, executions, health, keys, modules, tenants, tokens, usage},
 };
 
 /// All routes that face clients.
@@ -33,7 +34,10 @@ pub(crate) fn table() -> Vec<Route> {
         key(&post, "/v1/keys", KeysManage, keys::issue, keys::issue_doc),
         key(&get, "/v1/keys", KeysManage, keys::list, keys::list_doc),
         key(&get, "/v1/keys/{key_id}", KeysManage, keys::get, keys::get_doc),
+        key(&post, "/v1/keys/{key_id}/rotate", KeysManage, keys::rotate, keys::rotate_doc),
         key(&delete, "/v1/keys/{key_id}", KeysManage, keys::revoke, keys::revoke_doc),
+        any_key(&post, "/v1/tokens", tokens::issue, tokens::issue_doc),
+        open(&get, "/.well-known/jwks.json", tokens::keys, tokens::keys_doc),
         key(&get, "/v1/modules", ModulesRead, modules::list, modules::list_doc),
         key(&put, "/v1/modules/{name}", ModulesWrite, modules::publish, modules::publish_doc),
         key(&get, "/v1/modules/{name}", ModulesRead, modules::get, modules::get_doc),
@@ -44,11 +48,14 @@ pub(crate) fn table() -> Vec<Route> {
         key(&post, "/v1/executions", ExecutionsRun, executions::run_upload, executions::run_upload_doc),
         key(&get, "/v1/executions", ExecutionsRead, executions::list, executions::list_doc),
         key(&get, "/v1/executions/{execution_id}", ExecutionsRead, executions::get, executions::get_doc),
+        key(&delete, "/v1/executions/{execution_id}", ExecutionsRun, executions::cancel, executions::cancel_doc),
+        key(&get, "/v1/executions/{execution_id}/events", ExecutionsRead, executions::events, executions::events_doc),
         key(&get, "/v1/executions/{execution_id}/stdin", ExecutionsRead, executions::stdin, executions::stdin_doc),
         key(&get, "/v1/executions/{execution_id}/stdout", ExecutionsRead, executions::stdout, executions::stdout_doc),
         key(&get, "/v1/executions/{execution_id}/stderr", ExecutionsRead, executions::stderr, executions::stderr_doc),
         key(&get, "/v1/usage", UsageRead, usage::report, usage::report_doc),
         key(&get, "/v1/audit", AuditRead, audit::list, audit::list_doc),
+        key(&get, "/v1/audit/stream", AuditRead, audit::stream, audit::stream_doc),
         key(&get, "/v1/audit/head", AuditRead, audit::head, audit::head_doc),
     ]
 }
@@ -61,7 +68,7 @@ pub(crate) struct Route {
     pub(crate) method: Method,
     /// As the document writes it: parameters in braces.
     pub(crate) path: &'static str,
-    /// What the caller's key needs; `None`: no key at all.
+    /// What the caller needs; `None`: no scope, and no key either unless its document asks for one.
     pub(crate) scope: Option<Scope>,
     pub(crate) document: fn() -> Operation,
     endpoint: Box<dyn FnOnce(&Gateway) -> BoxEndpoint<'static>>,
@@ -83,8 +90,18 @@ where
     F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let endpoint = move |gateway: &Gateway| Secured { gateway: gateway.clone(), scope, run }.boxed();
+    let endpoint = move |gateway: &Gateway| Secured { gateway: gateway.clone(), scope: Some(scope), run }.boxed();
     Route { method: method.clone(), path, scope: Some(scope), document, endpoint: Box::new(endpoint) }
+}
+
+/// A route for every caller who is known, whatever the scopes.
+fn any_key<F, Fut>(method: &Method, path: &'static str, run: F, document: fn() -> Operation) -> Route
+where
+    F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Answer> + Send + 'static,
+{
+    let endpoint = move |gateway: &Gateway| Secured { gateway: gateway.clone(), scope: None, run }.boxed();
+    Route { method: method.clone(), path, scope: None, document, endpoint: Box::new(endpoint) }
 }
 
 struct Open<F> {
@@ -106,7 +123,8 @@ where
 
 struct Secured<F> {
     gateway: Gateway,
-    scope: Scope,
+    /// What the caller needs, if anything beside being known.
+    scope: Option<Scope>,
     run: F,
 }
 
@@ -118,11 +136,21 @@ where
     async fn answer(&self, request: Request) -> Answer {
         let deps = self.gateway.deps();
         self.gateway.require_keys()?;
-        let now = deps.clock.now();
-        let caller = auth::authenticate(request.headers(), deps.views.keys(), self.gateway.hasher(), now)?;
+        let shown = auth::Shown::by(&request);
+        let caller = auth::authenticate(&self.gateway, &shown).await?;
+        let tenant = caller.tenant_id().clone();
+        let answer = self.answer_to(caller, request).await;
+        if let Err(problem) = &answer {
+            self.gateway.denials().count(&tenant, problem.kind(), deps.clock.now());
+        }
+        answer
+    }
+
+    async fn answer_to(&self, caller: Caller, request: Request) -> Answer {
+        let deps = self.gateway.deps();
         caller.authorise(self.scope)?;
         if request.method() == Method::POST {
-            refuse_idempotency_key(request.headers())?;
+            idempotency::key(request.headers())?;
         }
         if request.method() == Method::GET
             && let Some(wanted) = position::wanted(request.headers())?
@@ -136,17 +164,6 @@ where
         }
         (self.run)(self.gateway.clone(), caller, request).await
     }
-}
-
-/// A client that sends such a key relies on it: to ignore it would run the same request twice.
-fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
-    if !headers.contains_key("idempotency-key") {
-        return Ok(());
-    }
-    let detail = "This version does not support idempotency keys. Send the request without the header, and before \
-         you repeat one whose answer was lost, look whether it took effect: lists show the newest first.";
-    let problem = Problem::new(Kind::InvalidHeader, detail);
-    Err(problem.at("header:Idempotency-Key", "is not supported; leave it out"))
 }
 
 impl<F, Fut> Endpoint for Secured<F>

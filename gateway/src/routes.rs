@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use poem::Response;
+use poem::{Body, Response};
 use serde::Serialize;
+
+use wasmwiz_events::blobs::Pieces;
 
 use crate::{extract::body::Room, problem::Problem};
 
@@ -14,6 +16,7 @@ pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod modules;
 pub(crate) mod tenants;
+pub(crate) mod tokens;
 pub(crate) mod usage;
 
 /// An answer of JSON.
@@ -40,6 +43,22 @@ fn written(body: &impl Serialize) -> Result<Bytes, Problem> {
 
 fn of_json(status: StatusCode, body: Bytes) -> Response {
     Response::builder().status(status).header(header::CONTENT_TYPE, "application/json").body(body)
+}
+
+/// An answer of a blob's bytes, read as they are sent. `room` is for those that are in memory meanwhile. One that turns out
+/// to be damaged is broken off before its end.
+pub(crate) fn of_pieces(room: Room, media_type: &'static str, pieces: Pieces) -> Response {
+    let size_bytes = pieces.size_bytes();
+    let stream = futures_util::stream::unfold((pieces, room), |(mut pieces, room)| async move {
+        let piece = pieces.next().await.transpose()?;
+        let piece = piece.map_err(|error| {
+            tracing::error!(%error, "an answer breaks off");
+            std::io::Error::other(error)
+        });
+        Some((piece, (pieces, room)))
+    });
+    let response = Response::builder().header(header::CONTENT_TYPE, media_type);
+    response.header(header::CONTENT_LENGTH, size_bytes).body(Body::from_bytes_stream(stream))
 }
 
 /// Says where the new thing is.

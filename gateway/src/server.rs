@@ -4,9 +4,8 @@
 //! neither brings by itself.
 //!
 //! **Invariants**
-//! - A client that sends no request, is idle, or takes no byte of what is written to it is cut off in time. One that
-//!   takes its answer in drops, or answers pings but opens no HTTP/2 window, is not: until the shutdown it holds one of
-//!   its address's connections, and the memory of its answers, both of which are bounded.
+//! - A client that sends no request, is idle, or takes its answer more slowly than it may is cut off in time, whatever
+//!   protocol it speaks and whatever else it does on the same connection.
 //! - An error of `accept` never ends the loop and never spins it.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -16,16 +15,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod admission;
+mod answer;
 mod config;
 mod connection;
+mod ended;
 mod linger;
+mod patience;
 mod socket;
+mod tls;
 
 pub use config::ServerConfig;
+pub use tls::{Reloaded, Tls, TlsConfig, TlsError};
 
 use crate::metrics;
 use admission::Admission;
-use connection::{Ended, Stop};
+use connection::{Listening, Stop};
+use ended::Ended;
+use tls::Handshakes;
 
 /// The longest pause after a failed accept, in milliseconds: a descriptor is free again sooner than that.
 const ACCEPT_BACKOFF_MAX_MS: u64 = 1_000;
@@ -53,59 +59,83 @@ pub async fn serve<E: Endpoint + 'static>(
     config: ServerConfig,
     shutdown: CancellationToken,
 ) -> Drained {
+    serve_by(listener, endpoint, config, None, shutdown).await
+}
+
+/// As [`serve`], to clients that speak TLS when there is a `tls`, and in the clear when there is none.
+pub async fn serve_by<E: Endpoint + 'static>(
+    listener: TcpListener,
+    endpoint: E,
+    config: ServerConfig,
+    tls: Option<Tls>,
+    shutdown: CancellationToken,
+) -> Drained {
     let admission = Admission::new(config.connections_max, config.connections_per_address_max);
-    let protocol = Arc::new(connection::protocol(&config));
-    let (endpoint, config) = (Arc::new(endpoint), Arc::new(config));
+    let protocol = connection::protocol(&config);
     let stop = Stop { draining: CancellationToken::new(), abort: CancellationToken::new() };
+    let handshakes = tls.map(|tls| Handshakes::new(tls, &config));
+    let listening = Arc::new(Listening { endpoint, protocol, config, handshakes, stop });
     let connections = TaskTracker::new();
     let (aborts, mut aborted) = tokio::sync::watch::channel(0_usize);
-    let mut pause_ms = config.accept_backoff_ms;
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        let (tcp, remote) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                if is_of_one_connection(&error) {
-                    continue;
-                }
-                tracing::warn!(%error, pause_ms, "a connection cannot be accepted");
-                tokio::select! {
-                    () = shutdown.cancelled() => break,
-                    () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
-                }
-                pause_ms = pause_ms.saturating_mul(2).clamp(1, ACCEPT_BACKOFF_MAX_MS);
-                continue;
-            }
-        };
-        pause_ms = config.accept_backoff_ms;
-        let Some(seat) = admit(&admission, &tcp, remote) else { continue };
-        let (endpoint, protocol, config) = (Arc::clone(&endpoint), Arc::clone(&protocol), Arc::clone(&config));
-        let (stop, aborts) = (stop.clone(), aborts.clone());
+    let mut pause_ms = listening.config.accept_backoff_ms;
+    while let Some(accepted) = accept(&listener, &mut pause_ms, &listening.config, &shutdown).await {
+        let (tcp, remote) = accepted;
+        let Some(seat) = admit(&admission, &tcp, remote, listening.handshakes.is_some()) else { continue };
+        let (listening, aborts) = (Arc::clone(&listening), aborts.clone());
         connections.spawn(async move {
-            if connection::serve(tcp, remote, endpoint, protocol, config, stop).await == Ended::Aborted {
+            let ended = connection::serve(tcp, remote, listening).await;
+            if ended == Ended::Aborted {
                 aborts.send_modify(|count| *count = count.saturating_add(1));
             }
+            ended.count();
             drop(seat);
             ::metrics::gauge!(metrics::CONNECTIONS).decrement(1);
         });
     }
     drop(listener);
     let open = admission.open_connections();
-    stop.draining.cancel();
+    listening.stop.draining.cancel();
     connections.close();
-    if tokio::time::timeout(config.drain(), connections.wait()).await.is_err() {
-        stop.abort.cancel();
+    if tokio::time::timeout(listening.config.drain(), connections.wait()).await.is_err() {
+        listening.stop.abort.cancel();
         connections.wait().await;
     }
     let aborted = *aborted.borrow_and_update();
     Drained { open, aborted }
 }
 
-fn admit(admission: &Admission, tcp: &TcpStream, remote: SocketAddr) -> Option<admission::Seat> {
+/// The next connection; `None` once the shutdown has begun.
+async fn accept(
+    listener: &TcpListener,
+    pause_ms: &mut u64,
+    config: &ServerConfig,
+    shutdown: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr)> {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return None,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(accepted) => {
+                *pause_ms = config.accept_backoff_ms;
+                return Some(accepted);
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, pause_ms, "a connection cannot be accepted");
+                tokio::select! {
+                    () = shutdown.cancelled() => return None,
+                    () = tokio::time::sleep(Duration::from_millis(*pause_ms)) => {}
+                }
+                *pause_ms = pause_ms.saturating_mul(2).clamp(1, ACCEPT_BACKOFF_MAX_MS);
+            }
+        }
+    }
+}
+
+fn admit(admission: &Admission, tcp: &TcpStream, remote: SocketAddr, tls: bool) -> Option<admission::Seat> {
     match admission.enter(remote.ip()) {
         Ok(seat) => {
             ::metrics::gauge!(metrics::CONNECTIONS).increment(1);
@@ -113,8 +143,11 @@ fn admit(admission: &Admission, tcp: &TcpStream, remote: SocketAddr) -> Option<a
         }
         Err(bound) => {
             ::metrics::counter!(metrics::CONNECTIONS_REFUSED_TOTAL, "bound" => bound).increment(1);
-            // As much as the socket's buffer takes at once; nobody waits for a client that is turned away.
-            let _told = tcp.try_write(TURNED_AWAY);
+            // As much as the socket's buffer takes at once; nobody waits for a client that is turned away, nor is a
+            // handshake spent on it.
+            if !tls {
+                let _told = tcp.try_write(TURNED_AWAY);
+            }
             None
         }
     }

@@ -6,12 +6,13 @@ use wasmwiz_events::{key::Scopes, time::Timestamp};
 use wasmwiz_projections::{
     keys::{KeyRecord, Standing, TenantRecord},
     modules::ModuleRecord,
-    usage::{UsageBucket, UsageRow},
 };
 
 mod execution;
+mod usage;
 
 pub(crate) use execution::{Execution, ExecutionSummary, Resource, Streams};
+pub(crate) use usage::{Usage, UsageSum};
 
 /// What is wrong, as in RFC 9457.
 #[derive(Debug, Serialize, Object)]
@@ -84,8 +85,8 @@ impl From<&TenantRecord> for Tenant {
 pub(crate) struct InitialKey {
     /// The public part.
     pub(crate) id: String,
-    /// The whole key: what goes after `Bearer`.
-    pub(crate) secret: String,
+    /// The whole key: what goes after `Bearer`. Null in a repeated answer: a secret is shown once.
+    pub(crate) secret: Option<String>,
     /// What it may do.
     pub(crate) scopes: Vec<String>,
 }
@@ -148,7 +149,7 @@ pub(crate) struct Key {
     pub(crate) created_at: String,
     /// When it stops working by itself.
     pub(crate) expires_at: Option<String>,
-    /// When an execution was last accepted for it.
+    /// When it was last let in by this node, to the minute, or an execution was last accepted for it, whichever is later.
     pub(crate) last_used_at: Option<String>,
     /// When it was revoked.
     pub(crate) revoked_at: Option<String>,
@@ -177,8 +178,8 @@ pub(crate) struct NewKey {
     pub(crate) name: String,
     /// What it may do.
     pub(crate) scopes: Vec<String>,
-    /// The whole key: what goes after `Bearer`.
-    pub(crate) secret: String,
+    /// The whole key: what goes after `Bearer`. Null in a repeated answer: a secret is shown once.
+    pub(crate) secret: Option<String>,
     /// When it was issued.
     pub(crate) created_at: String,
     /// When it stops working by itself.
@@ -195,6 +196,81 @@ pub(crate) struct KeyRequest {
     pub(crate) scopes: Vec<String>,
     /// When it is to stop working by itself, as in RFC 3339.
     pub(crate) expires_at: Option<String>,
+}
+
+/// A key with a new secret, which is shown this once.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct RotatedKey {
+    /// The public part, as before.
+    pub(crate) id: String,
+    /// What the tenant calls it.
+    pub(crate) name: String,
+    /// What it may do, as before.
+    pub(crate) scopes: Vec<String>,
+    /// The whole key with its new secret. Null in a repeated answer: a secret is shown once.
+    pub(crate) secret: Option<String>,
+    /// When it got the new secret.
+    pub(crate) rotated_at: String,
+    /// Until when the old secret works too.
+    pub(crate) grace_until: String,
+    /// When it stops working by itself.
+    pub(crate) expires_at: Option<String>,
+}
+
+/// Gives a key a new secret.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct RotationRequest {
+    /// For how many seconds the old secret works too: 0, not at all, to 604800, a week.
+    pub(crate) grace_seconds: u64,
+}
+
+/// Asks for a token.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct TokenRequest {
+    /// What it may do; none that the asking key lacks. Without it, all that the key may do.
+    pub(crate) scopes: Option<Vec<String>>,
+    /// How long it is to be good, in seconds. A key that expires before ends it before.
+    pub(crate) ttl_seconds: Option<u32>,
+}
+
+/// A token that was just signed, as in RFC 6749.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Token {
+    /// The token: what goes after `Bearer`.
+    pub(crate) access_token: String,
+    /// `Bearer`.
+    pub(crate) token_type: String,
+    /// How long it is good, in seconds.
+    pub(crate) expires_in: u32,
+    /// What it may do, with blanks between.
+    pub(crate) scope: String,
+}
+
+/// The keys that verify the platform's tokens, as in RFC 7517.
+#[derive(Debug, Object)]
+pub(crate) struct PublicKeys {
+    /// The keys, the one that signs first.
+    pub(crate) keys: Vec<PublicKey>,
+}
+
+/// A public key, as in RFC 8037.
+#[derive(Debug, Object)]
+pub(crate) struct PublicKey {
+    /// `OKP`.
+    pub(crate) kty: String,
+    /// `Ed25519`.
+    pub(crate) crv: String,
+    /// The key, in base64url.
+    pub(crate) x: String,
+    /// Its name: its thumbprint (RFC 7638).
+    pub(crate) kid: String,
+    /// `sig`.
+    #[oai(rename = "use")]
+    pub(crate) usage: String,
+    /// `EdDSA`.
+    pub(crate) alg: String,
 }
 
 /// A version of a module.
@@ -268,93 +344,6 @@ pub(crate) struct ResourceUse {
     pub(crate) stdin_bytes: u64,
     /// Standard output kept, in bytes.
     pub(crate) stdout_bytes: u64,
-}
-
-/// Executions that ended, by how they ended.
-#[derive(Debug, Default, Serialize, Object)]
-pub(crate) struct OutcomeCounts {
-    pub(crate) succeeded: u64,
-    pub(crate) exited: u64,
-    pub(crate) trapped: u64,
-    pub(crate) deadline_exceeded: u64,
-    pub(crate) out_of_fuel: u64,
-    pub(crate) out_of_memory: u64,
-    pub(crate) cancelled: u64,
-    pub(crate) failed: u64,
-    pub(crate) lost: u64,
-}
-
-/// The sums of one bucket.
-#[derive(Debug, Serialize, Object)]
-pub(crate) struct UsageSum {
-    /// When the hour or day begins, or the key's id, or the module's name or digest.
-    pub(crate) bucket: String,
-    /// How many executions ended.
-    pub(crate) executions: u64,
-    /// Of them, by outcome.
-    pub(crate) outcomes: OutcomeCounts,
-    /// Instructions, as far as they were counted.
-    pub(crate) fuel: u64,
-    /// CPU time, in milliseconds.
-    pub(crate) cpu_ms: f64,
-    /// Time from start to end, in milliseconds.
-    pub(crate) wall_ms: f64,
-    /// The most memory that one execution held, in bytes.
-    pub(crate) peak_memory_bytes: u64,
-    /// Standard input, in bytes.
-    pub(crate) stdin_bytes: u64,
-    /// Standard output kept, in bytes.
-    pub(crate) stdout_bytes: u64,
-    /// Standard error kept, in bytes.
-    pub(crate) stderr_bytes: u64,
-}
-
-impl From<UsageRow> for UsageSum {
-    fn from(row: UsageRow) -> Self {
-        use wasmwiz_events::execution::Outcome;
-        let of = |outcome| row.executions_by_outcome.get(&outcome).copied().unwrap_or_default();
-        let outcomes = OutcomeCounts {
-            succeeded: of(Outcome::Succeeded),
-            exited: of(Outcome::Exited),
-            trapped: of(Outcome::Trapped),
-            deadline_exceeded: of(Outcome::DeadlineExceeded),
-            out_of_fuel: of(Outcome::OutOfFuel),
-            out_of_memory: of(Outcome::OutOfMemory),
-            cancelled: of(Outcome::Cancelled),
-            failed: of(Outcome::Failed),
-            lost: of(Outcome::Lost),
-        };
-        Self {
-            bucket: match row.bucket {
-                UsageBucket::Time(time) => time.to_string(),
-                UsageBucket::Label(label) => label,
-            },
-            executions: row.executions_by_outcome.values().sum(),
-            outcomes,
-            fuel: row.fuel,
-            cpu_ms: row.cpu.as_ms(),
-            wall_ms: row.wall.as_ms(),
-            peak_memory_bytes: row.peak_memory_bytes,
-            stdin_bytes: row.stdin_bytes,
-            stdout_bytes: row.stdout_bytes,
-            stderr_bytes: row.stderr_bytes,
-        }
-    }
-}
-
-/// What the tenant's executions cost.
-#[derive(Debug, Serialize, Object)]
-pub(crate) struct Usage {
-    /// From this moment on, by whole hours.
-    pub(crate) from: String,
-    /// Up to this moment, by whole hours.
-    pub(crate) to: String,
-    /// What is summed by: hour, day, key or module.
-    pub(crate) by: String,
-    /// One row for each bucket in which something ended.
-    pub(crate) items: Vec<UsageSum>,
-    /// There were more buckets than one answer holds.
-    pub(crate) truncated: bool,
 }
 
 /// One event, as the log has it: a CloudEvent, and its place in the log.

@@ -14,6 +14,17 @@ mod support;
 use reqwest::{Method, multipart};
 use serde_json::{Value, json};
 use support::{ECHO, EXIT_3, Node, problem, read, send, text, wasm};
+use wasmwiz_actors::{ids::Ids, limits::Policy};
+use wasmwiz_events::{
+    digest::Digest,
+    event::Event,
+    execution::{Accepted, Content, Finished, ModuleRef, Outcome, Seed},
+    id::{ExecutionId, KeyId, NodeId},
+    key::Revoked,
+    log::EventLog,
+    tenant::Renamed,
+    time::Timestamp,
+};
 use wasmwiz_gateway::GatewayConfig;
 
 #[tokio::test]
@@ -160,7 +171,7 @@ async fn what_is_sent_wrongly_has_a_problem_of_its_own() {
         (node.get("/v1/usage?from=yesterday", &key), 400, "invalid-query"),
         (node.get("/v1/modules", &key).header("wasmwiz-min-position", "x"), 400, "malformed-position"),
         (node.get("/v1/tenants", &key), 403, "missing-scope"),
-        (node.post("/v1/keys", &key).header("idempotency-key", "k-1").body("{}"), 400, "invalid-header"),
+        (node.post("/v1/keys", &key).header("idempotency-key", "x".repeat(256)).body("{}"), 400, "invalid-header"),
     ] {
         let asked = format!("{request:?}");
         assert_eq!(problem(request).await, (status, slug.to_owned()), "{asked}");
@@ -263,4 +274,95 @@ async fn the_document_and_its_page_are_served() {
     assert!(policy.contains("script-src 'sha256-") && policy.contains("default-src 'none'"), "{policy}");
     let head = send(node.request(Method::HEAD, "/docs", "")).await;
     assert_eq!((head.status().as_u16(), head.bytes().await.unwrap().len()), (200, 0));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_taken_outlives_every_deadline_of_a_request_and_of_its_connection() {
+    let mut config = GatewayConfig { request_deadline_ms: 1_000, ..Default::default() };
+    config.streams.heartbeat_ms = 50;
+    config.streams.stall_ms = 500;
+    config.server.header_read_timeout_ms = 500;
+    config.server.idle_ms = 300;
+    config.server.write_stall_ms = 500;
+    let node = Node::start_with(config).await;
+    let (_, key) = node.tenant("pro").await;
+    let mut stream = send(node.get("/v1/audit/stream", &key)).await;
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < std::time::Duration::from_secs(3) {
+        assert!(stream.chunk().await.unwrap().is_some(), "cut off after {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_does_not_tell_what_came_after_its_key_was_revoked_however_far_views_are() {
+    let node = Node::start_with(GatewayConfig { visible_wait_ms: 50, ..Default::default() }).await;
+    let (tenant, key) = node.tenant("pro").await;
+    node.settle().await;
+    let renamed = |name: &str| Event::TenantRenamed(Renamed { name: name.to_owned() });
+    let mut stream = send(node.get("/v1/audit/stream", &key)).await;
+    node.write(&tenant, vec![renamed("before")]).await;
+    let mut told = String::new();
+    while !told.ends_with("\n\n") || !told.contains("before") {
+        told += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
+    }
+    let last = told.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap().to_owned();
+    node.settle().await;
+    // From here on no view shows anything: to the gateway, the key is as good as it was.
+    node.log.show_until(node.log.tail().await.unwrap());
+    let revoked = Event::KeyRevoked(Revoked { key_id: KeyId::new(&key[3..15]).unwrap() });
+    node.write(&tenant, vec![revoked, renamed("after")]).await;
+    let mut stream = send(node.get("/v1/audit/stream", &key).header("last-event-id", last)).await;
+    let mut told = String::new();
+    while let Some(piece) = stream.chunk().await.unwrap() {
+        told += std::str::from_utf8(&piece).unwrap();
+        assert!(!told.contains("after"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn an_execution_that_was_followed_to_its_end_is_over_whatever_shares_the_commit_and_however_far_views_are() {
+    let node = Node::start().await;
+    let (tenant, key) = node.tenant("pro").await;
+    let id = Ids.execution();
+    node.write(&tenant, vec![Event::ExecutionAccepted(Box::new(accepted(id)))]).await;
+    node.settle().await;
+    let before = node.log.tail().await.unwrap();
+    let end = Finished::without_run(id, 1, Outcome::Cancelled, "cancelled".to_owned());
+    let renamed = Event::TenantRenamed(Renamed { name: "Other".to_owned() });
+    node.log.show_until(before);
+    node.write(&tenant, vec![Event::ExecutionFinished(Box::new(end)), renamed]).await;
+    let path = format!("/v1/executions/{id}/events");
+    let followed = send(node.get(&path, &key)).await.text().await.unwrap();
+    let last = followed.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap().to_owned();
+    assert!(followed.contains("event: finished"), "{followed}");
+    // A client comes back at once with what it saw last. No view shows the end yet.
+    let again = tokio::spawn({
+        let request = node.get(&path, &key).header("last-event-id", &last);
+        async move { send(request).await.status() }
+    });
+    tokio::task::yield_now().await;
+    node.log.show_all();
+    assert_eq!(again.await.unwrap(), 204);
+    node.settle().await;
+    let again = send(node.get(&path, &key).header("last-event-id", &last)).await;
+    assert_eq!(again.status(), 204, "the rest of its commit is no more of it");
+}
+
+fn accepted(execution_id: ExecutionId) -> Accepted {
+    Accepted {
+        execution_id,
+        attempt: 1,
+        module: ModuleRef { name: None, version: None, digest: Digest::of(b"module") },
+        key_id: KeyId::new("key1").unwrap(),
+        stdin: Content::of(b""),
+        args: vec![],
+        limits: Policy::default().pro.grant(None),
+        seed: Seed::new([0; 16]),
+        start_time: Timestamp::from_unix_ms(0),
+        engine: "test".to_owned(),
+        node: NodeId::new("node-2").unwrap(),
+        boot: Ids.boot(),
+        bucket_full_at: None,
+        start_by: None,
+    }
 }

@@ -25,6 +25,7 @@ const VISIBLE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 /// # Errors
 /// When the log does not take it, or the configured key is malformed or another key's id.
 pub async fn operator(app: &App, config: &Config) -> anyhow::Result<Option<NewSecret>> {
+    app.until_owned().await?;
     let configured = config.auth.operator_key.as_ref();
     let key = match configured {
         Some(text) => NewSecret::supplied(text.reveal(), app.hasher()).context(
@@ -43,7 +44,10 @@ pub async fn operator(app: &App, config: &Config) -> anyhow::Result<Option<NewSe
     match issue(app, SYSTEM, new).await {
         Ok(_) => Ok(None),
         Err(AskError::Refused(Refusal::KeyExists)) => {
-            bail!("auth.operator_key has the id of a key that was revoked or has another secret; draw a new one")
+            bail!(
+                "auth.operator_key has the id of a key that was revoked or has another secret; write the secret down that it \
+                 was given last, or draw a new key"
+            )
         }
         Err(error) => Err(error.into()),
     }
@@ -88,7 +92,7 @@ async fn ask(app: &App, tenant: &str, command: Command) -> Result<Decided, AskEr
     let tenant = TenantId::new(tenant)
         .map_err(|error| AskError::Unavailable { reason: error.to_string().into(), retry_after_ms: 0 })?;
     let ask = Ask { command, by: Authority::System, origin: Origin::internal(Ids.command()), payloads: vec![] };
-    let decided = app.region().ask(&tenant, ask).await?;
+    let decided = app.bus().ask(&tenant, ask).await?;
     // Whoever is told a key may use it at once. A node whose views are still catching up says so by its readiness.
     if let Err(behind) = app.views().wait_for(decided.position, VISIBLE_WITHIN).await {
         tracing::warn!(%behind, "a key is recorded, and this node does not know it yet");

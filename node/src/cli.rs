@@ -5,12 +5,19 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod audit;
+pub mod client;
 pub mod compile;
+pub mod completions;
 pub mod config;
 pub mod dev;
+pub mod log;
+pub mod man;
 pub mod node;
 pub mod openapi;
 pub mod output;
+pub mod place;
+pub mod recompute;
+pub mod token;
 
 /// WasmWiz runs WebAssembly modules for many tenants, and records every execution so that it can be proven.
 ///
@@ -33,28 +40,67 @@ pub enum Command {
     Node(node::Node),
     /// Print the effective configuration, secrets redacted.
     Config(config::Config),
-    /// Prove or read the recorded history, without a node.
+    /// Keep a node's address and an API key, for the commands that ask it.
+    Login(client::login::Login),
+    /// Upload a module and run it.
+    Run(client::run::Run),
+    /// Publish, list, show and delete modules.
+    Module(client::module::Module),
+    /// List, show, read and cancel executions.
+    Exec(client::exec::Exec),
+    /// Issue, list, show, rotate and revoke keys.
+    Key(client::key::Key),
+    /// Register and run tenants, as an operator.
+    Tenant(client::tenant::Tenant),
+    /// Show what executions cost, or derive it from the log.
+    Usage(client::usage::Usage),
+    /// Show how a node is.
+    Status(client::status::Status),
+    /// Prove or read the recorded history.
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Bring the log from one place to another.
+    #[command(subcommand)]
+    Log(log::Log),
+    /// Draw keys that sign tokens, and sign operators' tokens, without a node.
+    #[command(subcommand)]
+    Token(token::Token),
     /// Print the OpenAPI document of the HTTP API.
     Openapi(openapi::Openapi),
+    /// Print the completions of a shell.
+    Completions(completions::Completions),
+    /// Write the manual.
+    Man(man::Man),
     /// Compile one module from standard input. The node starts this as a child, so that a hostile module cannot hold it up.
     #[command(name = "__compile", hide = true)]
     Compile(compile::Compile),
 }
 
-/// Runs a command and gives its exit code: 0 done, 1 failed or found something, 2 wrong usage.
+/// Runs a command and gives its exit code: 0 done, 1 failed or found something, 2 wrong usage; those that ask a node have
+/// codes for its refusals, and `run` has the guest's.
 pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Dev(command) => command.run(),
         Command::Node(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::Login(command) => command.run(),
+        Command::Run(command) => command.run(),
+        Command::Module(command) => command.run(),
+        Command::Exec(command) => command.run(),
+        Command::Key(command) => command.run(),
+        Command::Tenant(command) => command.run(),
+        Command::Usage(command) => command.run(),
+        Command::Status(command) => command.run(),
         Command::Audit(command) => command.run(),
+        Command::Log(command) => command.run(),
+        Command::Token(command) => command.run(),
         Command::Openapi(command) => command.run(),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
         Command::Compile(command) => return command.run(),
     };
     done.unwrap_or_else(|error| {
         output::error(&error);
-        ExitCode::FAILURE
+        ExitCode::from(client::exit_code(&error))
     })
 }

@@ -11,9 +11,15 @@ use std::{
 
 use serde::{Deserialize, Serialize, Serializer};
 use wasmwiz_actors::{executor::ExecutorConfig, limits::Policy, region::RegionConfig};
-use wasmwiz_events::{id::NodeId, log::sqlite::SqliteLogConfig};
-use wasmwiz_gateway::GatewayConfig;
+use wasmwiz_events::{
+    feed::FeedConfig,
+    id::NodeId,
+    log::{jetstream::JetstreamLogConfig, sqlite::SqliteLogConfig},
+};
+use wasmwiz_gateway::{GatewayConfig, server::TlsConfig};
 use wasmwiz_projections::Config as ViewsConfig;
+
+use crate::cluster::config::ClusterConfig;
 
 /// A value that is never printed. Written as `"***"` wherever a configuration is shown.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -51,6 +57,10 @@ pub struct Config {
     pub auth: AuthConfig,
     /// The event log.
     pub log: LogConfig,
+    /// The feed of events to a message bus.
+    pub feed: FeedConfig,
+    /// Which nodes share the work.
+    pub cluster: ClusterConfig,
     /// Entities.
     pub region: RegionConfig,
     /// Executors.
@@ -86,18 +96,22 @@ impl Default for NodeConfig {
 }
 
 /// Where it listens.
-#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenConfig {
     /// The address of the API. Port 0 takes any free one.
     pub api: SocketAddr,
     /// The address of metrics and probes. It has no authentication: keep it inside.
     pub admin: SocketAddr,
+    /// With it, the API is served by TLS. The admin listener never is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
 }
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        Self { api: SocketAddr::from(([127, 0, 0, 1], 8080)), admin: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        Self { api: local(8080), admin: local(9090), tls: None }
     }
 }
 
@@ -117,10 +131,20 @@ pub struct AuthConfig {
     /// A file that holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pepper_file: Option<PathBuf>,
+    /// The folder of the keys that sign tokens: PKCS #8 files `*.pem`, the last by name signs. All nodes of a platform have
+    /// the same. Without it, a key is drawn in the data folder at the first start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_keys_dir: Option<PathBuf>,
+    /// The file in that folder whose key signs, instead of the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_signing_key: Option<String>,
 }
 
 /// The fewest bytes of a pepper: as many as its hash has.
 const PEPPER_MIN_BYTES: usize = 32;
+
+/// The most asynchronous executions of one tenant that a tier may allow.
+const QUEUED_MAX: u32 = 10_000;
 
 /// Which log keeps the events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -129,6 +153,8 @@ pub enum LogKind {
     /// SQLite below the data folder.
     #[default]
     Sqlite,
+    /// NATS JetStream, with modules and large payloads in its object store.
+    Jetstream,
 }
 
 /// The event log.
@@ -139,6 +165,20 @@ pub struct LogConfig {
     pub kind: LogKind,
     /// Settings of the SQLite log.
     pub sqlite: SqliteLogConfig,
+    /// Settings of the log on JetStream.
+    pub jetstream: JetstreamLogConfig,
+}
+
+impl LogConfig {
+    /// Only the log that is used has to be set up.
+    fn check(&self) -> Result<(), (String, &'static str)> {
+        match self.kind {
+            LogKind::Sqlite => Ok(()),
+            LogKind::Jetstream => {
+                self.jetstream.check().map_err(|(key, problem)| (format!("jetstream.{key}"), problem))
+            }
+        }
+    }
 }
 
 /// How the process's own log lines look.
@@ -262,6 +302,9 @@ impl Config {
             if limits.memory_bytes > self.executor.memory_max_bytes {
                 return bad(&key("memory_bytes"), "is more than executor.memory_max_bytes; raise that or lower this");
             }
+            if limits.executions_queued > QUEUED_MAX {
+                return bad(&key("executions_queued"), "is at most 10000: a tenant's queue is in its entity's memory");
+            }
             if limits.wall_ms == 0 || limits.executions_concurrent == 0 {
                 return bad(&key("wall_ms and executions_concurrent"), "must not be 0");
             }
@@ -271,6 +314,29 @@ impl Config {
         }
         if self.gateway.bodies_bytes_per_tenant_max > self.gateway.bodies_bytes_max {
             return bad("gateway.bodies_bytes_per_tenant_max", "is more than gateway.bodies_bytes_max; lower it");
+        }
+        if let Some(origin) = self.gateway.cors.misspelt() {
+            let problem = format!("names {origin:?}; give origins as browsers do, such as https://console.example.org");
+            return bad("gateway.cors.allowed_origins", &problem);
+        }
+        if self.tiers.attempts_max == 0 || self.tiers.start_within_ms == 0 {
+            return bad("tiers.attempts_max and tiers.start_within_ms", "must not be 0");
+        }
+        if let Err((key, problem)) = self.log.check() {
+            return bad(&format!("log.{key}"), problem);
+        }
+        let appends = self.log.jetstream.append_within_ms;
+        if self.log.kind == LogKind::Jetstream && appends >= self.region.answer_within_ms {
+            return bad("log.jetstream.append_within_ms", "is not less than region.answer_within_ms; lower it");
+        }
+        if let Err((key, problem)) = self.feed.check() {
+            return bad(&format!("feed.{key}"), problem);
+        }
+        if let Err((key, problem)) = self.gateway.tokens.check() {
+            return bad(&format!("gateway.tokens.{key}"), problem);
+        }
+        if let Err((key, problem)) = self.cluster.check() {
+            return bad(&format!("cluster.{key}"), &problem);
         }
         if self.executor.threads == 0 || self.executor.guests_max == 0 {
             return bad("executor.threads and executor.guests_max", "must not be 0");
@@ -287,9 +353,16 @@ impl Config {
     }
 }
 
+/// Variables of the command line's client, which are no settings of a node.
+const OF_THE_CLIENT: [&str; 4] = ["WASMWIZ_PROFILE", "WASMWIZ_PROFILES", "WASMWIZ_URL", "WASMWIZ_API_KEY"];
+
 /// The variables of the environment that are settings.
 fn environment() -> config::Environment {
-    config::Environment::with_prefix("WASMWIZ").prefix_separator("_").separator("__").try_parsing(true)
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    let all = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    let settings = all.filter(|(name, _)| !OF_THE_CLIENT.contains(&name.as_str())).collect();
+    let environment = config::Environment::with_prefix("WASMWIZ").prefix_separator("_").separator("__");
+    environment.try_parsing(true).source(Some(settings))
 }
 
 fn read_secret(key: &'static str, file: Option<&PathBuf>, into: &mut Option<Secret>) -> Result<(), ConfigError> {
@@ -328,8 +401,40 @@ mod tests {
     fn a_value_out_of_range_is_named_with_what_would_be_right() {
         let error = loaded("[tiers.free]\nexecutions_per_minute = 70000\n").unwrap_err().to_string();
         assert_eq!(error, "tiers.free.executions_per_minute is at most 60000; 0 means without limit");
+        let error = loaded("[gateway.cors]\nallowed_origins = [\"*\"]\n").unwrap_err().to_string();
+        assert!(error.starts_with("gateway.cors.allowed_origins names \"*\"; give origins"), "{error}");
         let error = loaded("[auth]\npepper = \"short\"\n").unwrap_err().to_string();
         assert_eq!(error, "auth.pepper is too short; give at least 32 random bytes");
+    }
+
+    #[test]
+    fn an_issuer_is_read_as_it_is_written_and_one_that_could_do_harm_is_refused() {
+        let issuer = |url: &str| {
+            format!(
+                "[[gateway.tokens.issuers]]\nname = \"corp\"\nissuer = \"{url}\"\naudience = \"Wiz\"\n\
+                 tenant_claim = \"Org\"\ntenants = {{ Acme = \"t-1\" }}\nalgorithms = [\"RS256\"]\n\
+                 scopes = {{ \"Dev.Ops\" = [\"usage:read\"] }}\n"
+            )
+        };
+        let config = loaded(&issuer("https://login.example/Realm")).unwrap();
+        let read = &config.gateway.tokens.issuers[0];
+        assert_eq!((read.issuer.as_str(), read.tenant_claim.as_deref()), ("https://login.example/Realm", Some("Org")));
+        assert!(read.tenants.contains_key("Acme") && read.scopes.contains_key("Dev.Ops"), "{read:?}");
+        assert_eq!(loaded(&config.to_toml().unwrap()).unwrap().gateway.tokens, config.gateway.tokens);
+        let error = loaded(&issuer("http://login.example")).unwrap_err().to_string();
+        assert!(error.starts_with("gateway.tokens.issuers[0] needs an https URL"), "{error}");
+        assert!(loaded("[gateway.tokens]\nleeway_seconds = 61\n").is_err());
+    }
+
+    #[test]
+    fn a_log_on_jetstream_needs_its_servers_and_answers_before_the_region_does() {
+        let log = |more: &str| loaded(&format!("[log]\nkind = \"jetstream\"\n[log.jetstream]\n{more}\n"));
+        let error = log("").unwrap_err().to_string();
+        assert!(error.starts_with("log.jetstream.nats.url is missing"), "{error}");
+        let config = log("replicas = 3\nnats.url = \"nats://one:4222\"").unwrap();
+        assert_eq!((config.log.kind, config.log.jetstream.replicas), (LogKind::Jetstream, 3));
+        let error = log("append_within_ms = 10000\nnats.url = \"nats://one:4222\"").unwrap_err().to_string();
+        assert!(error.contains("region.answer_within_ms"), "{error}");
     }
 
     #[test]

@@ -11,10 +11,15 @@
 
 pub mod app;
 pub mod bootstrap;
+mod certificates;
 pub mod cli;
+pub mod cluster;
 pub mod config;
+mod descriptors;
 pub mod folder;
 pub mod ready;
 pub mod shutdown;
+pub mod store;
 mod sweep;
 pub mod telemetry;
+pub mod token_keys;

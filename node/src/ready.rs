@@ -27,13 +27,20 @@ impl Ready {
     /// # Errors
     /// When the file cannot be written beside its final name and renamed.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let partial = path.with_extension("partial");
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.write_all(b"\n")?;
-        drop(file);
-        std::fs::rename(partial, path)
+        write(self, path)
     }
+}
+
+/// Writes what a script needs to know, readable by its owner only: a reader sees all of it or none.
+///
+/// # Errors
+/// When the file cannot be written beside its final name and renamed.
+pub fn write(ready: &impl Serialize, path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let partial = path.with_extension("partial");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+    file.write_all(&serde_json::to_vec_pretty(ready)?)?;
+    file.write_all(b"\n")?;
+    drop(file);
+    std::fs::rename(partial, path)
 }

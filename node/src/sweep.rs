@@ -1,6 +1,8 @@
-//! The sweep for lost executions: at its start a node wakes the tenants that have executions without an end.
+//! The sweep for lost executions: at its start a node wakes the tenants that have executions without an end, and later
+//! those of the shards that it takes up.
 //!
-//! An entity that is read back declares lost what an earlier life of this node accepted, so that waking it is enough. The
+//! An entity that is read back declares lost what a life that has ended ran for somebody, and offers what nobody waits for
+//! to be run, so that waking it is enough. Only tenants that are owned here are asked: the others are their owners'. The
 //! view of executions only says where to look; behind the place where it has stopped, the log does. A tenant that
 //! does not answer is asked again, ever more rarely, and keeps no other from its turn.
 
@@ -13,17 +15,18 @@ use std::{
 use tokio::task::JoinSet;
 use wasmwiz_actors::{
     aggregate::Authority,
+    bus::CommandBus,
     handle::{Ask, AskError, Origin},
     ids::Ids,
-    region::Region,
     tenant::Command,
 };
 use wasmwiz_events::{
     commit::Commit,
     event::Event,
-    id::{BootId, NodeId, TenantId},
+    id::TenantId,
     log::{EventLog, ReadError, ReadLimit},
     revision::Position,
+    shard::Shard,
 };
 use wasmwiz_projections::{Views, views::View};
 
@@ -45,21 +48,34 @@ pub(crate) struct Sweep {
     /// Says which tenants have open executions.
     pub(crate) views: Views,
     /// Wakes them.
-    pub(crate) region: Region,
+    pub(crate) bus: CommandBus,
     /// Says it where the view has stopped.
     pub(crate) log: Arc<dyn EventLog>,
-    /// This node.
-    pub(crate) node: NodeId,
-    /// This life of it.
-    pub(crate) boot: BootId,
 }
 
 impl Sweep {
-    /// Goes on until every tenant has answered.
+    /// Goes on for as long as the node: a shard may be taken up at any time.
     pub(crate) async fn run(self) {
         let mut owing = Owing::of(self.found().await);
+        loop {
+            tokio::select! {
+                biased;
+                taken_up = self.bus.region().next_taken_up() => {
+                    tracing::info!(shards = taken_up.len(), "lost executions are looked for in shards that were taken up");
+                    let mut found = self.found().await;
+                    found.retain(|tenant| taken_up.contains(&Shard::of(tenant)));
+                    owing.add(found);
+                }
+                () = self.ask_until_answered(&mut owing), if owing.len() > 0 => {}
+            }
+        }
+    }
+
+    /// Goes on until every tenant that is owned here has answered. May be dropped at any time.
+    async fn ask_until_answered(&self, owing: &mut Owing) {
         let mut pause = FIRST_PAUSE;
         loop {
+            owing.retain(|tenant| self.bus.region().owns(Shard::of(tenant)));
             let before = owing.len();
             for (tenant, answer) in self.ask_all(owing.tenants()).await {
                 if let Some(reason) = owing.answered(&tenant, answer.map_err(|error| error.to_string())) {
@@ -130,9 +146,8 @@ impl Sweep {
     }
 
     async fn ask(&self, tenant: &TenantId) -> Result<(), AskError> {
-        let command = Command::Reap { node: self.node.clone(), boot: self.boot };
-        let origin = Origin::internal(Ids.command());
-        self.region.ask(tenant, Ask { command, by: Authority::System, origin, payloads: vec![] }).await.map(drop)
+        let (command, origin) = (Command::Reap, Origin::internal(Ids.command()));
+        self.bus.ask(tenant, Ask { command, by: Authority::System, origin, payloads: vec![] }).await.map(drop)
     }
 }
 
@@ -170,6 +185,17 @@ struct Owing(BTreeMap<TenantId, Option<String>>);
 impl Owing {
     fn of(tenants: BTreeSet<TenantId>) -> Self {
         Self(tenants.into_iter().map(|tenant| (tenant, None)).collect())
+    }
+
+    /// Those that are asked already are not asked twice.
+    fn add(&mut self, tenants: BTreeSet<TenantId>) {
+        for tenant in tenants {
+            self.0.entry(tenant).or_default();
+        }
+    }
+
+    fn retain(&mut self, is_ours: impl Fn(&TenantId) -> bool) {
+        self.0.retain(|tenant, _| is_ours(tenant));
     }
 
     fn len(&self) -> usize {

@@ -39,6 +39,8 @@ pub struct ExecutionRecord {
     pub accepted_at: Timestamp,
     /// The commit that accepted it: the log has a small input there.
     pub accepted_position: Position,
+    /// When its current attempt began; `None` while an asynchronous one waits for its first.
+    pub started_at: Option<Timestamp>,
     /// How it ended; `None` while it is open.
     pub end: Option<ExecutionEnd>,
 }

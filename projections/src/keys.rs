@@ -86,6 +86,8 @@ pub struct KeyRecord {
     pub hash: Digest,
     /// Hash of the secret before the last rotation.
     pub previous: Option<PreviousHash>,
+    /// When a secret last ended because another took its place as the one before.
+    pub ended_at: Option<Timestamp>,
     /// When it was issued.
     pub created_at: Timestamp,
     /// The event that issued it.
@@ -110,6 +112,13 @@ impl KeyRecord {
     pub fn hashes_at(&self, now: Timestamp) -> impl Iterator<Item = &Digest> {
         let previous = self.previous.as_ref().filter(|previous| now < previous.grace_until);
         std::iter::once(&self.hash).chain(previous.map(|previous| &previous.hash))
+    }
+
+    /// From when on a token must have been given to count at `now`: from when a secret ended last. Without this a token that
+    /// somebody got for a secret would outlive it, or come back with the grace of a later one.
+    pub fn tokens_count_from(&self, now: Timestamp) -> Option<Timestamp> {
+        let previous = self.previous.map(|previous| previous.grace_until).filter(|grace_until| *grace_until <= now);
+        self.ended_at.max(previous)
     }
 }
 

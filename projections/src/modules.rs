@@ -251,6 +251,7 @@ impl Projection for ModulesProjection {
                 | Event::KeyRevoked(_)
                 | Event::ModuleRejected(_)
                 | Event::ExecutionAccepted(_)
+                | Event::ExecutionStarted(_)
                 | Event::ExecutionFinished(_)
                 | Event::ExecutionLost(_)
                 | Event::RequestsDenied(_)

@@ -28,6 +28,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// A read that gives no more commits than this was at the end of the log.
+const AT_END_COMMITS: usize = 64;
+
 /// How often a busy view asks the log for its end, for the lag it reports.
 const TAIL_EVERY: Duration = Duration::from_secs(1);
 
@@ -206,22 +209,27 @@ impl<P: Projection> Runner<P> {
         Ok(None)
     }
 
-    /// Folds commits until the batch is full, or nothing more comes and nobody should wait longer.
+    /// Folds commits until the batch is full, or nothing more comes and nobody should wait longer. At the end of the log
+    /// it lets commits gather in the meantime: a view that wakes for every one of them takes the time of who appends.
     async fn gather(&mut self, log: &mut dyn Subscription) -> (Batch, Option<End>) {
         let mut batch = Batch::beginning_at(&self.checkpoint);
         let progress = Arc::clone(&self.progress);
         let mut orders = self.orders.clone();
-        let mut lingered_until = None;
+        let (mut lingered_until, mut at_end) = (None, false);
         while batch.events < self.config.batch_events {
             let limit = ReadLimit { commits: self.config.batch_events.saturating_sub(batch.events), bytes: READ_BYTES };
-            let linger = async {
-                match lingered_until {
-                    Some(moment) => tokio::select! {
-                        () = tokio::time::sleep_until(moment) => {}
-                        () = progress.somebody_waits() => {}
-                    },
-                    None => std::future::pending().await,
+            let linger = async |until: Option<Instant>| match until {
+                Some(moment) => tokio::select! {
+                    () = tokio::time::sleep_until(moment) => {}
+                    () = progress.somebody_waits() => {}
+                },
+                None => std::future::pending().await,
+            };
+            let next = async {
+                if at_end {
+                    linger(lingered_until).await;
                 }
+                log.next(limit).await
             };
             tokio::select! {
                 biased;
@@ -232,13 +240,16 @@ impl<P: Projection> Runner<P> {
                     }
                     return (batch, Some(End::Ordered));
                 }
-                next = log.next(limit) => match next {
-                    Ok(commits) => if let Err(end) = self.take(&mut batch, commits) {
-                        return (batch, Some(end));
-                    },
+                next = next => match next {
+                    Ok(commits) => {
+                        at_end = commits.len() <= AT_END_COMMITS;
+                        if let Err(end) = self.take(&mut batch, commits) {
+                            return (batch, Some(end));
+                        }
+                    }
                     Err(error) => return (batch, Some(unreadable(error))),
                 },
-                () = linger => break,
+                () = linger(lingered_until) => break,
             }
             lingered_until.get_or_insert_with(|| Instant::now() + Duration::from_millis(self.config.linger_ms));
         }

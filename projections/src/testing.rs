@@ -105,6 +105,7 @@ pub(crate) fn accepted(n: u32, key: &str, module: ModuleRef) -> Event {
         node: NodeId::new("n1").unwrap(),
         boot: BootId::new(Uuid::from_u128(1)),
         bucket_full_at: None,
+        start_by: None,
     }))
 }
 
@@ -209,7 +210,7 @@ impl History {
     pub(crate) fn commit_by(&mut self, tenant: &TenantId, actor: Actor, events: Vec<Event>) -> Arc<Recorded> {
         let head = self.heads.get(tenant).copied().unwrap_or_else(|| Head::genesis(tenant));
         let command = CommandId::new(self.uuid());
-        let cause = Cause { command, correlation: None, actor, traceparent: None };
+        let cause = Cause { command, correlation: None, actor, traceparent: None, idempotency: None };
         let mut envelopes = Vec::new();
         for (event, ahead) in events.into_iter().zip(1..) {
             envelopes.push(Envelope {
@@ -269,6 +270,7 @@ impl History {
                 key_id: key_id(&key(life, n)),
                 hash: Digest::of(&n.to_be_bytes()),
                 grace_until: self.now.plus_ms(n),
+                writes_full_at: None,
             }),
             2 => Event::KeyRevoked(key::Revoked { key_id: key_id(&key(life, n)) }),
             3 => {

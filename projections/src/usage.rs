@@ -12,11 +12,19 @@ use wasmwiz_events::{
 };
 
 mod fold;
+mod histogram;
+mod report;
 mod rows;
+mod stored;
 
 pub(crate) use fold::UsageProjection;
 
-use crate::readers::{QueryError, Readers};
+pub use stored::{Stored, StoredError, StoredRow, stored};
+
+use crate::{
+    page::{Listed, Page},
+    readers::{QueryError, Readers},
+};
 
 /// What usage is summed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,6 +50,19 @@ pub enum UsageBucket {
     Label(String),
 }
 
+/// How long most executions took, each to within 1/64 of the exact nearest-rank percentile.
+///
+/// From log-linear bins, as in HdrHistogram and Circllhist (arXiv:2001.06561), that are added up over the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Percentiles {
+    /// Half of them took no longer.
+    pub p50: Millis,
+    /// 95 of a hundred took no longer.
+    pub p95: Millis,
+    /// 99 of a hundred took no longer.
+    pub p99: Millis,
+}
+
 /// The sums of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UsageRow {
@@ -55,6 +76,8 @@ pub struct UsageRow {
     pub cpu: Millis,
     /// Time from start to end.
     pub wall: Millis,
+    /// That of single executions; `None` when all were lost: nobody measured those.
+    pub wall_percentiles: Option<Percentiles>,
     /// The most memory that one execution held.
     pub peak_memory_bytes: u64,
     /// Bytes of standard input.
@@ -65,17 +88,28 @@ pub struct UsageRow {
     pub stderr_bytes: u64,
 }
 
-/// The most buckets of one report. Modules that are uploaded with their requests are a bucket each, so labels have no
-/// bound of their own.
-pub const BUCKETS: usize = 10_000;
+/// Which time a report is about: executions that ended in `[from, to)`, by whole hours. The hour of `from` is in, and so is
+/// the hour in which `to` lies, unless `to` begins it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// From this moment on.
+    pub from: Timestamp,
+    /// Up to this moment.
+    pub to: Timestamp,
+}
 
-/// The answer to a question about usage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UsageReport {
-    /// One row for each bucket in which something ended: times ascending, labels in alphabetical order.
-    pub rows: Vec<UsageRow>,
-    /// There were more than [`BUCKETS`] buckets; the rest is missing.
-    pub truncated: bool,
+/// Where a page ended. It carries the span, so that the pages of a report that ends "now" are about one time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageCursor {
+    /// Of the whole report.
+    pub span: Span,
+    after: After,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum After {
+    Hour(i64),
+    Label(String),
 }
 
 /// Questions to the view.
@@ -89,20 +123,20 @@ impl Usage {
         Self { readers }
     }
 
-    /// What the tenant's executions cost that ended in `[from, to)`, by whole hours: the hour of `from` is in, and so is
-    /// the hour in which `to` lies, unless `to` begins it.
+    /// What the tenant's executions cost that ended in `span`: a row for each bucket in which something ended, times
+    /// ascending, labels in the order of their bytes. The cursor of `page` is one of the same span and `by`.
     ///
     /// # Errors
     /// [`QueryError`] when the view cannot be read.
     pub async fn usage(
         &self,
         tenant: &TenantId,
-        from: Timestamp,
-        to: Timestamp,
+        span: Span,
         by: UsageBy,
-    ) -> Result<UsageReport, QueryError> {
+        page: Page<UsageCursor>,
+    ) -> Result<Listed<UsageRow, UsageCursor>, QueryError> {
         let tenant = tenant.clone();
-        self.readers.read(move |connection| rows::report(connection, &tenant, from, to, by)).await
+        self.readers.read(move |connection| report::page(connection, &tenant, span, by, &page)).await
     }
 }
 

@@ -205,6 +205,12 @@ impl Views {
         Ok(())
     }
 
+    /// Has one view folded the log up to `position`? Takes no more than a look.
+    pub fn has_reached(&self, view: View, position: Position) -> bool {
+        let mut views = self.0.started.iter().filter(|started| started.view == view);
+        views.all(|started| started.progress.standing().checkpoint.position >= position)
+    }
+
     /// Waits until one view has caught up once: with everything that was in the log when it was opened.
     ///
     /// # Errors

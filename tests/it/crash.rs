@@ -19,6 +19,7 @@ use wasmwiz_tests::{
     wait,
 };
 
+mod asynchronous;
 mod large_log;
 
 /// Clients at work when the node is killed.

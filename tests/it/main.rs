@@ -4,10 +4,20 @@
 
 mod tidy;
 
+mod access;
 mod bad_input;
+mod cli;
+mod cluster;
+mod contract;
 mod crash;
 mod durable;
+mod feed;
+mod fleet;
+mod guides;
+mod hardening;
 mod hostile;
+mod idempotency;
+mod jetstream;
 mod lifecycle;
 mod rebuild;
 mod routes;

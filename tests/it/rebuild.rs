@@ -117,7 +117,13 @@ async fn write_a_revocation(folder: &Path) -> anyhow::Result<String> {
     for events in commits {
         let mut envelopes = Vec::new();
         for (event, revision) in events.into_iter().zip(head.revision.next().get()..) {
-            let cause = Cause { command: Ids.command(), correlation: None, actor: Actor::system(), traceparent: None };
+            let cause = Cause {
+                command: Ids.command(),
+                correlation: None,
+                actor: Actor::system(),
+                traceparent: None,
+                idempotency: None,
+            };
             let (tenant, revision) = (tenant.clone(), Revision::new(revision));
             envelopes.push(Envelope { id: Ids.event(), tenant, revision, time: now, cause, event });
         }

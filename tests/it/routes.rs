@@ -11,12 +11,14 @@ use wasmwiz_tests::{
 };
 
 mod audit;
+mod conditional;
 mod docs;
 mod executions;
 mod health;
 mod keys;
 mod modules;
 mod tenants;
+mod tokens;
 mod usage;
 
 /// A node, its operator, and two tenants that must not know of each other.

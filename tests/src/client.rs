@@ -61,7 +61,11 @@ impl Client {
     /// When no client can be made.
     pub fn new(url: &str, credential: Option<&str>) -> anyhow::Result<Self> {
         // A proxy of the environment must not come between a test and its node, and a redirect is an answer to look at.
-        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
         let url = url.trim_end_matches('/').to_owned();
         Ok(Self {
             http: http.context("cannot make an HTTP client")?,
@@ -81,6 +85,12 @@ impl Client {
     #[must_use]
     pub fn anonymous(&self) -> Self {
         Self { credential: None, ..self.clone() }
+    }
+
+    /// The same of another node: what was written by either is seen by both.
+    #[must_use]
+    pub fn at(&self, url: &str) -> Self {
+        Self { url: url.trim_end_matches('/').to_owned(), ..self.clone() }
     }
 
     /// Where the node is.
@@ -114,9 +124,13 @@ impl Client {
     /// # Errors
     /// As [`send`]; so for all that follow.
     pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
-        let request = self.request(Method::GET, path);
+        self.send(self.as_seen(self.request(Method::GET, path))).await
+    }
+
+    /// A request that says what this client has written last.
+    pub fn as_seen(&self, request: RequestBuilder) -> RequestBuilder {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.send(seen.into_iter().fold(request, |request, position| request.header(POSITION.1, position))).await
+        seen.into_iter().fold(request, |request, position| request.header(POSITION.1, position))
     }
 
     /// GET, and the JSON of the answer, which must be a 200.

@@ -24,6 +24,9 @@ const END_DEADLINE: Duration = Duration::from_secs(30);
 /// How much of a node's standard error is shown when it fails, in bytes.
 const SHOWN_BYTES: usize = 8 * 1024;
 
+/// The variable that keeps the folders of nodes, with what they logged, for a look at why a test failed.
+const KEEP: &str = "WASMWIZ_TESTS_KEEP";
+
 /// What a node tells in its ready file.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Ready {
@@ -82,8 +85,9 @@ impl Launch {
     }
 
     fn of(program: PathBuf) -> anyhow::Result<Self> {
-        let folder =
-            tempfile::Builder::new().prefix("wasmwiz-").tempdir().context("cannot make a folder for a node")?;
+        let keep = std::env::var_os(KEEP).is_some();
+        let made = tempfile::Builder::new().prefix("wasmwiz-").disable_cleanup(keep).tempdir();
+        let folder = made.context("cannot make a folder for a node")?;
         Ok(Self { program, arguments: Vec::new(), environment: Vec::new(), folder })
     }
 
@@ -98,6 +102,18 @@ impl Launch {
     #[must_use]
     pub fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// On a host, by [`crate::hosts::Hosts::runs_on`]. The node stays this process's own child, so that signals reach it.
+    #[must_use]
+    pub fn on_host(mut self, runs_on: [OsString; 4]) -> Self {
+        let [ip, rest @ ..] = runs_on;
+        let program = std::mem::replace(&mut self.program, PathBuf::from(ip));
+        let own = std::mem::take(&mut self.arguments);
+        self.arguments.extend(rest);
+        self.arguments.push(program.into());
+        self.arguments.extend(own);
         self
     }
 
@@ -312,6 +328,11 @@ impl NodeProcess {
         Ok(())
     }
 
+    /// From its next start on it is this program: another version of the node, on the same folder.
+    pub fn set_program(&mut self, program: PathBuf) {
+        self.launch.program = program;
+    }
+
     /// All that it has written to standard error, over all its lives.
     pub fn stderr(&self) -> String {
         fs::read(self.launch.stderr_file())
@@ -386,11 +407,17 @@ pub(crate) fn settings_of_tests() -> impl Iterator<Item = OsString> {
     names.filter(|name| name.to_string_lossy().starts_with("WASMWIZ_TESTS_"))
 }
 
+/// Names a node's binary for all tests, in place of the one that was built with them.
+const NODE: &str = "WASMWIZ_TESTS_NODE";
+
 /// The node's binary, built with the same settings as this test: `target/<profile>/wasmwiz`, beside `deps/`.
 ///
 /// # Errors
 /// When it is not there.
 pub fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(other) = std::env::var_os(NODE) {
+        return Ok(other.into());
+    }
     let test = std::env::current_exe().context("cannot find this test's own binary")?;
     let found = test.ancestors().skip(1).take(2).map(|folder| folder.join("wasmwiz")).find(|program| program.is_file());
     found.context("the node is not built: run `cargo build --workspace --all-features --bins`, or `cargo xtask test`")

@@ -1,17 +1,22 @@
-//! What the log of a data folder says, read from its file: stronger than what a node says of itself.
+//! What a log says, read from its file or its server: stronger than what a node says of itself.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use wasmwiz_events::{
+    commit::Commit,
     digest::Digest,
     event::Event,
-    execution::{Accepted, Finished, Lost, Outcome},
+    execution::{Accepted, Finished, Lost, Outcome, Started},
     id::{ExecutionId, TenantId},
     ledger::Verifier,
-    log::sqlite::{Found, SqliteLog},
-    payload,
+    log::{
+        EventLog, ReadLimit,
+        sqlite::{Found, SqliteLog},
+    },
+    payload::{self, Payload},
+    revision::Position,
 };
 
 /// Everything recorded.
@@ -23,8 +28,8 @@ pub struct History {
     pub events: u64,
     /// Commits in all.
     pub commits: u64,
-    /// By tenant, how many events.
-    pub tenants: BTreeMap<TenantId, u64>,
+    /// By tenant, the ids of its events in their order.
+    pub ids: BTreeMap<String, Vec<String>>,
     /// The payloads that rode with commits.
     payloads: BTreeMap<[u8; 32], Bytes>,
 }
@@ -34,6 +39,8 @@ pub struct History {
 pub struct Recorded {
     /// How it began. One, in a sound history.
     pub accepted: Vec<Accepted>,
+    /// Attempts at it, when it is asynchronous.
+    pub started: Vec<Started>,
     /// How it ended. One, once it has.
     pub ends: Vec<End>,
 }
@@ -57,6 +64,36 @@ impl End {
     }
 }
 
+/// A walk over a log.
+#[derive(Debug, Default)]
+struct Walk {
+    history: History,
+    chains: BTreeMap<TenantId, Verifier>,
+}
+
+impl Walk {
+    /// Revisions without gap, a chain that holds, and epochs that never decrease.
+    fn step(&mut self, commit: &Commit) -> anyhow::Result<()> {
+        let (tenant, history) = (commit.tenant(), &mut self.history);
+        self.chains.entry(tenant.clone()).or_insert_with(|| Verifier::new(tenant.clone())).step(commit)?;
+        history.commits += 1;
+        for envelope in commit.events()?.iter() {
+            history.events += 1;
+            history.ids.entry(tenant.to_string()).or_default().push(envelope.id.to_string());
+            history.remember(&envelope.event);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, payloads: Vec<Payload>) -> anyhow::Result<()> {
+        for payload in payloads {
+            ensure!(payload.is_intact(), "the payload {payload:?} is damaged");
+            self.history.payloads.insert(*payload.digest().as_bytes(), payload.bytes().clone());
+        }
+        Ok(())
+    }
+}
+
 impl History {
     /// Reads the log in a node's data folder and walks every tenant's chain. A node may be running on it.
     ///
@@ -64,35 +101,47 @@ impl History {
     /// When it cannot be read, or a chain is broken.
     pub fn read(data: &Path) -> anyhow::Result<Self> {
         let rows = SqliteLog::open_read_only(&data.join("log")).context("cannot open the log")?;
-        let (mut history, mut chains) = (Self::default(), BTreeMap::<TenantId, Verifier>::new());
+        let mut walk = Walk::default();
         for found in rows.rows() {
             let row = match found {
                 Found::Row(row) => row,
                 Found::Damage { position, what, .. } => bail!("the log is damaged at {position}: {what}"),
             };
-            let commit = row.commit.map_err(anyhow::Error::msg)?;
-            let tenant = commit.tenant().clone();
-            chains.entry(tenant.clone()).or_insert_with(|| Verifier::new(tenant.clone())).step(&commit)?;
-            history.commits += 1;
-            for envelope in commit.events()?.iter() {
-                history.events += 1;
-                *history.tenants.entry(tenant.clone()).or_default() += 1;
-                history.remember(&envelope.event);
-            }
+            walk.step(&row.commit.map_err(anyhow::Error::msg)?)?;
             if let Some(packed) = row.payloads.map_err(anyhow::Error::msg)? {
-                for payload in payload::unpack(packed)? {
-                    ensure!(payload.is_intact(), "the payload {payload:?} is damaged");
-                    history.payloads.insert(*payload.digest().as_bytes(), payload.bytes().clone());
-                }
+                walk.keep(payload::unpack(packed)?)?;
             }
         }
-        Ok(history)
+        Ok(walk.history)
+    }
+
+    /// Reads a log from its beginning to its present end, and walks every tenant's chain. Nodes may be writing to it.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn of(log: &dyn EventLog) -> anyhow::Result<Self> {
+        let (mut walk, mut after, tail) = (Walk::default(), Position::START, log.tail().await?);
+        while after < tail {
+            let commits = log.read_all(after, ReadLimit::default()).await?;
+            after = commits
+                .last()
+                .with_context(|| format!("nothing follows {after}, and the log ends at {tail}"))?
+                .position;
+            for recorded in commits {
+                walk.step(&recorded.commit)?;
+                walk.keep(log.payloads(recorded.position).await?)?;
+            }
+        }
+        Ok(walk.history)
     }
 
     fn remember(&mut self, event: &Event) {
         match event {
             Event::ExecutionAccepted(accepted) => {
                 self.executions.entry(accepted.execution_id).or_default().accepted.push((**accepted).clone());
+            }
+            Event::ExecutionStarted(started) => {
+                self.executions.entry(started.execution_id).or_default().started.push(started.clone());
             }
             Event::ExecutionFinished(finished) => {
                 let end = End::Finished(finished.clone());

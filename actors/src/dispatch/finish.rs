@@ -64,9 +64,9 @@ impl Shared {
         let mut pause_ms = FINISH_PAUSE_MS;
         for attempt in 1.. {
             let command = Command::Finish(Box::new(finished.clone()));
-            let origin = Origin { command: self.ids.command(), ..began.origin.clone() };
+            let origin = Origin { command: self.ids.command(), once: None, expected: None, ..began.origin.clone() };
             let ask = Ask { command, by: Authority::System, origin, payloads: payloads.clone() };
-            match self.deps.region.ask(&began.tenant, ask).await {
+            match self.deps.bus.ask(&began.tenant, ask).await {
                 Err(AskError::Busy { .. } | AskError::Unavailable { .. }) if attempt < FINISH_ATTEMPTS => {
                     tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                     pause_ms *= 2;
@@ -113,7 +113,8 @@ pub(super) struct Began {
     pub(super) revision: Revision,
 }
 
-fn end_of(id: ExecutionId, envelope: &Envelope) -> Option<(End, Timestamp)> {
+/// How the execution ended, if this says so.
+pub(super) fn end_of(id: ExecutionId, envelope: &Envelope) -> Option<(End, Timestamp)> {
     match &envelope.event {
         Event::ExecutionFinished(finished) if finished.execution_id == id => {
             Some((End::Finished(finished.clone()), envelope.time))

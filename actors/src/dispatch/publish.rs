@@ -34,14 +34,14 @@ impl Shared {
                 self.take_in(&wasm).await?;
                 let command = Command::PublishModule { name, digest, size_bytes, kind, imports, exports };
                 let ask = Ask { command, by, origin, payloads: vec![] };
-                return Ok(self.deps.region.ask(&tenant, ask).await?);
+                return Ok(self.deps.bus.ask(&tenant, ask).await?);
             }
             Err(DispatchError::Rejected(rejection)) => rejection,
             Err(error) => return Err(error),
         };
         let reason = rejection.to_string();
         let command = Command::RejectModule { name, digest, size_bytes, reason };
-        self.deps.region.ask(&tenant, Ask { command, by, origin, payloads: vec![] }).await?;
+        self.deps.bus.ask(&tenant, Ask { command, by, origin, payloads: vec![] }).await?;
         Err(rejection.into())
     }
 

@@ -1,26 +1,154 @@
 //! Admission and the run itself.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use wasmwiz_events::{
     digest::Digest,
     event::Event,
-    execution::{Accepted, Content},
-    id::{ModuleName, TenantId},
+    execution::{Accepted, Content, Outcome},
+    id::{ExecutionId, ModuleName, TenantId},
     payload::{MAX_INLINE_BYTES, Payload},
+    revision::Position,
 };
 
-use super::{Code, DispatchError, Done, Request, Shared, finish::Began};
+use super::{Code, DispatchError, Done, Request, Shared, finish::Began, once::Turn, runs::Run};
 use crate::{
     aggregate::Authority,
+    ahead::Early,
     executor::{Asker, Job, PrepareError, Prepared, Ran, Slot},
-    handle::{Ask, AskError, Origin},
-    tenant::{Command, Execute, ModuleChoice},
+    handle::{Ask, AskError, Decided, Full, Origin},
+    queue::Entering,
+    region::{ENTITIES_TRIED, contended},
+    tenant::{Command, Execute, ModuleChoice, Refusal, idempotency::Came},
 };
 
+/// When to try again while the queue is full, in milliseconds.
+const QUEUE_RETRY_MS: u64 = 1_000;
+
+/// Does somebody wait for the end?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// The caller does: there must be a slot before the admission.
+    Awaited,
+    /// Nobody does: it may wait for its turn.
+    Queued,
+}
+
+/// An execution that is accepted.
+pub(super) struct Admitted {
+    pub(super) began: Began,
+    /// The commit that accepted it.
+    pub(super) position: Position,
+    /// How it is stopped, and how its end is told.
+    pub(super) run: Arc<Run>,
+}
+
+/// A request with everything that has to be there before its admission is asked for.
+struct Ready {
+    tenant: TenantId,
+    ask: Ask,
+    run: Arc<Run>,
+    slot: Option<Slot>,
+    prepared: Option<Prepared>,
+    stdin: Bytes,
+    /// Until it is admitted it has its room in the queue.
+    _entering: Option<Entering>,
+    /// Until it is admitted nobody begins the same request.
+    _turn: Option<Turn>,
+}
+
 impl Shared {
-    pub(super) async fn execute(&self, request: Request) -> Result<Done, DispatchError> {
-        let Request { tenant, key, origin, code, stdin, args, timeout_ms, hold: _hold } = request;
+    pub(super) async fn execute(self: &Arc<Self>, mut request: Request) -> Result<Done, DispatchError> {
+        // Until the end is recorded.
+        let _hold = std::mem::take(&mut request.hold);
+        for _ in 0..ENTITIES_TRIED {
+            if let Some(done) = self.execute_once(request.again()).await? {
+                return Ok(done);
+            }
+        }
+        Err(contended().into())
+    }
+
+    /// Has an execution admitted and runs its guest, while the admission is being synced if it is decided here. `None`:
+    /// the entity has moved, and nothing was stored. What the next one admits is another execution: it may decide otherwise, on another version of
+    /// the module, and the end of a guest must never be recorded of an execution that it did not run.
+    async fn execute_once(self: &Arc<Self>, request: Request) -> Result<Option<Done>, DispatchError> {
+        let ready = self.make_ready(request, Manner::Awaited).await?;
+        let Ready { tenant, ask, run, slot, prepared, stdin, .. } = ready;
+        let Some(slot) = slot else { return Err(DispatchError::Host("an admission had no slot".into())) };
+        let (origin, run) = (ask.origin.clone(), &run);
+        let (ahead, told) = oneshot::channel();
+        let is_decided = AtomicBool::new(false);
+        let asked = async {
+            let asked = self.deps.bus.ask_ahead(&tenant, ask, ahead).await;
+            // It may be in the log all the same. Of what was decided here this would have been told, of others' decisions
+            // not; and where it was decided is not asked, as the tenant may have come here since.
+            let may_be = is_decided.load(Ordering::Relaxed) || !self.deps.bus.is_alone();
+            if matches!(asked, Err(AskError::Unavailable { .. })) && may_be {
+                self.lose_later(tenant.clone(), run.id);
+            }
+            asked
+        };
+        let ended = async {
+            let Ok(Early { accepted, at, after }) = told.await else { return std::future::pending().await };
+            is_decided.store(true, Ordering::Relaxed);
+            let began = Began { tenant: tenant.clone(), origin, accepted, at, revision: after };
+            let ran = self.run_guest(slot, prepared, &began, run, stdin).await;
+            let done = self.finish(began, ran).await?;
+            run.end(done.position);
+            Ok(done)
+        };
+        tokio::pin!(asked, ended);
+        tokio::select! {
+            biased;
+            done = &mut ended => match done {
+                // Its end is durable, so its admission is.
+                Ok(done) => Ok(Some(done)),
+                // An end finds no place if the admission did not; then that is what there is to say.
+                Err(error) => match asked.await? {
+                    Some(_) => Err(error),
+                    None => Ok(None),
+                },
+            },
+            asked = &mut asked => match asked? {
+                Some(decided) => {
+                    admission(decided)?;
+                    ended.await.map(Some)
+                }
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Has an execution declared lost of which it is not known whether it is admitted: nobody runs it, and until its end it
+    /// would count against its tenant.
+    fn lose_later(self: &Arc<Self>, tenant: TenantId, execution_id: ExecutionId) {
+        let (node, boot) = (self.deps.node.clone(), self.deps.boot);
+        tokio::spawn(Arc::clone(self).nudge(tenant, Command::Lose { execution_id, node, boot }));
+    }
+
+    /// Accepts an execution that waits for its turn.
+    pub(super) async fn admit(&self, request: Request) -> Result<Admitted, DispatchError> {
+        let ready = self.make_ready(request, Manner::Queued).await?;
+        let (tenant, origin) = (ready.tenant.clone(), ready.ask.origin.clone());
+        let decided = self.deps.bus.ask(&tenant, ready.ask).await?;
+        let (at, position, revision) = (decided.time, decided.position, decided.revision);
+        let began = Began { tenant, origin, accepted: admission(decided)?, at, revision };
+        Ok(Admitted { began, position, run: ready.run })
+    }
+
+    async fn make_ready(&self, request: Request, manner: Manner) -> Result<Ready, DispatchError> {
+        let Request { tenant, by, origin, code, stdin, args, timeout_ms, hold: _hold } = request;
+        let asynchronous = manner == Manner::Queued;
         let (module, inline) = match code {
             Code::Named { name, version } => (ModuleChoice::Named { name, version }, None),
             Code::Inline(wasm) => {
@@ -29,7 +157,7 @@ impl Shared {
             }
         };
         let input = Payload::new(stdin.clone());
-        let execute = Execute {
+        let mut execute = Execute {
             execution_id: self.ids.execution(),
             module,
             stdin: Content { digest: input.digest(), size_bytes: stdin.len() as u64 },
@@ -39,38 +167,79 @@ impl Shared {
             engine: self.deps.executors.fingerprint().to_owned(),
             node: self.deps.node.clone(),
             boot: self.deps.boot,
+            asynchronous,
+            deadline: None,
         };
-        let (command, by) = (Command::Execute(Box::new(execute)), Authority::Key(key));
-        if inline.is_some() || stdin.len() > MAX_INLINE_BYTES {
-            // Bytes are kept before the commit that names them: not for somebody who would be refused anyway.
-            self.preview(&tenant, &command, &by, &origin).await?;
+        if inline.is_some() || stdin.len() > MAX_INLINE_BYTES || origin.once.is_some() {
+            // Bytes are kept before the commit that names them: not for somebody who would be refused anyway. And what was
+            // done before needs neither slot nor place.
+            let command = Command::Execute(Box::new(execute.clone()));
+            let previewed = self.preview(&tenant, &command, &by, &origin).await?;
+            ran_before(&previewed)?;
         }
+        let entering = if asynchronous {
+            let entered = self.deps.bus.enter_queue(&tenant);
+            entered.map_err(|Full| DispatchError::Busy { retry_after_ms: QUEUE_RETRY_MS })?
+        } else {
+            None
+        };
+        let turn = origin.once.map(|once| self.once.begin(&tenant, &once)).transpose()?;
         let prepared = match &inline {
             Some((digest, wasm)) => Some(self.compile(&tenant, *digest, wasm).await?),
             None => None,
         };
-        let slot = self.deps.executors.reserve().await;
-        let slot = slot.map_err(|busy| DispatchError::Busy { retry_after_ms: busy.retry_after_ms })?;
+        let slot = if asynchronous {
+            None
+        } else {
+            // From here on it waits in lines: for a slot, and for its entity.
+            execute.deadline = timeout_ms.map(|ms| self.deps.bus.region().now().plus_ms(ms));
+            Some(self.slot_within(timeout_ms).await?)
+        };
         if let Some((_, wasm)) = &inline {
             self.take_in(wasm).await?;
         }
         let payloads = self.keep([input]).await?;
-        let ask = Ask { command, by, origin: origin.clone(), payloads };
-        let decided = self.deps.region.ask(&tenant, ask).await?;
-        let accepted_at = decided.time;
-        let Some(Event::ExecutionAccepted(accepted)) = decided.events.into_iter().next() else {
-            return Err(DispatchError::Host("an admission gave no execution".into()));
+        // Whoever cancels it from the moment of its acceptance on finds it here.
+        let run = self.runs.of(execute.execution_id);
+        let command = Command::Execute(Box::new(execute));
+        let ask = Ask { command, by, origin, payloads };
+        Ok(Ready { tenant, ask, run, slot, prepared, stdin, _entering: entering, _turn: turn })
+    }
+
+    /// A slot, before the caller stops waiting.
+    async fn slot_within(&self, timeout_ms: Option<u64>) -> Result<Slot, DispatchError> {
+        let reserve = self.deps.executors.reserve();
+        let slot = match timeout_ms {
+            None => reserve.await,
+            Some(ms) => match tokio::time::timeout(Duration::from_millis(ms), reserve).await {
+                Ok(slot) => slot,
+                Err(_) => return Err(AskError::Refused(Refusal::DeadlinePassed).into()),
+            },
         };
-        let prepared = match prepared {
-            Some(prepared) => Ok(prepared),
-            None => self.prepare(&tenant, accepted.module.digest).await,
+        slot.map_err(|busy| DispatchError::Busy { retry_after_ms: busy.retry_after_ms })
+    }
+
+    /// Runs the guest of an execution that has begun, unless it is cancelled before.
+    pub(super) async fn run_guest(
+        &self,
+        slot: Slot,
+        prepared: Option<Prepared>,
+        began: &Began,
+        run: &Run,
+        stdin: Bytes,
+    ) -> Ran {
+        let accepted = &*began.accepted;
+        let preparing = async {
+            match prepared {
+                Some(prepared) => Ok(prepared),
+                None => self.prepare(&began.tenant, accepted.module.digest).await,
+            }
         };
-        let ran = match prepared {
-            Ok(prepared) => self.run(slot, &prepared, &accepted, stdin).await,
-            Err(message) => Ran::failed(message),
-        };
-        let began = Began { tenant, origin, accepted, at: accepted_at, revision: decided.revision };
-        self.finish(began, ran).await
+        match run.cancel.run_until_cancelled(preparing).await {
+            Some(Ok(prepared)) => self.run(slot, &prepared, accepted, stdin, run.cancel.clone()).await,
+            Some(Err(message)) => Ran::failed(message),
+            None => Ran { outcome: Outcome::Cancelled, ..Ran::failed("the execution was cancelled".into()) },
+        }
     }
 
     /// Would the tenant refuse the command now?
@@ -80,13 +249,20 @@ impl Shared {
         command: &Command,
         by: &Authority,
         origin: &Origin,
-    ) -> Result<(), AskError> {
+    ) -> Result<Decided, AskError> {
         let command = Command::Preview(Box::new(command.clone()));
         let ask = Ask { command, by: by.clone(), origin: origin.clone(), payloads: vec![] };
-        self.deps.region.ask(tenant, ask).await.map(drop)
+        self.deps.bus.ask(tenant, ask).await
     }
 
-    async fn run(&self, slot: Slot, prepared: &Prepared, accepted: &Accepted, stdin: Bytes) -> Ran {
+    async fn run(
+        &self,
+        slot: Slot,
+        prepared: &Prepared,
+        accepted: &Accepted,
+        stdin: Bytes,
+        cancel: CancellationToken,
+    ) -> Ran {
         let job = Job {
             execution_id: accepted.execution_id,
             program: accepted.module.name.as_ref().map_or("module", ModuleName::as_str).to_owned(),
@@ -94,7 +270,7 @@ impl Shared {
             stdin,
             limits: accepted.limits,
             seed: accepted.seed,
-            cancel: CancellationToken::new(),
+            cancel,
         };
         self.deps.executors.run(slot, prepared, job).await
     }
@@ -127,5 +303,25 @@ impl Shared {
                 Err("the host could not compile the module".into())
             }
         }
+    }
+}
+
+/// The execution that a decision admits.
+fn admission(decided: Decided) -> Result<Box<Accepted>, DispatchError> {
+    ran_before(&decided)?;
+    match decided.events.into_iter().next() {
+        Some(Event::ExecutionAccepted(accepted)) => Ok(accepted),
+        _ => Err(DispatchError::Host("an admission gave no execution".into())),
+    }
+}
+
+/// Refuses to run what was run before.
+fn ran_before(decided: &Decided) -> Result<(), DispatchError> {
+    let Some(replayed) = &decided.replayed else { return Ok(()) };
+    let (running, position) = (replayed.running, decided.position);
+    match replayed.came {
+        Came::Execution(execution_id) => Err(DispatchError::RanBefore { execution_id, running, position }),
+        // The digest of a request covers its path: only executions come of a request for one.
+        Came::Key(_) | Came::Change => Err(DispatchError::Host("the same request did not start an execution".into())),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ractor::ActorRef;
 use wasmwiz_events::{commit::Recorded, id::TenantId, ledger::Verifier, log::ReadLimit, revision::Position};
 
-use super::{Message, Rehydrated, World};
+use super::{Message, Places, Rehydrated, World};
 use crate::{metrics, tenant::Tenant};
 
 /// Reads and folds in a task of its own and reports to `entity`.
@@ -26,15 +26,15 @@ pub(super) fn begin(id: TenantId, world: Arc<World>, entity: ActorRef<Message>) 
 
 async fn fold_stream(id: &TenantId, world: &World) -> Result<Rehydrated, Arc<str>> {
     let _turn = world.rehydrations.acquire().await.map_err(|_| Arc::from("the node is stopping"))?;
-    let mut fold =
-        Fold { tenant: Tenant::new(id.clone()), verifier: Verifier::new(id.clone()), position: Position::START };
+    let (tenant, verifier, places) = (Tenant::new(id.clone()), Verifier::new(id.clone()), Places::default());
+    let mut fold = Fold { tenant, verifier, places, position: Position::START };
     loop {
         let from = fold.verifier.head().revision.next();
         let commits = world.log.read_stream(id, from, ReadLimit::default()).await;
         let commits = commits.map_err(|error| Arc::from(error.to_string()))?;
         if commits.is_empty() {
-            let Fold { tenant, verifier, position } = fold;
-            return Ok(Rehydrated { tenant, head: *verifier.head(), position });
+            let Fold { tenant, verifier, places, position } = fold;
+            return Ok(Rehydrated { tenant, head: *verifier.head(), position, places });
         }
         // Decoding and hashing a long stream is work for a thread that may be busy.
         let folded = tokio::task::spawn_blocking(move || fold.all(&commits)).await;
@@ -45,6 +45,7 @@ async fn fold_stream(id: &TenantId, world: &World) -> Result<Rehydrated, Arc<str
 struct Fold {
     tenant: Tenant,
     verifier: Verifier,
+    places: Places,
     position: Position,
 }
 
@@ -53,7 +54,10 @@ impl Fold {
         for recorded in commits {
             self.verifier.step(&recorded.commit).map_err(|broken| Arc::from(broken.to_string()))?;
             let events = recorded.commit.events().map_err(|error| Arc::from(error.to_string()))?;
-            events.iter().for_each(|envelope| self.tenant.apply(&envelope.event));
+            for envelope in events.iter() {
+                self.tenant.fold(envelope);
+                self.places.note(&envelope.event, recorded.position);
+            }
             self.position = recorded.position;
         }
         Ok(self)

@@ -1,16 +1,26 @@
 //! Executions that are open: accepted, and without a terminal event yet.
+//!
+//! ```text
+//! accepted ──────────────────────────────────────► running ─► finished | lost
+//!    └─ asynchronous: queued ─► started, attempt n ──┘  │     cancelled and expired ones that wait finish without a run
+//!                        ▲                              │
+//!                        └── the life of its node ended ─┘
+//! ```
 
 use std::collections::BTreeMap;
 
 use wasmwiz_events::{
     event::Event,
-    execution::{self, Content, Lost},
-    id::{BootId, ExecutionId, NodeId},
+    execution::{self, Content, Finished, Lost, Outcome},
+    id::ExecutionId,
     time::Timestamp,
 };
 
 use super::Refusal;
-use crate::limits::TierLimits;
+use crate::{
+    aggregate::{Context, Life},
+    limits::TierLimits,
+};
 
 /// The most arguments of an execution.
 pub const ARGS_MAX: usize = 64;
@@ -24,15 +34,50 @@ pub const LOST_AT_ONCE: usize = 256;
 #[derive(Debug, Clone)]
 struct Open {
     attempt: u32,
-    node: NodeId,
-    boot: BootId,
+    /// Who runs its current attempt, once that has begun.
+    life: Life,
+    /// By when the current attempt ends, or has begun.
     deadline: Timestamp,
+    /// `None`: somebody waits for it, so it runs once, from its acceptance on.
+    queued: Option<Queued>,
+}
+
+/// What an asynchronous execution has beside.
+#[derive(Debug, Clone, Copy)]
+struct Queued {
+    start_by: Timestamp,
+    wall_ms: u64,
+    started: bool,
+}
+
+impl Open {
+    /// Has its current attempt begun?
+    fn has_begun(&self) -> bool {
+        self.queued.is_none_or(|queued| queued.started)
+    }
+
+    /// What runs may still be heard of for a while; what waits is too late at once.
+    fn overdue_at(&self, grace_ms: u64) -> Timestamp {
+        if self.has_begun() { self.deadline.plus_ms(grace_ms) } else { self.deadline }
+    }
+
+    /// Did its current attempt begin in a life that has ended? Then it runs no more.
+    fn is_interrupted(&self, ended: &[Life]) -> bool {
+        self.has_begun() && ended.contains(&self.life)
+    }
+
+    /// Is it one to be run?
+    fn waits(&self, ended: &[Life]) -> bool {
+        self.queued.is_some() && (!self.has_begun() || self.is_interrupted(ended))
+    }
 }
 
 /// The executions of a tenant that have not ended.
 #[derive(Debug, Clone, Default)]
 pub struct Executions {
     open: BTreeMap<ExecutionId, Open>,
+    /// How many of those that have begun each life runs.
+    lives: BTreeMap<Life, usize>,
 }
 
 /// An execution has bounded input.
@@ -58,54 +103,190 @@ impl Executions {
         self.open.is_empty()
     }
 
-    /// The earliest deadline of an open execution: when somebody should look for it.
-    pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.open.values().map(|open| open.deadline).min()
+    /// Has this one no terminal event yet?
+    pub(super) fn is_open(&self, id: ExecutionId) -> bool {
+        self.open.contains_key(&id)
     }
 
-    pub(super) fn check_concurrency(&self, limits: &TierLimits) -> Result<(), Refusal> {
+    /// When the first open execution is overdue: somebody should look for it then. `grace_ms` is for those that have begun.
+    pub fn next_overdue(&self, grace_ms: u64) -> Option<Timestamp> {
+        self.open.values().map(|open| open.overdue_at(grace_ms)).min()
+    }
+
+    /// The lives of nodes that have begun one which is open.
+    pub fn lives(&self) -> impl Iterator<Item = &Life> {
+        self.lives.keys()
+    }
+
+    /// The asynchronous ones that are to be run, the oldest first.
+    pub fn waiting<'a>(&'a self, ended: &'a [Life]) -> impl Iterator<Item = ExecutionId> + 'a {
+        self.open.iter().filter(move |(_, open)| open.waits(ended)).map(|(id, _)| *id)
+    }
+
+    /// Who runs it; `None` when nobody does.
+    pub fn runner(&self, id: ExecutionId, ended: &[Life]) -> Option<&Life> {
+        self.open.get(&id).filter(|open| open.has_begun() && !open.is_interrupted(ended)).map(|open| &open.life)
+    }
+
+    /// Whatever a life that has ended began is not counted: it takes nothing any more.
+    pub(super) fn check_concurrency(&self, ended: &[Life], limits: &TierLimits) -> Result<(), Refusal> {
         let limit = limits.executions_concurrent;
-        if self.open.len() >= limit as usize { Err(Refusal::TooManyConcurrent { limit }) } else { Ok(()) }
+        let running = self.open.values().filter(|open| open.has_begun() && !open.is_interrupted(ended)).count();
+        if running >= limit as usize { Err(Refusal::TooManyConcurrent { limit }) } else { Ok(()) }
     }
 
-    pub(super) fn finish(&self, finished: execution::Finished) -> Result<Vec<Event>, Refusal> {
+    pub(super) fn check_queue(&self, limits: &TierLimits) -> Result<(), Refusal> {
+        let limit = limits.executions_queued;
+        let queued = self.open.values().filter(|open| open.queued.is_some()).count();
+        if queued >= limit as usize { Err(Refusal::TooManyQueued { limit }) } else { Ok(()) }
+    }
+
+    pub(super) fn start(
+        &self,
+        execution_id: ExecutionId,
+        life: Life,
+        suspended: bool,
+        limits: &TierLimits,
+        context: &Context<'_>,
+    ) -> Result<Vec<Event>, Refusal> {
+        let (now, attempts_max) = (context.now, context.policy.attempts_max);
+        let open = self.open.get(&execution_id).ok_or(Refusal::ExecutionNotOpen)?;
+        let Some(queued) = open.queued.filter(|_| open.waits(context.ended)) else {
+            return Err(Refusal::ExecutionStarted);
+        };
+        if queued.start_by <= now {
+            return Ok(vec![too_late(execution_id, open)]);
+        }
+        let attempt = if queued.started { open.attempt.saturating_add(1) } else { open.attempt };
+        if attempt > attempts_max {
+            let reason = format!("its node went away during each of its {attempts_max} attempts");
+            return Ok(vec![Event::ExecutionLost(Lost { execution_id, attempt: open.attempt, reason })]);
+        }
+        if suspended {
+            return Err(Refusal::Suspended);
+        }
+        self.check_concurrency(context.ended, limits)?;
+        let Life { node, boot } = life;
+        let started = execution::Started { execution_id, attempt, node, boot, start_time: now };
+        Ok(vec![Event::ExecutionStarted(started)])
+    }
+
+    pub(super) fn cancel(&self, id: ExecutionId, ended: &[Life]) -> Result<Vec<Event>, Refusal> {
+        let open = self.open.get(&id).ok_or(Refusal::ExecutionNotOpen)?;
+        if !open.waits(ended) {
+            // Who runs it knows what it used, and ends it.
+            return Ok(vec![]);
+        }
+        let message = "the execution was cancelled while it waited".to_owned();
+        let finished = Finished::without_run(id, open.attempt, Outcome::Cancelled, message);
+        Ok(vec![Event::ExecutionFinished(Box::new(finished))])
+    }
+
+    pub(super) fn finish(&self, finished: Finished) -> Result<Vec<Event>, Refusal> {
         let open = self.open.get(&finished.execution_id).ok_or(Refusal::ExecutionNotOpen)?;
-        if open.attempt != finished.attempt {
+        if open.attempt != finished.attempt || !open.has_begun() {
             return Err(Refusal::StaleAttempt { offered: finished.attempt });
         }
         Ok(vec![Event::ExecutionFinished(Box::new(finished))])
     }
 
-    pub(super) fn reap(&self, node: &NodeId, boot: BootId) -> Vec<Event> {
-        self.lose("the node that ran it was restarted", |open| open.node == *node && open.boot != boot)
+    /// An asynchronous one is not lost with its node: it waits for its next attempt.
+    pub(super) fn reap(&self, ended: &[Life]) -> Vec<Event> {
+        let is_lost = |open: &Open| open.queued.is_none() && open.is_interrupted(ended);
+        self.end("the node that ran it was restarted or went away", is_lost)
+    }
+
+    /// Only what somebody waited for: an asynchronous one is run by whoever finds it in the log.
+    pub(super) fn lose(&self, id: ExecutionId, life: &Life) -> Result<Vec<Event>, Refusal> {
+        let is_its_own = |open: &&Open| open.queued.is_none() && open.life == *life;
+        let open = self.open.get(&id).filter(is_its_own).ok_or(Refusal::ExecutionNotOpen)?;
+        let reason = "its node did not learn in time that it was admitted, and ended its guest".to_owned();
+        Ok(vec![Event::ExecutionLost(Lost { execution_id: id, attempt: open.attempt, reason })])
     }
 
     pub(super) fn expire(&self, now: Timestamp, grace_ms: u64) -> Vec<Event> {
-        self.lose("its node gave no outcome by its deadline", |open| open.deadline.plus_ms(grace_ms) <= now)
+        self.end("its node gave no outcome by its deadline", |open| open.overdue_at(grace_ms) <= now)
     }
 
-    fn lose(&self, reason: &str, is_lost: impl Fn(&Open) -> bool) -> Vec<Event> {
-        let lost = self.open.iter().filter(|(_, open)| is_lost(open)).take(LOST_AT_ONCE);
+    /// Ends those that nobody will: what has begun is lost, what still waits is too late.
+    fn end(&self, reason: &str, is_over: impl Fn(&Open) -> bool) -> Vec<Event> {
+        let over = self.open.iter().filter(|(_, open)| is_over(open)).take(LOST_AT_ONCE);
         let event = |(id, open): (&ExecutionId, &Open)| {
+            if !open.has_begun() {
+                return too_late(*id, open);
+            }
             Event::ExecutionLost(Lost { execution_id: *id, attempt: open.attempt, reason: reason.to_owned() })
         };
-        lost.map(event).collect()
+        over.map(event).collect()
     }
 
     pub(super) fn accepted(&mut self, accepted: &execution::Accepted) {
+        let wall_ms = accepted.limits.wall_ms;
+        let queued = accepted.start_by.map(|start_by| Queued { start_by, wall_ms, started: false });
         let open = Open {
             attempt: accepted.attempt,
-            node: accepted.node.clone(),
-            boot: accepted.boot,
-            deadline: accepted.start_time.plus_ms(accepted.limits.wall_ms),
+            life: Life { node: accepted.node.clone(), boot: accepted.boot },
+            deadline: accepted.start_by.unwrap_or_else(|| accepted.start_time.plus_ms(wall_ms)),
+            queued,
         };
+        if open.has_begun() {
+            self.begins(&open.life);
+        }
         self.open.insert(accepted.execution_id, open);
     }
 
+    pub(super) fn started(&mut self, started: &execution::Started) {
+        let Some(open) = self.open.get_mut(&started.execution_id) else { return };
+        let life = Life { node: started.node.clone(), boot: started.boot };
+        let before = open.has_begun().then(|| open.life.clone());
+        open.attempt = started.attempt;
+        open.life.clone_from(&life);
+        if let Some(queued) = &mut open.queued {
+            queued.started = true;
+            // Until start_by a further attempt may follow.
+            open.deadline = started.start_time.plus_ms(queued.wall_ms).max(queued.start_by);
+        }
+        if let Some(before) = before {
+            self.ceases(&before);
+        }
+        self.begins(&life);
+    }
+
     pub(super) fn ended(&mut self, id: ExecutionId) {
-        self.open.remove(&id);
+        let open = self.open.remove(&id);
+        if let Some(open) = open.filter(Open::has_begun) {
+            self.ceases(&open.life);
+        }
+    }
+
+    fn begins(&mut self, life: &Life) {
+        match self.lives.get_mut(life) {
+            Some(running) => *running += 1,
+            None => {
+                self.lives.insert(life.clone(), 1);
+            }
+        }
+    }
+
+    fn ceases(&mut self, life: &Life) {
+        match self.lives.get_mut(life) {
+            Some(running) if *running > 1 => *running -= 1,
+            _ => {
+                self.lives.remove(life);
+            }
+        }
     }
 }
+
+/// The end of an execution whose turn did not come in time.
+fn too_late(id: ExecutionId, open: &Open) -> Event {
+    let message = "its turn did not come before its deadline; it did not run to an end".to_owned();
+    let finished = Finished::without_run(id, open.attempt, Outcome::DeadlineExceeded, message);
+    Event::ExecutionFinished(Box::new(finished))
+}
+
+#[cfg(test)]
+mod queue_tests;
 
 #[cfg(test)]
 mod tests {
@@ -131,14 +312,56 @@ mod tests {
 
     #[test]
     fn a_restarted_node_has_lost_what_it_ran_before() {
-        given(running()).when(Command::Reap { node: node(), boot: boot(2) }).then([lost(1)]);
+        given(running()).in_life(2).when(Command::Reap).then([lost(1)]);
     }
 
     #[test]
     fn a_node_that_lives_has_lost_nothing() {
-        given(running()).when(Command::Reap { node: node(), boot: boot(1) }).then([]);
-        let other = NodeId::new("other").unwrap();
-        given(running()).when(Command::Reap { node: other, boot: boot(2) }).then([]);
+        given(running()).in_life(1).when(Command::Reap).then([]);
+    }
+
+    #[test]
+    fn lives_are_known_for_as_long_as_they_run_something() {
+        let lives = |events: Vec<Event>| {
+            let mut executions = Executions::default();
+            for event in events {
+                match event {
+                    Event::ExecutionAccepted(accepted) => executions.accepted(&accepted),
+                    Event::ExecutionStarted(started) => executions.started(&started),
+                    Event::ExecutionFinished(finished) => executions.ended(finished.execution_id),
+                    other => panic!("{other:?}"),
+                }
+            }
+            executions.lives().map(|life| life.boot).collect::<Vec<_>>()
+        };
+        assert_eq!(lives(vec![accepted(1), accepted(2), finished(1)]), [boot(1)]);
+        assert_eq!(lives(vec![accepted(1), accepted(2), finished(1), finished(2)]), []);
+        assert_eq!(lives(vec![queued(1)]), []);
+        assert_eq!(lives(vec![queued(1), started(1, 1, 1), started(1, 2, 2)]), [boot(2)]);
+        assert_eq!(lives(vec![queued(1), started(1, 1, 1), finished(1)]), []);
+    }
+
+    #[test]
+    fn who_runs_it_is_known_until_its_life_has_ended() {
+        let mut executions = Executions::default();
+        let Event::ExecutionAccepted(accepted) = accepted(1) else { unreachable!() };
+        executions.accepted(&accepted);
+        let life = Life { node: node(), boot: boot(1) };
+        assert_eq!(executions.runner(execution_id(1), &[]), Some(&life));
+        assert_eq!(executions.runner(execution_id(1), &[life]), None);
+        assert_eq!(executions.runner(execution_id(2), &[]), None);
+    }
+
+    #[test]
+    fn a_node_loses_what_it_does_not_run_and_nothing_else() {
+        let lose = |life| Command::Lose { execution_id: execution_id(1), node: node(), boot: boot(life) };
+        let reason = "its node did not learn in time that it was admitted, and ended its guest".into();
+        given(running()).when(lose(1)).then([Event::ExecutionLost(Lost { reason, ..lost_data(1) })]);
+        given(running()).when(lose(2)).then_refused(Refusal::ExecutionNotOpen);
+        given(ready()).when(lose(1)).then_refused(Refusal::ExecutionNotOpen);
+        let asynchronous = ready().into_iter().chain([queued(1), started(1, 1, 1)]);
+        given(asynchronous).when(lose(1)).then_refused(Refusal::ExecutionNotOpen);
+        given(running().into_iter().chain([finished(1)])).when(lose(1)).then_refused(Refusal::ExecutionNotOpen);
     }
 
     #[test]
@@ -153,7 +376,7 @@ mod tests {
     fn a_sweep_stays_within_one_commit() {
         let open = (1..=300).map(accepted);
         let history = ready().into_iter().chain(open);
-        let events = given(history).when(Command::Reap { node: node(), boot: boot(2) }).events();
+        let events = given(history).in_life(2).when(Command::Reap).events();
         assert_eq!(events.len(), LOST_AT_ONCE);
     }
 

@@ -7,6 +7,7 @@ use wasmwiz_events::{
     event::Event,
     id::{KeyId, TenantId},
     key::{self, Scope, Scopes},
+    revision::Revision,
     time::Timestamp,
 };
 
@@ -16,11 +17,17 @@ use crate::aggregate::Context;
 /// Revoked keys that are remembered as such; older ones are merely unknown. Bounds what an endless rotation leaves.
 const REVOKED_REMEMBERED: usize = 1_000;
 
+/// How long an old secret may go on working after a rotation, in milliseconds: a week is enough to bring a new one anywhere,
+/// and an old one that leaked is worth little after it.
+pub const GRACE_MAX_MS: u64 = 7 * 86_400_000;
+
 #[derive(Debug, Clone)]
 struct Key {
     scopes: Scopes,
     hash: Digest,
     expires_at: Option<Timestamp>,
+    /// Where it was issued or given its present secret.
+    changed_at: Revision,
 }
 
 /// Live keys, and the ids of those revoked last.
@@ -85,11 +92,59 @@ impl Keys {
         if self.revoked.contains(&key_id) { Ok(vec![]) } else { Err(Refusal::KeyUnknown) }
     }
 
+    /// `issuer` as for [`Keys::issue`]: whoever gets the new secret gets all that the key may do.
+    pub(super) fn rotate(
+        &self,
+        key_id: KeyId,
+        hash: Digest,
+        grace_ms: u64,
+        issuer: Option<Scopes>,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, Refusal> {
+        let Some(key) = self.live.get(&key_id) else {
+            return Err(if self.revoked.contains(&key_id) { Refusal::KeyNotLive } else { Refusal::KeyUnknown });
+        };
+        if issuer.is_some_and(|issuer| !issuer.covers(key.scopes)) {
+            return Err(Refusal::WiderScopes);
+        }
+        if key.expires_at.is_some_and(|at| at <= now) {
+            return Err(Refusal::KeyNotLive);
+        }
+        if grace_ms > GRACE_MAX_MS {
+            return Err(Refusal::GraceTooLong { limit_seconds: GRACE_MAX_MS / 1_000 });
+        }
+        let grace_until = now.plus_ms(grace_ms);
+        Ok(vec![Event::KeyRotated(key::Rotated { key_id, hash, grace_until, writes_full_at: None })])
+    }
+
+    /// The old secret is a matter of who authenticates: here a key is its id, whichever secret came with it.
+    pub(super) fn rotated(&mut self, rotated: &key::Rotated) {
+        if let Some(key) = self.live.get_mut(&rotated.key_id) {
+            key.hash = rotated.hash;
+        }
+    }
+
     pub(super) fn issued(&mut self, issued: &key::Issued) {
         self.live.insert(
             issued.key_id.clone(),
-            Key { scopes: issued.scopes, hash: issued.hash, expires_at: issued.expires_at },
+            Key {
+                scopes: issued.scopes,
+                hash: issued.hash,
+                expires_at: issued.expires_at,
+                changed_at: Revision::default(),
+            },
         );
+    }
+
+    /// Where a live key was last changed.
+    pub(super) fn changed_at(&self, key_id: &KeyId) -> Option<Revision> {
+        self.live.get(key_id).map(|key| key.changed_at)
+    }
+
+    pub(super) fn note_revision(&mut self, key_id: &KeyId, revision: Revision) {
+        if let Some(key) = self.live.get_mut(key_id) {
+            key.changed_at = revision;
+        }
     }
 
     pub(super) fn revoked(&mut self, key_id: &KeyId) {
@@ -200,6 +255,64 @@ mod tests {
         given(history()).when(revoke(K1)).then([key_revoked(K1)]);
         given(history().into_iter().chain([key_revoked(K1)])).when(revoke(K1)).then([]);
         given(history()).when(revoke(K2)).then_refused(Refusal::KeyUnknown);
+    }
+
+    fn rotate(id: &str, grace_ms: u64) -> Command {
+        Command::RotateKey { key_id: key_id(id), hash: Digest::of(b"new secret"), grace_ms }
+    }
+
+    fn rotated(id: &str, grace_ms: u64) -> Event {
+        let (key_id, hash, grace_until) = (key_id(id), Digest::of(b"new secret"), NOON.plus_ms(grace_ms));
+        Event::KeyRotated(key::Rotated { key_id, hash, grace_until, writes_full_at: None })
+    }
+
+    #[test]
+    fn a_key_gets_a_new_secret_and_the_old_one_has_a_bounded_grace() {
+        let history = || given([registered("Acme", Tier::Pro), key_issued(K1)]);
+        for grace_ms in [0, 1, GRACE_MAX_MS] {
+            history().when(rotate(K1, grace_ms)).then([rotated(K1, grace_ms)]);
+        }
+        history().when(rotate(K1, GRACE_MAX_MS + 1)).then_refused(Refusal::GraceTooLong { limit_seconds: 604_800 });
+        history().when(rotate(K2, 0)).then_refused(Refusal::KeyUnknown);
+    }
+
+    #[test]
+    fn the_tenant_knows_the_new_hash() {
+        let history = || given([registered("Acme", Tier::Pro), key_issued(K1), rotated(K1, 0)]);
+        history().when(Command::IssueKey(new_key(K1))).then_refused(Refusal::KeyExists);
+        let same = NewKey { hash: Digest::of(b"new secret"), ..new_key(K1) };
+        history().when(Command::IssueKey(same)).then([]);
+    }
+
+    #[test]
+    fn a_key_that_is_revoked_or_expired_gets_no_new_secret() {
+        given([registered("Acme", Tier::Pro), key_issued(K1), key_revoked(K1)])
+            .when(rotate(K1, 0))
+            .then_refused(Refusal::KeyNotLive);
+        let expired = Event::KeyIssued(key::Issued { expires_at: Some(NOON), ..issued(K1) });
+        given([registered("Acme", Tier::Pro), expired]).when(rotate(K1, 0)).then_refused(Refusal::KeyNotLive);
+    }
+
+    #[test]
+    fn a_key_cannot_take_over_a_wider_one_by_giving_it_a_new_secret() {
+        let narrow = key::Issued { scopes: Scopes::NONE.with(Scope::KeysManage), ..issued(K1) };
+        let history = || given([registered("Acme", Tier::Pro), Event::KeyIssued(narrow.clone()), key_issued(K2)]);
+        history().by(K1).when(rotate(K2, 0)).then_refused(Refusal::WiderScopes);
+        assert_eq!(history().by(K1).when(rotate(K1, 0)).events().len(), 1);
+        let lacking = key::Issued { scopes: Scopes::NONE.with(Scope::ExecutionsRun), ..issued(K1) };
+        given([registered("Acme", Tier::Pro), Event::KeyIssued(lacking)])
+            .by(K1)
+            .when(rotate(K1, 0))
+            .then_refused(Refusal::MissingScope(Scope::KeysManage));
+    }
+
+    #[test]
+    fn a_new_secret_takes_a_token_of_what_keys_write() {
+        let mut tenant = given([registered("Acme", Tier::Free), key_issued(K1)]).by(K1);
+        for _ in 0..15 {
+            assert_eq!(tenant.decide_and_apply(rotate(K1, 0), NOON), Ok(()));
+        }
+        assert!(matches!(tenant.decide_and_apply(rotate(K1, 0), NOON), Err(Refusal::WritesLimited { .. })));
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl Modules {
         Ok(ModuleRef { name: Some(name.clone()), version: Some(version), digest: *digest })
     }
 
+    /// The latest version of a live module.
+    pub(super) fn latest(&self, name: &ModuleName) -> Option<u32> {
+        self.by_name.get(name).filter(|module| !module.versions.is_empty()).map(|module| module.latest)
+    }
+
     pub(super) fn rejected_lately(&self, now: Timestamp) -> bool {
         self.rejected_at.is_some_and(|at| now.ms_since(at) < REJECTION_EVERY_MS)
     }

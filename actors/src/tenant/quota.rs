@@ -58,10 +58,18 @@ impl Quota {
     }
 }
 
+/// How far a clock may have been ahead of this one until what it said of a bucket is no longer believed, in milliseconds:
+/// far more than clocks differ that somebody looks after.
+const CLOCK_SLACK_MS: u64 = 60_000;
+
 /// Takes a token of the bucket that is full at `full_at`: when it is full then, or how many milliseconds there is none.
 fn take(full_at: Timestamp, rate: Rate, now: Timestamp) -> Result<Timestamp, u64> {
-    let full_at = full_at.max(now).plus_ms(rate.interval_ms());
     let horizon = now.plus_ms(rate.fill_ms());
+    if full_at > horizon.plus_ms(CLOCK_SLACK_MS) {
+        // Nothing empties a bucket more than wholly. A clock was wrong, or the rate was far slower: this is its last token.
+        return Ok(horizon);
+    }
+    let full_at = full_at.max(now).plus_ms(rate.interval_ms());
     if full_at > horizon { Err(full_at.ms_since(horizon)) } else { Ok(full_at) }
 }
 
@@ -69,6 +77,7 @@ fn take(full_at: Timestamp, rate: Rate, now: Timestamp) -> Result<Timestamp, u64
 pub(super) const fn write_note(event: &mut Event) -> Option<&mut Option<Timestamp>> {
     match event {
         Event::KeyIssued(issued) => Some(&mut issued.writes_full_at),
+        Event::KeyRotated(rotated) => Some(&mut rotated.writes_full_at),
         Event::ModulePublished(published) => Some(&mut published.writes_full_at),
         Event::ModuleRejected(rejected) => Some(&mut rejected.writes_full_at),
         Event::ModuleDeleted(deleted) => Some(&mut deleted.writes_full_at),
@@ -77,10 +86,10 @@ pub(super) const fn write_note(event: &mut Event) -> Option<&mut Option<Timestam
         | Event::TenantTierChanged(_)
         | Event::TenantSuspended(_)
         | Event::TenantResumed(_)
-        | Event::KeyRotated(_)
         // A leaked key is revoked at once, whatever its holder has written; and no more can be revoked than was issued.
         | Event::KeyRevoked(_)
         | Event::ExecutionAccepted(_)
+        | Event::ExecutionStarted(_)
         | Event::ExecutionFinished(_)
         | Event::ExecutionLost(_)
         | Event::RequestsDenied(_)
@@ -193,6 +202,16 @@ mod tests {
             .when(execute(HELLO))
             .accepted();
         assert_eq!(accepted.bucket_full_at, None);
+    }
+
+    #[test]
+    fn a_clock_that_was_a_day_ahead_blocks_nobody_for_a_day() {
+        let mut tenant = given([registered("Acme", Tier::Free), key_issued(K1), published(HELLO)]).by(K1);
+        admitted_until_refused(&mut tenant, NOON.plus_ms(DAY_MS));
+        // Now it is right: one is admitted, and from then on the rate holds.
+        let (count, refusal) = admitted_until_refused(&mut tenant, NOON);
+        assert_eq!((count, refusal), (1, Refusal::RateLimited { per_minute: 10, retry_after_ms: 6_000 }));
+        assert_eq!(admitted_until_refused(&mut tenant, NOON.plus_ms(6_000)).0, 1);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The ways in which a tenant says no.
 
+use serde::{Deserialize, Serialize};
 use wasmwiz_events::{key::Scope, time::Timestamp};
 
 /// Why a command was refused. Nothing is written when it is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// No such tenant.
     #[error("there is no tenant with this id; GET /v1/tenants lists those there are")]
@@ -31,9 +32,11 @@ pub enum Refusal {
     KeyExpired(Timestamp),
     /// The key may not do this.
     #[error("the key lacks the scope {0}; use a key that has it")]
-    MissingScope(Scope),
+    MissingScope(#[serde(with = "crate::codec::scope")] Scope),
     /// A credential can never mint a wider one.
-    #[error("a key cannot be issued with scopes that its issuer lacks; ask for fewer, or use a key that has them")]
+    #[error(
+        "a key cannot issue, or give a new secret to, one with scopes that it lacks itself; ask for fewer, or use a key that has them"
+    )]
     WiderScopes,
     /// A key without scopes could do nothing.
     #[error("a key needs at least one scope")]
@@ -44,6 +47,15 @@ pub enum Refusal {
     /// The id was drawn before; the caller draws another.
     #[error("a key with this id exists already")]
     KeyExists,
+    /// The key does not work any more, so that a new secret would not either.
+    #[error("the key was revoked or has expired and gets no new secret; issue another")]
+    KeyNotLive,
+    /// The old secret would work for too long.
+    #[error("an old secret may go on working for {limit_seconds} seconds at most; ask for less")]
+    GraceTooLong {
+        /// The most.
+        limit_seconds: u64,
+    },
     /// Too many live keys.
     #[error("the tenant has {limit} live keys, which is the most; revoke some first")]
     TooManyKeys {
@@ -135,6 +147,43 @@ pub enum Refusal {
         /// The most at a time.
         limit: u32,
     },
+    /// The key was sent with another request.
+    #[error(
+        "the idempotency key was sent with another request within the last 24 hours; draw a new key for each request"
+    )]
+    IdempotencyKeyReused,
+    /// As many requests are remembered as may be.
+    #[error(
+        "the tenant has {limit} idempotency keys of the last 24 hours, which is the most that is remembered; send the \
+         request without one, or later"
+    )]
+    TooManyIdempotencyKeys {
+        /// The most.
+        limit: u32,
+        /// When the oldest is forgotten, in milliseconds from now.
+        retry_after_ms: u64,
+    },
+    /// Denials were written down less than a minute ago.
+    #[error("denials were written down less than a minute ago; count on and come again")]
+    DenialsRecordedLately {
+        /// When they may be, in milliseconds from now.
+        retry_after_ms: u64,
+    },
+    /// Something has come in between.
+    #[error("what is to be changed is not as its If-Match says any more; read it again, and decide again")]
+    Stale,
+    /// As many asynchronous executions wait or run as may.
+    #[error("the tenant's tier allows {limit} asynchronous executions that have not ended; wait for one to end")]
+    TooManyQueued {
+        /// The most that wait or run.
+        limit: u32,
+    },
+    /// Whoever asked does not wait any more.
+    #[error("its deadline passed before the execution could begin; nothing ran: try again with a larger timeout_ms")]
+    DeadlinePassed,
+    /// It is not waiting for its turn.
+    #[error("the execution runs already; wait for its end, or cancel it")]
+    ExecutionStarted,
     /// It never began, or it has its terminal event already.
     #[error("the execution is not open")]
     ExecutionNotOpen,

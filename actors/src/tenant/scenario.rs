@@ -3,7 +3,7 @@
 use wasmwiz_events::{
     digest::Digest,
     event::Event,
-    execution::{Accepted, Content, Finished, Limits, Lost, ModuleRef, Outcome, Output, Seed},
+    execution::{Accepted, Content, Finished, Limits, Lost, ModuleRef, Outcome, Output, Seed, Started},
     id::{BootId, ExecutionId, KeyId, ModuleName, NodeId, TenantId},
     key::{self, Scopes},
     module,
@@ -13,7 +13,7 @@ use wasmwiz_events::{
 
 use super::{Command, Execute, ModuleChoice, NewKey, Refusal, Tenant};
 use crate::{
-    aggregate::{Authority, Context},
+    aggregate::{Authority, Context, Life},
     limits::Policy,
 };
 
@@ -29,6 +29,7 @@ pub(crate) struct Given {
     by: Authority,
     at: Timestamp,
     policy: Policy,
+    life: u128,
 }
 
 #[derive(Debug)]
@@ -41,12 +42,16 @@ pub(crate) fn given(history: impl IntoIterator<Item = Event>) -> Given {
 pub(crate) fn given_of(tenant: &str, history: impl IntoIterator<Item = Event>) -> Given {
     let mut state = Tenant::new(TenantId::new(tenant).unwrap());
     history.into_iter().for_each(|event| state.apply(&event));
-    Given { state, by: Authority::System, at: NOON, policy: Policy::default() }
+    Given { state, by: Authority::System, at: NOON, policy: Policy::default(), life: 1 }
 }
 
 impl Given {
     pub(crate) fn by(self, key: &str) -> Self {
         Self { by: Authority::Key(key_id(key)), ..self }
+    }
+
+    pub(crate) fn on(self, by: Authority) -> Self {
+        Self { by, ..self }
     }
 
     pub(crate) fn at(self, at: Timestamp) -> Self {
@@ -57,16 +62,35 @@ impl Given {
         Self { policy, ..self }
     }
 
+    /// In this life of the node; all others of it have ended.
+    pub(crate) fn in_life(self, life: u128) -> Self {
+        Self { life, ..self }
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.life += 1;
+    }
+
     pub(crate) fn when(self, command: Command) -> Then {
-        Then(self.state.decide(command, &Context { now: self.at, policy: &self.policy, by: &self.by }))
+        Then(self.decide(command, self.at))
+    }
+
+    fn decide(&self, command: Command, now: Timestamp) -> Result<Vec<Event>, Refusal> {
+        let present = Life { node: node(), boot: boot(self.life) };
+        let ended: Vec<Life> = self.state.executions().lives().filter(|life| **life != present).cloned().collect();
+        let (policy, by) = (&self.policy, &self.by);
+        self.state.decide(command, &Context { now, policy, by, once: None, expected: None, ended: &ended })
     }
 
     pub(crate) fn decide_and_apply(&mut self, command: Command, at: Timestamp) -> Result<(), Refusal> {
-        let context = Context { now: at, policy: &self.policy, by: &self.by };
-        for event in self.state.decide(command, &context)? {
-            self.state.apply(&event);
-        }
-        Ok(())
+        self.decide_apply_and_give(command, at).map(drop)
+    }
+
+    /// Decides as the platform does, applies, and gives the events.
+    pub(crate) fn decide_apply_and_give(&mut self, command: Command, at: Timestamp) -> Result<Vec<Event>, Refusal> {
+        let events = self.decide(command, at)?;
+        events.iter().for_each(|event| self.state.apply(event));
+        Ok(events)
     }
 
     pub(crate) fn admit_and_end(&mut self, at: Timestamp) -> Result<(), Refusal> {
@@ -231,11 +255,36 @@ pub(crate) fn execute(module: &str) -> Command {
         engine: "test".into(),
         node: node(),
         boot: boot(1),
+        asynchronous: false,
+        deadline: None,
     }))
 }
 
+/// Accepted at noon, to begin within an hour.
+pub(crate) fn queued(n: u128) -> Event {
+    Event::ExecutionAccepted(Box::new(Accepted { start_by: Some(NOON.plus_ms(3_600_000)), ..accepted_data(n) }))
+}
+
+/// Begun at noon, in this life of the node.
+pub(crate) fn started(n: u128, attempt: u32, life: u128) -> Event {
+    let (execution_id, node, boot) = (execution_id(n), node(), boot(life));
+    Event::ExecutionStarted(Started { execution_id, attempt, node, boot, start_time: NOON })
+}
+
+pub(crate) fn start(n: u128, life: u128) -> Command {
+    Command::Start { execution_id: execution_id(n), node: node(), boot: boot(life) }
+}
+
+pub(crate) fn cancel(n: u128) -> Command {
+    Command::Cancel { execution_id: execution_id(n) }
+}
+
 pub(crate) fn accepted(n: u128) -> Event {
-    Event::ExecutionAccepted(Box::new(Accepted {
+    Event::ExecutionAccepted(Box::new(accepted_data(n)))
+}
+
+fn accepted_data(n: u128) -> Accepted {
+    Accepted {
         execution_id: execution_id(n),
         attempt: 1,
         module: ModuleRef { name: Some(module_name(HELLO)), version: Some(1), digest: Digest::of(b"one") },
@@ -255,7 +304,8 @@ pub(crate) fn accepted(n: u128) -> Event {
         node: node(),
         boot: boot(1),
         bucket_full_at: None,
-    }))
+        start_by: None,
+    }
 }
 
 fn finished_data(n: u128) -> Finished {
@@ -286,7 +336,7 @@ pub(crate) fn finish(n: u128) -> Command {
 }
 
 pub(crate) fn lost_data(n: u128) -> Lost {
-    let reason = "the node that ran it was restarted".into();
+    let reason = "the node that ran it was restarted or went away".into();
     Lost { execution_id: execution_id(n), attempt: 1, reason }
 }
 

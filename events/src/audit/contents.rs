@@ -17,14 +17,14 @@ use crate::{
 
 /// A content that an event names.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Named {
+pub(crate) struct Named {
     /// What it is to the event.
     pub(super) what: &'static str,
-    pub(super) digest: Digest,
+    pub(crate) digest: Digest,
     /// How many bytes the event says that it has, if it says so.
     pub(super) size_bytes: Option<u64>,
     /// Was it kept? What was rejected was not, and nothing is kept of no bytes.
-    pub(super) kept: bool,
+    pub(crate) kept: bool,
 }
 
 impl Named {
@@ -34,7 +34,7 @@ impl Named {
 }
 
 /// The contents that an event names; `None` when the event is of a type that is not known here.
-pub(super) fn named(event: &Event) -> Option<Vec<Named>> {
+pub(crate) fn named(event: &Event) -> Option<Vec<Named>> {
     Some(match event {
         Event::ExecutionAccepted(accepted) => {
             let Content { digest, size_bytes } = accepted.stdin;
@@ -61,6 +61,7 @@ pub(super) fn named(event: &Event) -> Option<Vec<Named>> {
         | Event::KeyRotated(_)
         | Event::KeyRevoked(_)
         | Event::ModuleDeleted(_)
+        | Event::ExecutionStarted(_)
         | Event::ExecutionLost(_)
         | Event::RequestsDenied(_) => Vec::new(),
         Event::Unknown(_) => return None,
@@ -78,10 +79,17 @@ pub(super) enum Kept {
     Damaged(String),
 }
 
+impl Kept {
+    pub(super) fn other_bytes() -> Self {
+        Self::Damaged("is not the bytes that its digest names".into())
+    }
+}
+
 /// The blobs that were looked at. Each is read and hashed once, however many events name it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Blobs {
-    folder: PathBuf,
+    /// Where they are; without one, [`Blobs::saw`] says what they are.
+    folder: Option<PathBuf>,
     seen: HashMap<Digest, Kept>,
     told: HashSet<(TenantId, Digest)>,
     /// How many are intact.
@@ -91,22 +99,33 @@ pub(super) struct Blobs {
 impl Blobs {
     /// The blobs in `folder`.
     pub(super) fn of(folder: PathBuf) -> Self {
-        Self { folder, seen: HashMap::new(), told: HashSet::new(), intact: 0 }
+        Self { folder: Some(folder), ..Self::default() }
     }
 
     pub(super) fn look(&mut self, digest: Digest) -> Kept {
         if let Some(seen) = self.seen.get(&digest) {
             return seen.clone();
         }
-        let kept = match fs::hash(&self.folder, digest) {
+        let hash = |folder: &PathBuf| fs::hash(folder, digest);
+        let kept = match self.folder.as_ref().map_or(Ok(None), hash) {
             Ok(Some((found, size_bytes))) if found == digest => Kept::Intact(size_bytes),
-            Ok(Some(_)) => Kept::Damaged("is not the bytes that its digest names".into()),
+            Ok(Some(_)) => Kept::other_bytes(),
             Ok(None) => Kept::Missing,
             Err(error) => Kept::Damaged(format!("cannot be read: {error}")),
         };
-        self.intact += u64::from(matches!(kept, Kept::Intact(_)));
-        self.seen.insert(digest, kept.clone());
+        self.saw(digest, kept.clone());
         kept
+    }
+
+    /// Was it looked at?
+    pub(super) fn knows(&self, digest: Digest) -> bool {
+        self.seen.contains_key(&digest)
+    }
+
+    /// It was looked at.
+    pub(super) fn saw(&mut self, digest: Digest, kept: Kept) {
+        self.intact += u64::from(matches!(kept, Kept::Intact(_)));
+        self.seen.insert(digest, kept);
     }
 
     /// Is it the first time that something is told of this content to this tenant? Thousands of executions may name one

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 
-use super::{BlobError, Blobs};
+use super::{BlobError, Blobs, Pieces};
 use crate::digest::Digest;
 
 /// Small writes are gathered to this many bytes before they go to a blocking thread.
@@ -133,6 +133,16 @@ impl Blobs for FsBlobs {
         let blobs = self.clone();
         let read = tokio::task::spawn_blocking(move || blobs.read(digest));
         read.await.map_err(|error| io_error("reading a blob")(io::Error::other(error)))?
+    }
+
+    async fn open_pieces(&self, digest: Digest) -> Result<Option<Pieces>, BlobError> {
+        let path = self.path(digest);
+        let open = move || match File::open(path) {
+            Ok(file) => Pieces::of(file, digest).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        blocking("opening a blob", open).await
     }
 
     async fn contains(&self, digest: Digest) -> Result<bool, BlobError> {

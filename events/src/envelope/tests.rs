@@ -152,11 +152,9 @@ fn key_event() -> impl Strategy<Value = Event> {
         issued.prop_map(|(key_id, name, scopes, hash, expires_at, writes_full_at)| {
             Event::KeyIssued(key::Issued { key_id, name, scopes, hash, expires_at, writes_full_at })
         }),
-        (key_id(), digest(), time()).prop_map(|(key_id, hash, grace_until)| Event::KeyRotated(key::Rotated {
-            key_id,
-            hash,
-            grace_until
-        })),
+        (key_id(), digest(), time(), option::of(time())).prop_map(|(key_id, hash, grace_until, writes_full_at)| {
+            Event::KeyRotated(key::Rotated { key_id, hash, grace_until, writes_full_at })
+        }),
         key_id().prop_map(|key_id| Event::KeyRevoked(key::Revoked { key_id })),
     ]
 }
@@ -197,10 +195,10 @@ fn accepted() -> impl Strategy<Value = Event> {
     });
     let node = "[a-z0-9]{1,63}".prop_map(|id| NodeId::new(&id).unwrap());
     let what = (execution_id(), any::<u32>(), module, key_id(), content, vec(text(), 0..4), limits);
-    let how = (any::<[u8; 16]>(), time(), text(), node, uuid(), option::of(time()));
+    let how = (any::<[u8; 16]>(), time(), text(), node, uuid(), (option::of(time()), option::of(time())));
     (what, how).prop_map(|(what, how)| {
         let (execution_id, attempt, module, key_id, stdin, args, limits) = what;
-        let (seed, start_time, engine, node, boot, bucket_full_at) = how;
+        let (seed, start_time, engine, node, boot, (bucket_full_at, start_by)) = how;
         let (seed, boot) = (Seed::new(seed), BootId::new(boot));
         Event::ExecutionAccepted(Box::new(execution::Accepted {
             execution_id,
@@ -216,7 +214,16 @@ fn accepted() -> impl Strategy<Value = Event> {
             node,
             boot,
             bucket_full_at,
+            start_by,
         }))
+    })
+}
+
+fn started() -> impl Strategy<Value = Event> {
+    let boot = uuid().prop_map(BootId::new);
+    (execution_id(), any::<u32>(), boot, time()).prop_map(|(execution_id, attempt, boot, start_time)| {
+        let node = NodeId::new("node-0").unwrap();
+        Event::ExecutionStarted(execution::Started { execution_id, attempt, node, boot, start_time })
     })
 }
 
@@ -273,16 +280,20 @@ fn cause() -> impl Strategy<Value = Cause> {
         key_id().prop_map(|key| Actor::key(&key)),
         text().prop_map(|subject| Actor::operator(&subject)),
     ];
-    (uuid(), correlation, actor, option::of(text())).prop_map(|(command, correlation, actor, traceparent)| Cause {
-        command: CommandId::new(command),
-        correlation,
-        actor,
-        traceparent: traceparent.map(Into::into),
-    })
+    let idempotency = (digest(), digest()).prop_map(|(key, request)| Idempotency { key, request });
+    (uuid(), correlation, actor, option::of(text()), option::of(idempotency)).prop_map(
+        |(command, correlation, actor, traceparent, idempotency)| Cause {
+            command: CommandId::new(command),
+            correlation,
+            actor,
+            traceparent: traceparent.map(Into::into),
+            idempotency,
+        },
+    )
 }
 
 fn an_envelope() -> impl Strategy<Value = Envelope> {
-    let event = prop_oneof![tenant_event(), key_event(), module_event(), accepted(), finished(), lost()];
+    let event = prop_oneof![tenant_event(), key_event(), module_event(), accepted(), started(), finished(), lost()];
     (uuid(), tenant_id(), any::<u64>(), time(), cause(), event).prop_map(
         |(id, tenant, revision, time, cause, event)| Envelope {
             id: EventId::new(id),

@@ -54,6 +54,7 @@ macro_rules! event_log_conformance {
         $crate::event_log_conformance!(@$rule ($($arguments)*)
             what_was_appended_is_read_back
             of_many_racers_one_wins
+            commits_offered_on_top_of_each_other_are_stored_in_order
             the_same_commit_twice_is_one_commit
             a_stale_commit_conflicts
             a_commit_that_runs_ahead_conflicts
@@ -173,6 +174,27 @@ pub async fn of_many_racers_one_wins(log: Log) {
     }
     assert_eq!((winners.len(), losers), (1, RACERS - 1));
     holds(&log, &stream.tenant, &winners).await;
+}
+
+/// A log that keeps the order of its appends stores a commit that was offered before the one under it was acknowledged.
+pub async fn commits_offered_on_top_of_each_other_are_stored_in_order(log: Log) {
+    if !log.keeps_order() {
+        return;
+    }
+    for _ in 0..100 {
+        let mut stream = Stream::fresh();
+        let [first, second, third] = [(); 3].map(|()| {
+            let commit = stream.seal(1);
+            stream.head = commit.head();
+            commit
+        });
+        // Polls them in this order, and then waits for all.
+        let offered = tokio::join!(biased; append(&log, &first), append(&log, &second), append(&log, &third));
+        for offered in [offered.0, offered.1, offered.2] {
+            assert!(matches!(offered, Ok(Appended { repeated: false, .. })), "{offered:?}");
+        }
+        holds(&log, &stream.tenant, &[first, second, third]).await;
+    }
 }
 
 /// At once, at the end of the stream, further back, and after a younger owner has written.

@@ -33,6 +33,8 @@ struct Shared {
     poison: watch::Sender<Option<Arc<str>>>,
     /// Are appends held back?
     held: watch::Sender<bool>,
+    /// Appends are stored in the order in which they ask for it.
+    turn: tokio::sync::Mutex<()>,
     /// How many are held back.
     waiting: watch::Sender<usize>,
     /// The last commit that followers are shown.
@@ -70,6 +72,7 @@ impl MemoryLog {
             tail: watch::channel(Position::START).0,
             poison: watch::channel(None).0,
             held: watch::channel(false).0,
+            turn: tokio::sync::Mutex::default(),
             waiting: watch::channel(0).0,
             shown: watch::channel(Position::new(u64::MAX)).0,
         };
@@ -236,12 +239,18 @@ impl Drop for Waiting<'_> {
 #[async_trait]
 impl EventLog for MemoryLog {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
-        if *self.shared.held.borrow() {
-            let _waiting = Waiting::begin(&self.shared);
+        let held_back = self.shared.held.borrow().then(|| Waiting::begin(&self.shared));
+        let _turn = self.shared.turn.lock().await;
+        if held_back.is_some() {
             // The sender lives in `self`.
             let _ = self.shared.held.subscribe().wait_for(|held| !held).await;
         }
         self.shared.append(append)
+    }
+
+    fn keeps_order(&self) -> bool {
+        // tokio's mutex is fair.
+        true
     }
 
     async fn read_stream(

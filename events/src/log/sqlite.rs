@@ -338,6 +338,11 @@ impl EventLog for SqliteLog {
         answered.await.unwrap_or_else(|_| Err(self.shared.stopped()))
     }
 
+    fn keeps_order(&self) -> bool {
+        // `enqueue` comes before the first wait, and one writer takes what is queued in order.
+        true
+    }
+
     async fn read_stream(
         &self,
         tenant: &TenantId,

@@ -11,7 +11,7 @@ use std::fmt;
 use hmac::{Hmac, Mac as _};
 use rand::{CryptoRng, RngExt as _};
 use sha2::Sha256;
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConstantTimeEq as _};
 use wasmwiz_events::{digest::Digest, id::KeyId};
 
 /// How every key begins. Secret scanners look for it.
@@ -104,17 +104,38 @@ impl ApiKey {
         hasher.hash(&self.secret)
     }
 
-    /// Is its hash one of `hashes`? Takes the same time wherever they differ, and compares once when there is none.
-    pub(crate) fn opens<'a>(&self, hasher: &Hasher, hashes: impl Iterator<Item = &'a Digest>) -> bool {
+    /// Its hash, if that is one of `hashes`. Takes the same time wherever they differ, and compares once when there is none.
+    pub(crate) fn opens<'a>(&self, hasher: &Hasher, hashes: impl Iterator<Item = &'a Digest>) -> Option<Opener> {
         let offered = self.hash(hasher);
-        let same = |known: &Digest| known.as_bytes().ct_eq(offered.as_bytes());
         let decoy = Digest::from_bytes([0; 32]);
-        let mut opens = same(&decoy) & subtle::Choice::from(0);
+        let mut opens = is_same(&decoy, &offered) & Choice::from(0);
         for known in hashes {
-            opens |= same(known);
+            opens |= is_same(known, &offered);
         }
-        opens.into()
+        bool::from(opens).then_some(Opener(offered))
     }
+}
+
+/// The hash of the secret that has opened something: a stream must end with it. Shown to nobody.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opener(Digest);
+
+impl Opener {
+    /// Would it open still what has `hashes`?
+    pub(crate) fn still_opens<'a>(self, mut hashes: impl Iterator<Item = &'a Digest>) -> bool {
+        hashes.any(|known| *known == self.0)
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Opener(…)")
+    }
+}
+
+/// Compares in the same time wherever two hashes differ.
+fn is_same(known: &Digest, offered: &Digest) -> Choice {
+    known.as_bytes().ct_eq(offered.as_bytes())
 }
 
 impl fmt::Debug for ApiKey {
@@ -175,6 +196,14 @@ pub fn draw(rng: &mut impl CryptoRng, hasher: &Hasher) -> NewSecret {
     }
 }
 
+/// Draws another secret for a key.
+///
+/// # Errors
+/// [`NotAKey`] when the id is not one of a key that can be written down.
+pub fn draw_again(rng: &mut impl CryptoRng, key_id: &KeyId, hasher: &Hasher) -> Result<NewSecret, NotAKey> {
+    NewSecret::supplied(&text_of(key_id.as_str(), &letters(rng, SECRET_CHARS)), hasher)
+}
+
 /// Writes a key down: its id and its secret, with the checksum that they have.
 pub fn text_of(key_id: &str, secret: &str) -> String {
     let body = [PREFIX, key_id, "_", secret].concat();
@@ -218,6 +247,16 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "tests draw keys")]
+    fn another_secret_is_of_the_same_key_and_opens_nothing_that_the_old_one_does() {
+        let (old, hasher) = (drawn(), Hasher::default());
+        let new = draw_again(&mut rand::rng(), old.key_id(), &hasher).unwrap();
+        assert_eq!(new.key_id(), old.key_id());
+        assert_ne!(new.hash(), old.hash());
+        assert!(draw_again(&mut rand::rng(), &KeyId::new("short").unwrap(), &hasher).is_err());
+    }
+
+    #[test]
     fn every_flipped_bit_is_noticed_before_any_look_up() {
         let text = drawn().text().to_owned();
         for index in 0..text.len() {
@@ -243,10 +282,12 @@ mod tests {
         let (new, other) = (drawn(), drawn());
         let key = ApiKey::parse(new.text()).unwrap();
         let hasher = Hasher::default();
-        assert!(key.opens(&hasher, [new.hash()].iter()));
-        assert!(key.opens(&hasher, [other.hash(), new.hash()].iter()));
-        assert!(!key.opens(&hasher, [other.hash()].iter()));
-        assert!(!key.opens(&hasher, [].iter()));
+        let opener = key.opens(&hasher, [new.hash()].iter()).unwrap();
+        assert!(opener.still_opens([other.hash(), new.hash()].iter()) && !opener.still_opens([other.hash()].iter()));
+        assert_eq!(format!("{opener:?}"), "Opener(…)");
+        assert!(key.opens(&hasher, [other.hash(), new.hash()].iter()).is_some());
+        assert!(key.opens(&hasher, [other.hash()].iter()).is_none());
+        assert!(key.opens(&hasher, [].iter()).is_none());
     }
 
     #[test]
@@ -255,6 +296,48 @@ mod tests {
         let peppered = Hasher::new(Some(Secret::new(*b"pepper")));
         assert_ne!(key.hash(&peppered), key.hash(&Hasher::default()));
         assert_ne!(key.hash(&peppered), key.hash(&Hasher::new(Some(Secret::new(*b"salt")))));
+    }
+
+    /// How much longer a comparison takes when the last byte differs than when the first one does: 1 is no longer. The two
+    /// are measured in turn, many times, and the fastest tenth is compared: what interrupts makes a round slower, never
+    /// faster.
+    #[expect(clippy::disallowed_methods, reason = "the test measures time")]
+    fn slower_at_the_end(is_same: impl Fn(&Digest, &Digest) -> bool) -> f64 {
+        const ROUNDS: usize = 400;
+        const EACH: usize = 1_000;
+        let known = [0x5a; 32];
+        let other = |at: usize| {
+            let mut bytes = known;
+            bytes[at] ^= 1;
+            Digest::from_bytes(bytes)
+        };
+        let (known, first, last) = (Digest::from_bytes(known), other(0), other(31));
+        let round = |offered: &Digest| {
+            let begun = std::time::Instant::now();
+            for _ in 0..EACH {
+                std::hint::black_box(is_same(std::hint::black_box(&known), std::hint::black_box(offered)));
+            }
+            begun.elapsed().as_nanos()
+        };
+        let mut rounds: (Vec<_>, Vec<_>) = (0..ROUNDS).map(|_| (round(&first), round(&last))).unzip();
+        rounds.0.sort_unstable();
+        rounds.1.sort_unstable();
+        rounds.1[ROUNDS / 10] as f64 / rounds.0[ROUNDS / 10] as f64
+    }
+
+    #[test]
+    fn a_comparison_takes_the_same_time_wherever_hashes_differ() {
+        // A machine that is busy may spoil a measurement; it does not spoil them all, and never makes an early end look late.
+        const MEASUREMENTS: usize = 5;
+        let measured =
+            |is_same: fn(&Digest, &Digest) -> bool| (0..MEASUREMENTS).map(|_| slower_at_the_end(is_same)).collect();
+        let constant: Vec<f64> = measured(|known, offered| is_same(known, offered).into());
+        assert!(constant.iter().any(|slower| (0.9..1.1).contains(slower)), "{constant:?}");
+        // The measure notices what it is for, every time.
+        let early: Vec<f64> = measured(|known, offered| {
+            known.as_bytes().iter().zip(offered.as_bytes()).all(|(one, other)| std::hint::black_box(one) == other)
+        });
+        assert!(early.iter().all(|slower| *slower > 1.5), "{early:?}");
     }
 
     #[test]

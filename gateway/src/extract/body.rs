@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Version, header};
 use http_body_util::{BodyExt as _, combinators::BoxBody};
 use hyper::body::Body as _;
@@ -326,7 +326,7 @@ pub(crate) async fn read(
     }
     let mut room = share.room(0)?;
     let mut body: BoxBody<Bytes, std::io::Error> = request.take_body().into();
-    let (mut first, mut rest, mut count) = (Bytes::new(), BytesMut::new(), 0_u64);
+    let (mut first, mut rest, mut count) = (Bytes::new(), Vec::new(), 0_u64);
     let pace = Pace::begin(config);
     while !body.is_end_stream() {
         let frame = tokio::time::timeout_at(pace.deadline(count), body.frame()).await.map_err(|_| too_slow(config))?;
@@ -345,15 +345,23 @@ pub(crate) async fn read(
             continue;
         }
         if rest.is_empty() {
-            // The named length is within the limit, and room is taken only as bytes come.
-            let capacity = named.map_or(0, |bytes| bytes.min(UNIT_BYTES * UNIT_BYTES));
-            rest.reserve(usize::try_from(capacity).unwrap_or(0).max(first.len().saturating_add(piece.len())));
-            rest.extend_from_slice(&first);
+            append(&mut rest, &first, named.unwrap_or(limit.bytes));
         }
-        rest.extend_from_slice(&piece);
+        append(&mut rest, &piece, named.unwrap_or(limit.bytes));
     }
-    let bytes = if rest.is_empty() { first } else { rest.freeze() };
+    let bytes = if rest.is_empty() { first } else { rest.into() };
     Ok(Held { bytes, room })
+}
+
+/// Appends a piece of a body that has `most` bytes in the end. What is reserved is at most twice what has come: a client that
+/// only names a length takes no memory by it.
+fn append(body: &mut Vec<u8>, piece: &[u8], most: u64) {
+    let (needed, most) = (body.len().saturating_add(piece.len()), usize::try_from(most).unwrap_or(usize::MAX));
+    if needed > body.capacity() {
+        let capacity = body.capacity().saturating_mul(2).min(most).max(needed);
+        body.reserve_exact(capacity.saturating_sub(body.len()));
+    }
+    body.extend_from_slice(piece);
 }
 
 fn too_slow(config: &GatewayConfig) -> Problem {
@@ -397,6 +405,18 @@ mod tests {
             let held = read_with(&memory, chunked(pieces)).await.unwrap();
             assert_eq!(held.bytes, pieces.concat());
         }
+    }
+
+    #[test]
+    fn memory_is_taken_as_bytes_come_and_not_as_they_are_named() {
+        let mut body = Vec::new();
+        append(&mut body, b"ab", 1 << 30);
+        assert!(body.capacity() < 64, "{}", body.capacity());
+        for _ in 0..1_000 {
+            append(&mut body, b"abc", 3_002);
+            assert!(body.capacity() <= 3_002.min(2 * body.len() + 8), "{} for {}", body.capacity(), body.len());
+        }
+        assert_eq!((body.len(), body.capacity()), (3_002, 3_002));
     }
 
     #[tokio::test]

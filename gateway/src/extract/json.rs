@@ -9,20 +9,25 @@ use serde::{
     de::{DeserializeOwned, Error as _, MapAccess, Visitor},
 };
 use serde_json::Value;
+use wasmwiz_events::digest::Digest;
 
-use super::body::{self, Limit};
+use super::{
+    body::{self, Limit},
+    strict::Strict,
+};
 use crate::{
     Gateway,
     auth::Caller,
     problem::{Fault, Kind, Problem},
 };
 
-/// The members of a body that is a JSON object. serde_json bounds its depth at 128.
+/// The members of a body that is a JSON object.
 #[derive(Debug)]
 pub(crate) struct Fields {
     members: Vec<(String, Value)>,
     asked: Vec<&'static str>,
     faults: Vec<Fault>,
+    digest: Digest,
 }
 
 impl Fields {
@@ -62,7 +67,12 @@ impl Fields {
                 format!("The body is not the JSON object that this resource takes: {error}."),
             )
         })?;
-        Ok(Self { members, asked: Vec::new(), faults: Vec::new() })
+        Ok(Self { members, asked: Vec::new(), faults: Vec::new(), digest: Digest::of(json) })
+    }
+
+    /// The digest of the body as it came.
+    pub(crate) const fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// A member that must be there.
@@ -81,7 +91,7 @@ impl Fields {
         match serde_json::from_value::<Option<T>>(value) {
             Ok(value) => value,
             Err(error) => {
-                self.fault(format!("/{name}"), error.to_string());
+                self.fault(format!("/{name}"), plain(&error.to_string()));
                 None
             }
         }
@@ -107,6 +117,13 @@ impl Fields {
     }
 }
 
+/// serde's words for people who do not know how wide our numbers are.
+fn plain(text: &str) -> String {
+    let number = |word: &str| matches!(word, "u8" | "u16" | "u32" | "u64" | "usize" | "i32" | "i64");
+    let words = text.split(' ').map(|word| if number(word) { "a whole number" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// Members in the order given; a name that comes twice is refused, because readers disagree on which one counts.
 struct Members;
 
@@ -119,7 +136,8 @@ impl<'de> Visitor<'de> for Members {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members: Self::Value = Vec::new();
-        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+        while let Some(name) = map.next_key::<String>()? {
+            let value = map.next_value_seed(Strict { depth: 1 })?;
             // Bodies are small and their objects flat.
             if members.len() >= 64 {
                 return Err(A::Error::custom("more than 64 members"));
@@ -168,13 +186,16 @@ mod tests {
         assert_eq!(problem.kind(), Kind::InvalidBody);
         let at: Vec<_> = problem.faults().iter().map(|fault| fault.at.as_str()).collect();
         assert_eq!(at, ["/name", "/count", "/colour"]);
+        let count = &problem.faults()[1].detail;
+        assert!(count.contains("a whole number") && !count.contains("u32"), "{count}");
     }
 
     #[test]
     fn bodies_that_readers_could_take_in_two_ways_are_refused() {
         let deep = format!(r#"{{"name":{}{}}}"#, "[".repeat(200), "]".repeat(200));
-        for json in ["", "[]", "null", r#"{"name":"a"} x"#, r#"{"name":"a","name":"b"}"#, "{\"name\":\"\u{0}\"}", &deep]
-        {
+        let nested = r#"{"name":"a","count":{"a":1,"a":2}}"#;
+        let twice = r#"{"name":"a","name":"b"}"#;
+        for json in ["", "[]", "null", r#"{"name":"a"} x"#, twice, nested, "{\"name\":\"\u{0}\"}", &deep] {
             assert_eq!(read(json).unwrap_err().kind(), Kind::InvalidBody, "{json}");
         }
         assert!(Fields::parse(b"{\"name\":\"\xff\"}").is_err());

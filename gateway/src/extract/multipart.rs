@@ -1,6 +1,7 @@
 //! The door for a module and its input in one request: `multipart/form-data`.
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use multer::{Constraints, Error, Field, Multipart, SizeLimit};
 use poem::Request;
 use wasmwiz_events::tenant::Tier;
@@ -20,6 +21,12 @@ const ARGUMENT_BYTES: u64 = 16 << 10;
 
 /// What boundaries, headers and arguments may add to the module and the input, in bytes.
 const OVERHEAD_BYTES: u64 = 128 << 10;
+
+/// The header fields of one part, in bytes: a name, a file's name, and a media type.
+const PART_HEADER_BYTES: usize = 4 << 10;
+
+/// The longest boundary that RFC 2046 allows, in bytes.
+const BOUNDARY_BYTES: usize = 70;
 
 /// What came in one request.
 #[derive(Debug)]
@@ -43,6 +50,11 @@ pub(crate) async fn read(gateway: &Gateway, caller: &Caller, request: &mut Reque
         return Err(unsupported("multipart/form-data"));
     }
     let boundary = multer::parse_boundary(&content_type).map_err(|error| broken(&error))?;
+    if boundary.is_empty() || boundary.len() > BOUNDARY_BYTES {
+        let detail =
+            format!("The boundary of a multipart body has 1 to {BOUNDARY_BYTES} bytes. Let your client choose it.");
+        return Err(Problem::new(Kind::BrokenMultipart, detail));
+    }
     body::require_length(request)?;
     let bytes = limits.module_bytes.saturating_add(limits.stdin_bytes).saturating_add(OVERHEAD_BYTES);
     let limit = Limit { bytes, what: "A module with its input", tier: Some(tier) };
@@ -101,6 +113,7 @@ async fn gather(mut multipart: Multipart<'_>, parts_max: usize, room: Room) -> R
             let detail = format!("The body has more than {parts_max} parts. Send one wasm, one input, and arguments.");
             return Err(Refused::Problem(Problem::new(Kind::BrokenMultipart, detail)));
         }
+        plain(field.headers())?;
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {
             "wasm" => once(&mut wasm, "wasm", field).await?,
@@ -117,6 +130,27 @@ async fn gather(mut multipart: Multipart<'_>, parts_max: usize, room: Room) -> R
         Some(_) => Err(part("wasm", "is empty; it is the module to run")),
         None => Err(part("wasm", "is missing; it is the module to run")),
     }
+}
+
+/// Refuses a part whose bytes are not simply its bytes, and one with headers beyond measure.
+fn plain(headers: &HeaderMap) -> Result<(), Refused> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len())).sum();
+    if bytes > PART_HEADER_BYTES {
+        let detail =
+            format!("The headers of a part may have {PART_HEADER_BYTES} bytes. Send only its name and its type.");
+        return Err(Refused::Problem(Problem::new(Kind::BrokenMultipart, detail)));
+    }
+    let value = |name| headers.get(name).map(|value: &HeaderValue| value.as_bytes().to_ascii_lowercase());
+    if value("content-type").is_some_and(|media_type| media_type.starts_with(b"multipart/")) {
+        let detail = "A part has parts itself. Send each as a part of the body.";
+        return Err(Refused::Problem(Problem::new(Kind::BrokenMultipart, detail)));
+    }
+    let encoding = value("content-transfer-encoding").or_else(|| value("content-encoding"));
+    if encoding.is_some_and(|encoding| !matches!(&*encoding, b"binary" | b"8bit" | b"7bit" | b"identity")) {
+        let detail = "A part is encoded. Send its bytes as they are, without Content-Transfer-Encoding.";
+        return Err(Refused::Problem(Problem::new(Kind::BrokenMultipart, detail)));
+    }
+    Ok(())
 }
 
 async fn once(into: &mut Option<Bytes>, name: &str, field: Field<'_>) -> Result<(), Refused> {
@@ -178,7 +212,8 @@ mod tests {
 
     #[tokio::test]
     async fn broken_bodies_are_told_apart() {
-        let corpus: [(String, Kind); 9] = [
+        let with = |header: &str| WASM.replace("\r\n\r\n", &format!("\r\n{header}\r\n\r\n")) + "--B--\r\n";
+        let corpus: [(String, Kind); 12] = [
             (String::new(), Kind::BrokenMultipart),
             ("--B--\r\n".into(), Kind::InvalidBody),
             ("--C\r\n\r\n--C--".into(), Kind::BrokenMultipart),
@@ -188,6 +223,9 @@ mod tests {
             (WASM.replace("\0asm", "") + "--B--\r\n", Kind::InvalidBody),
             (WASM.replace("\0asm", "0123456789abcdefg") + "--B--\r\n", Kind::BodyTooLarge),
             (WASM.replace("name=\"wasm\"", "name=\"arg\"").repeat(4) + "--B--\r\n", Kind::BrokenMultipart),
+            (with("Content-Type: multipart/mixed; boundary=C"), Kind::BrokenMultipart),
+            (with("Content-Transfer-Encoding: base64"), Kind::BrokenMultipart),
+            (with(&format!("X-Long: {}", "a".repeat(5_000))), Kind::BrokenMultipart),
         ];
         for (body, kind) in corpus {
             let problem = gathered(body.clone().leak().as_bytes()).await.unwrap_err();

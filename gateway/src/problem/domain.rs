@@ -1,11 +1,11 @@
 //! From the refusals and errors of the other crates to problems: the only place that does.
 
-use http::HeaderName;
 use wasmwiz_actors::{dispatch::DispatchError, executor::Rejection, handle::AskError, tenant::Refusal};
 use wasmwiz_events::{blobs::BlobError, log::ReadError};
 use wasmwiz_projections::{Behind, QueryError};
 
 use super::{Kind, Problem};
+use crate::{idempotency, rate_limit::RateLimit};
 
 /// When to try again after the log or a view could not, in milliseconds: about the time a failover takes.
 const UNAVAILABLE_RETRY_MS: u64 = 1_000;
@@ -14,8 +14,8 @@ const UNAVAILABLE_RETRY_MS: u64 = 1_000;
 const CONCURRENT_RETRY_MS: u64 = 1_000;
 
 /// One text for everything that can be wrong with a credential: which part is wrong helps nobody but a guesser.
-pub(crate) const UNAUTHENTICATED: &str = "No valid credential came with the request. Send `Authorization: Bearer <API key>` with a key that is neither \
-     revoked nor expired.";
+pub(crate) const UNAUTHENTICATED: &str = "No valid credential came with the request. Send `Authorization: Bearer <API key or token>` with one that is \
+     neither revoked nor expired.";
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
@@ -29,6 +29,8 @@ impl From<Refusal> for Problem {
             Refusal::MissingScope(_) | Refusal::NotAKey => Kind::MissingScope,
             Refusal::WiderScopes => Kind::WiderScopes,
             Refusal::NoScopes | Refusal::ExpiresInThePast => Kind::InvalidBody,
+            Refusal::GraceTooLong { .. } => Kind::InvalidBody,
+            Refusal::KeyNotLive => Kind::KeyNotLive,
             Refusal::KeyExists => Kind::KeyExists,
             Refusal::TooManyKeys { .. } => Kind::TooManyKeys,
             Refusal::ModuleUnknown => Kind::ModuleNotFound,
@@ -40,8 +42,16 @@ impl From<Refusal> for Problem {
             Refusal::RateLimited { .. } | Refusal::WritesLimited { .. } => Kind::RateLimited,
             Refusal::DailyQuotaUsed { .. } => Kind::DailyQuotaUsed,
             Refusal::TooManyConcurrent { .. } => Kind::TooManyConcurrent,
+            Refusal::TooManyQueued { .. } => Kind::TooManyQueued,
+            Refusal::DeadlinePassed => Kind::DeadlinePassed,
+            Refusal::ExecutionStarted => Kind::ExecutionRunning,
             Refusal::ExecutionNotOpen | Refusal::StaleAttempt { .. } => Kind::ExecutionNotOpen,
             Refusal::SystemTenant => Kind::SystemTenant,
+            Refusal::Stale => Kind::PreconditionFailed,
+            // Nothing that a caller asks for is refused so.
+            Refusal::DenialsRecordedLately { .. } => Kind::NodeBusy,
+            Refusal::IdempotencyKeyReused => Kind::IdempotencyKeyReused,
+            Refusal::TooManyIdempotencyKeys { .. } => Kind::TooManyIdempotencyKeys,
         };
         let problem = Self::new(kind, sentence(&refusal.to_string()));
         match refusal {
@@ -57,7 +67,16 @@ impl From<Refusal> for Problem {
             Refusal::TooManyConcurrent { limit } => {
                 limited(problem, "executions-concurrent", u64::from(limit), None, CONCURRENT_RETRY_MS)
             }
+            Refusal::TooManyIdempotencyKeys { limit, retry_after_ms } => {
+                limited(problem, "idempotency-keys", u64::from(limit), Some(86_400), retry_after_ms)
+            }
+            Refusal::TooManyQueued { limit } => {
+                limited(problem, "executions-queued", u64::from(limit), None, CONCURRENT_RETRY_MS)
+            }
             Refusal::MissingScope(scope) => problem.because(scope.as_str()),
+            Refusal::GraceTooLong { limit_seconds } => {
+                problem.at("/grace_seconds", format!("is a number from 0 to {limit_seconds}"))
+            }
             Refusal::NoScopes => problem.at("/scopes", "must name at least one scope"),
             Refusal::ExpiresInThePast => problem.at("/expires_at", "must lie in the future"),
             _ => problem,
@@ -65,15 +84,15 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// The headers of draft-ietf-httpapi-ratelimit-headers, beside `Retry-After`. What is counted while it lasts has no
-/// window.
-fn limited(problem: Problem, policy: &str, quota: u64, window_seconds: Option<u64>, retry_after_ms: u64) -> Problem {
-    let window = window_seconds.map(|seconds| format!(";w={seconds}")).unwrap_or_default();
-    let seconds = retry_after_ms.div_ceil(1_000).max(1);
-    problem
-        .retry_after_ms(retry_after_ms)
-        .header(HeaderName::from_static("ratelimit-policy"), &format!("\"{policy}\";q={quota}{window}"))
-        .header(HeaderName::from_static("ratelimit"), &format!("\"{policy}\";r=0;t={seconds}"))
+/// What a refusal for being over a limit says beside its text.
+fn limited(
+    problem: Problem,
+    policy: &'static str,
+    quota: u64,
+    window_seconds: Option<u64>,
+    retry_after_ms: u64,
+) -> Problem {
+    RateLimit::used_up(policy, quota, window_seconds, retry_after_ms).refuse(problem)
 }
 
 impl From<AskError> for Problem {
@@ -97,6 +116,10 @@ impl From<DispatchError> for Problem {
         match error {
             DispatchError::Ask(error) => error.into(),
             DispatchError::Rejected(rejection) => rejection.into(),
+            DispatchError::RanBefore { execution_id, .. } => {
+                idempotency::in_progress(Some(&format!("/v1/executions/{execution_id}")))
+            }
+            DispatchError::InProgress => idempotency::in_progress(None),
             DispatchError::Busy { retry_after_ms } => Self::busy(retry_after_ms),
             DispatchError::TooManyCompilations { limit, retry_after_ms } => {
                 let problem = Self::new(Kind::TooManyCompilations, sentence(&error.to_string()));
@@ -175,6 +198,20 @@ impl Problem {
             AskError::Refused(Refusal::KeyUnknown) => Self::new(Kind::Unauthenticated, UNAUTHENTICATED),
             error => error.into(),
         }
+    }
+
+    /// Nobody has told this node yet which keys an issuer signs with.
+    pub(crate) fn issuer_unavailable() -> Self {
+        let detail = "This node cannot tell at the moment whether the issuer signed this token: it is fetching the issuer's \
+             keys. Try again after the pause.";
+        Self::new(Kind::IssuerUnavailable, detail).retry_after_ms(UNAVAILABLE_RETRY_MS)
+    }
+
+    /// Somebody guesses.
+    pub(crate) fn too_many_attempts(retry_after_ms: u64) -> Self {
+        let detail = "Too many credentials from this address, or for this key, were not valid. Check the credential, and \
+             try again after the pause.";
+        Self::new(Kind::TooManyAttempts, detail).retry_after_ms(retry_after_ms)
     }
 
     pub(crate) fn unavailable(detail: &'static str, cause: impl std::fmt::Display) -> Self {

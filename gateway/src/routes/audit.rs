@@ -25,6 +25,10 @@ use crate::{
     views::{AuditEvent, AuditHead},
 };
 
+mod stream;
+
+pub(crate) use stream::{stream, stream_doc};
+
 /// GET /v1/audit
 pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     let mut query = Query::of(&request)?;

@@ -1,18 +1,18 @@
 //! Executions of the caller's tenant: two doors to run, and what is remembered.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{StatusCode, Version, header};
 use poem::{Request, Response};
-use wasmwiz_actors::dispatch::{self, Code, Done, End, Hold};
+use wasmwiz_actors::dispatch::{self, Code, DispatchError, Done, Hold};
 use wasmwiz_events::{
     digest::Digest,
-    execution::Outcome,
     id::{ExecutionId, ModuleName},
+    idempotency::Idempotency,
     revision::Position,
 };
 use wasmwiz_projections::executions::{ExecutionFilter, ExecutionRecord};
 
-use super::{json_in, locate};
+use super::{json_in, locate, of_pieces};
 use crate::{
     auth::Caller,
     extract::{
@@ -22,16 +22,25 @@ use crate::{
         multipart, not_found, path,
     },
     gateway::Gateway,
+    idempotency,
     page::Paging,
     position,
+    prefer::RespondAsync,
     problem::{Kind, Problem},
+    rate_limit::RateLimit,
     router::Answer,
-    views::{ExecutionSummary, Resource, Streams},
+    views::{ExecutionSummary, Resource},
 };
 
+mod asynchronous;
 mod document;
+mod events;
+mod stored;
 
+pub(crate) use asynchronous::cancel;
 pub(crate) use document::*;
+pub(crate) use events::{events, events_doc};
+use stored::Head;
 
 const BYTES: &str = "application/octet-stream";
 
@@ -43,7 +52,8 @@ pub(crate) async fn run(gateway: Gateway, caller: Caller, mut request: Request) 
     let args = query.all("arg");
     query.finish()?;
     let Held { bytes: stdin, room } = read_stdin(&gateway, &caller, &mut request).await?;
-    let wanted = Wanted { code: Code::Named { name, version }, stdin, args, timeout_ms, room };
+    let once = idempotency::of(&request, &caller, [&*stdin])?;
+    let wanted = Wanted { code: Code::Named { name, version }, stdin, args, timeout_ms, room, once };
     execute(&gateway, &caller, &request, wanted).await
 }
 
@@ -54,7 +64,10 @@ pub(crate) async fn run_upload(gateway: Gateway, caller: Caller, mut request: Re
     query.finish()?;
     let parts = multipart::read(&gateway, &caller, &mut request).await?;
     let multipart::Parts { wasm, input: stdin, args, room } = parts;
-    let wanted = Wanted { code: Code::Inline(wasm), stdin, args, timeout_ms, room };
+    // The parts themselves: each try has a boundary of its own.
+    let body = [&*wasm, &*stdin].into_iter().chain(args.iter().map(String::as_bytes));
+    let once = idempotency::of(&request, &caller, body)?;
+    let wanted = Wanted { code: Code::Inline(wasm), stdin, args, timeout_ms, room, once };
     execute(&gateway, &caller, &request, wanted).await
 }
 
@@ -65,6 +78,7 @@ struct Wanted {
     args: Vec<String>,
     timeout_ms: Option<u64>,
     room: Room,
+    once: Option<Idempotency>,
 }
 
 fn timeout(query: &mut Query) -> Option<u64> {
@@ -94,23 +108,35 @@ async fn read_stdin(gateway: &Gateway, caller: &Caller, request: &mut Request) -
 
 async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: Wanted) -> Answer {
     let raw = wants_bytes(request);
-    let Wanted { code, stdin, args, timeout_ms, room } = wanted;
-    let (tenant, key) = (caller.tenant_id().clone(), caller.key.id.clone());
-    let origin = Context::origin(request);
+    let Wanted { code, stdin, args, timeout_ms, room, once } = wanted;
+    let (tenant, by) = (caller.tenant_id().clone(), caller.authority());
+    let origin = Context::origin(request).once(once);
     // The room goes along: what is run stays in memory whether or not its caller stays.
     let hold = Hold::of(room);
-    let wanted = dispatch::Request { tenant, key, origin, code, stdin, args, timeout_ms, hold };
-    let done = gateway.deps().dispatch.execute(wanted).await?;
+    let wanted = dispatch::Request { tenant, by, origin, code, stdin, args, timeout_ms, hold };
+    if let Some(preference) = RespondAsync::of(request.headers(), gateway.config().prefer_wait_max()) {
+        return asynchronous::accept(gateway, caller, wanted, preference).await;
+    }
+    let done = match gateway.deps().dispatch.execute(wanted).await {
+        Ok(done) => done,
+        Err(DispatchError::RanBefore { execution_id, running: false, position }) => {
+            return stored::replay(gateway, caller, execution_id, position, raw).await;
+        }
+        Err(error) => return Err(error.into()),
+    };
     let resource = Resource::size_of([&done.stdout, &done.stderr], done.message());
     let size_bytes = if raw { done.stdout.len() as u64 } else { resource.in_memory_bytes };
     let room = gateway.memory_of(caller.tenant_id()).room_in_time(size_bytes).await;
     let room = room.map_err(|full| recorded_only(&full, &done))?;
     let mut response = if raw {
-        raw_answer(&done, room)
+        stored::raw(&Head::from(&done), room.keep(done.stdout.clone()))
     } else {
         json_in(room, resource.written_bytes, StatusCode::OK, &Resource::of(&done))?
     };
     position::mark(&mut response, done.position);
+    if let Some(limit) = RateLimit::of_executions(&done, gateway.deps().policy.of(caller.tenant.tier)) {
+        limit.mark(&mut response);
+    }
     if !raw {
         locate(&mut response, &location(&done));
     }
@@ -140,30 +166,6 @@ fn wants_bytes(request: &Request) -> bool {
     accept.is_some_and(|accept| accept.split([',', ';']).any(|part| part.trim().eq_ignore_ascii_case(BYTES)))
 }
 
-fn raw_answer(done: &Done, room: Room) -> Response {
-    let stdout = room.keep(done.stdout.clone());
-    let (outcome, exit_code) = match &done.end {
-        End::Finished(finished) => (finished.outcome, finished.exit_code),
-        End::Lost(_) => (Outcome::Lost, None),
-    };
-    let mut response = Response::builder().header(header::CONTENT_TYPE, BYTES).body(stdout);
-    let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("wasmwiz-outcome"), HeaderValue::from_static(outcome.as_str()));
-    if let Some(code) = exit_code {
-        headers.insert(HeaderName::from_static("wasmwiz-exit-code"), code.into());
-    }
-    if let Ok(id) = HeaderValue::from_str(&done.accepted.execution_id.to_string()) {
-        headers.insert(HeaderName::from_static("wasmwiz-execution-id"), id);
-    }
-    if let End::Finished(finished) = &done.end {
-        let timing = format!("exec;dur={}, cpu;dur={}", finished.wall_ms.as_ms(), finished.cpu_ms.as_ms());
-        if let Ok(timing) = HeaderValue::from_str(&timing) {
-            headers.insert(HeaderName::from_static("server-timing"), timing);
-        }
-    }
-    response
-}
-
 /// GET /v1/executions
 pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     let mut query = Query::of(&request)?;
@@ -190,24 +192,7 @@ async fn found(gateway: &Gateway, caller: &Caller, request: &Request) -> Result<
 /// GET /v1/executions/{execution_id}
 pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     let record = found(&gateway, &caller, &request).await?;
-    let mut streams = Streams::default();
-    let share = gateway.memory_of(caller.tenant_id());
-    let mut room = share.room(0)?;
-    let message = record.end.as_ref().and_then(|end| end.message.as_deref());
-    if let Some(end) = &record.end {
-        let size = [end.stdout, end.stderr].into_iter().flatten().map(|output| output.size_bytes).sum::<u64>();
-        room.grow_to(size)?;
-        if let Some(output) = end.stdout {
-            streams.stdout = kept(&gateway, end.finished_position, output.digest, output.size_bytes).await?;
-        }
-        if let Some(output) = end.stderr {
-            streams.stderr = kept(&gateway, end.finished_position, output.digest, output.size_bytes).await?;
-        }
-    }
-    // How much of it JSON escapes is known once it has been read.
-    let size = Resource::size_of([&streams.stdout, &streams.stderr].into_iter().flatten(), message);
-    room.grow_to(size.in_memory_bytes)?;
-    json_in(room, size.written_bytes, StatusCode::OK, &Resource::stored(&record, &streams))
+    stored::resource(&gateway, &caller, &record).await
 }
 
 /// Bytes that a commit names: they ride with it, or are a blob; `None` when they are no longer kept.
@@ -222,13 +207,17 @@ async fn kept(gateway: &Gateway, at: Position, digest: Digest, size_bytes: u64) 
 }
 
 async fn stream(gateway: &Gateway, caller: &Caller, at: Position, digest: Digest, size_bytes: u64) -> Answer {
-    let room = gateway.memory_of(caller.tenant_id()).room(size_bytes)?;
-    let bytes = kept(gateway, at, digest, size_bytes).await?;
-    let bytes = bytes.ok_or_else(|| {
+    let share = gateway.memory_of(caller.tenant_id());
+    let inline = if size_bytes == 0 { Some(Bytes::new()) } else { gateway.deps().log.payload(at, digest).await? };
+    if let Some(bytes) = inline {
+        let room = share.room(size_bytes)?;
+        return Ok(Response::builder().header(header::CONTENT_TYPE, BYTES).body(room.keep(bytes)));
+    }
+    let pieces = gateway.deps().blobs.open_pieces(digest).await?.ok_or_else(|| {
         let detail = "The bytes are no longer kept: their retention has passed. Their digest stays in the record.";
         Problem::new(Kind::PayloadGone, detail)
     })?;
-    Ok(Response::builder().header(header::CONTENT_TYPE, BYTES).body(room.keep(bytes)))
+    Ok(of_pieces(share.room(pieces.in_memory_bytes())?, BYTES, pieces))
 }
 
 /// GET /v1/executions/{execution_id}/stdin

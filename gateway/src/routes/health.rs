@@ -78,9 +78,18 @@ fn projections(gateway: &Gateway) -> Result<String, String> {
     Ok(format!("at most {lag} commits behind"))
 }
 
+/// Nothing when there is no bus to feed.
+fn feed(gateway: &Gateway) -> Option<Result<String, String>> {
+    gateway.deps().feed.as_ref().map(|status| status.standing().check())
+}
+
 fn check(result: Result<String, String>) -> Check {
     let (status, message) = result.map_or_else(|bad| ("failing", bad), |good| ("ok", good));
     Check { status: status.to_owned(), message }
+}
+
+fn disabled() -> Check {
+    Check { status: "disabled".to_owned(), message: "no bus is configured".to_owned() }
 }
 
 /// GET /livez
@@ -97,6 +106,9 @@ pub(crate) async fn readyz(gateway: Gateway, _: Request) -> Answer {
     not_ready.extend(event_log(&gateway).await.err());
     not_ready.extend(projections(&gateway).err());
     not_ready.extend(gateway.executor_check().result(&gateway).await.err());
+    if gateway.deps().feed_in_readiness {
+        not_ready.extend(feed(&gateway).and_then(Result::err));
+    }
     if not_ready.is_empty() {
         return json(StatusCode::OK, &Probe { status: "ok".to_owned(), not_ready });
     }
@@ -111,7 +123,7 @@ pub(crate) async fn health(gateway: Gateway, _: Request) -> Answer {
         event_log: check(event_log(&gateway).await),
         projections: check(projections(&gateway)),
         executor: check(executor),
-        feed: Check { status: "disabled".to_owned(), message: "no bus is configured".to_owned() },
+        feed: feed(&gateway).map_or_else(disabled, check),
     };
     let failing = [&checks.event_log, &checks.projections, &checks.executor, &checks.feed];
     let failing = failing.iter().any(|check| check.status == "failing");

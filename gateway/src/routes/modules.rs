@@ -1,6 +1,6 @@
 //! Modules of the caller's tenant.
 
-use http::{StatusCode, header};
+use http::StatusCode;
 use poem::{Request, Response};
 use wasmwiz_actors::{
     dispatch::{Hold, Upload},
@@ -10,9 +10,10 @@ use wasmwiz_actors::{
 use wasmwiz_events::{event::Event, id::ModuleName, module::Published};
 use wasmwiz_projections::views::View;
 
-use super::{json, locate};
+use super::{json, locate, of_pieces};
 use crate::{
     auth::Caller,
+    etag::{self, About, Tag},
     extract::{
         Context, Query,
         body::{self, Held, Limit},
@@ -34,11 +35,12 @@ const WASM: &str = "application/wasm";
 pub(crate) async fn publish(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let name = named(&request)?;
+    let expected = etag::expected(&request, About::Version)?;
     let held = read_wasm(&gateway, &caller, &mut request).await?;
     let upload = Upload {
         tenant: caller.tenant_id().clone(),
         by: caller.authority(),
-        origin: Context::origin(&request),
+        origin: Context::origin(&request).expecting(expected),
         name: name.clone(),
         wasm: held.bytes,
         hold: Hold::of(held.room),
@@ -116,7 +118,9 @@ pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> A
     Query::of(&request)?.finish()?;
     let name = path(&request, "name", Kind::ModuleNotFound)?;
     let found = gateway.deps().views.modules().get(caller.tenant_id(), &name).await?;
-    json(StatusCode::OK, &Module::from(found.ok_or_else(|| not_found(Kind::ModuleNotFound))?))
+    let module = found.ok_or_else(|| not_found(Kind::ModuleNotFound))?;
+    let tag = Tag::from(&module);
+    Ok(tag.mark(&request, json(StatusCode::OK, &Module::from(module))?))
 }
 
 /// GET /v1/modules/{name}/versions
@@ -144,17 +148,19 @@ pub(crate) async fn wasm(gateway: Gateway, caller: Caller, request: Request) -> 
     let found = modules.get_version(caller.tenant_id(), &name, version).await?;
     let module = found.filter(|module| module.deleted_at.is_none());
     let module = module.ok_or_else(|| not_found(Kind::VersionNotFound))?;
-    let room = gateway.memory_of(caller.tenant_id()).room(module.size_bytes)?;
-    let bytes = gateway.deps().blobs.get(module.digest).await?;
-    let bytes = bytes.ok_or_else(|| Problem::internal(format_args!("the bytes of {} are not kept", module.digest)))?;
-    Ok(Response::builder().header(header::CONTENT_TYPE, WASM).body(room.keep(bytes)))
+    let pieces = gateway.deps().blobs.open_pieces(module.digest).await?;
+    let pieces =
+        pieces.ok_or_else(|| Problem::internal(format_args!("the bytes of {} are not kept", module.digest)))?;
+    let room = gateway.memory_of(caller.tenant_id()).room(pieces.in_memory_bytes())?;
+    Ok(of_pieces(room, WASM, pieces))
 }
 
 /// DELETE /v1/modules/{name}
 pub(crate) async fn delete(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let name = path(&request, "name", Kind::ModuleNotFound)?;
-    let (command, origin) = (Command::DeleteModule { name }, Context::origin(&request));
+    let origin = Context::origin(&request).expecting(etag::expected(&request, About::Version)?);
+    let command = Command::DeleteModule { name };
     let decided = gateway.ask(caller.tenant_id(), command, caller.authority(), origin).await?;
     let mut response = Response::builder().status(StatusCode::NO_CONTENT).finish();
     position::mark(&mut response, decided.position);
@@ -171,6 +177,7 @@ pub(crate) fn publish_doc() -> Operation {
         .takes_bytes(WASM, "The module: a WebAssembly binary for WASI preview 1", true)
         .answers::<Module>(201, "A new version")
         .answers::<Module>(200, "The latest version has these bytes already")
+        .conditional()
         .problem(&[Kind::EmptyBody, Kind::InvalidName, Kind::LengthRequired, Kind::UnsupportedMediaType])
         .problem(&[Kind::ModuleRejected, Kind::TooManyModules, Kind::TooManyVersions, Kind::TooManyCompilations])
         .problem(&[Kind::RateLimited])
@@ -187,6 +194,7 @@ pub(crate) fn get_doc() -> Operation {
     Operation::new("getModule", "modules", "Read the latest version of a module")
         .describe("Needs the scope modules:read.")
         .answers::<Module>(200, "The module")
+        .tagged()
         .problem(&[Kind::ModuleNotFound])
 }
 
@@ -209,5 +217,6 @@ pub(crate) fn delete_doc() -> Operation {
     Operation::new("deleteModule", "modules", "Delete all versions of a module")
         .describe("Needs the scope modules:write. Executions that ran them stay in the record.")
         .answers_nothing(204, "The module is deleted")
-        .problem(&[Kind::ModuleNotFound])
+        .conditional()
+        .problem(&[Kind::ModuleNotFound, Kind::RateLimited])
 }

@@ -1,17 +1,22 @@
 //! Tenants, for operators of the platform.
 
 use http::StatusCode;
-use poem::Request;
+use poem::{Request, Response};
 use rand::RngExt as _;
-use wasmwiz_actors::tenant::{Command, NewKey};
-use wasmwiz_events::{id::TenantId, key::Scopes, revision::Position, tenant::Tier};
+use wasmwiz_actors::{
+    handle::Decided,
+    tenant::{Command, NewKey},
+};
+use wasmwiz_events::{id::TenantId, key::Scopes, tenant::Tier};
 use wasmwiz_projections::views::View;
 
 use super::{json, keys, locate};
 use crate::{
     auth::Caller,
+    etag::{self, About, Tag},
     extract::{Context, Query, json::Fields, not_found, path},
     gateway::Gateway,
+    idempotency,
     openapi::Operation,
     page::Paging,
     position,
@@ -24,29 +29,32 @@ use crate::{
 pub(crate) async fn register(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let mut fields = Fields::read(&gateway, &caller, &mut request).await?;
+    let once = idempotency::of(&request, &caller, [&fields.digest().as_bytes()[..]])?;
     let (name, tier) = (fields.required::<String>("name"), tier(&mut fields, true));
     let (name, tier) = fields.finish(name.zip(tier))?;
-    let (id, secret) = (draw_id(), keys::draw(&gateway));
+    let id = once.as_ref().and_then(idempotency::tenant_id).unwrap_or_else(draw_id);
+    let secret = keys::draw(&gateway);
     let (key_id, hash, scopes) = (secret.key_id().clone(), secret.hash(), Scopes::TENANT);
     let first_key = Some(NewKey { key_id, name: "initial".to_owned(), scopes, hash, expires_at: None });
     let command = Command::Register { name: name.clone(), tier, first_key };
-    let decided = gateway.operate(&caller, &id, command, Context::origin(&request)).await?;
+    let decided = gateway.operate(&caller, &id, command, Context::origin(&request).once(once)).await?;
     gateway.until_visible(View::Keys, decided.position).await;
+    let keys::Issued { key_id, at, secret } = keys::Issued::of(&decided, secret);
+    let replayed = secret.is_none();
     let body = views::NewTenant {
         id: id.to_string(),
         name,
         tier: tier.as_str().to_owned(),
         status: "active".to_owned(),
-        created_at: views::written(decided.time),
-        initial_key: views::InitialKey {
-            id: secret.key_id().to_string(),
-            secret: secret.text().to_owned(),
-            scopes: views::names(scopes),
-        },
+        created_at: views::written(at),
+        initial_key: views::InitialKey { id: key_id.to_string(), secret, scopes: views::names(scopes) },
     };
     let mut response = json(StatusCode::CREATED, &body)?;
     position::mark(&mut response, decided.position);
     locate(&mut response, &format!("/v1/tenants/{id}"));
+    if replayed {
+        idempotency::mark(&mut response);
+    }
     Ok(response)
 }
 
@@ -82,19 +90,24 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
 /// GET /v1/tenants/{tenant}
 pub(crate) async fn get(gateway: Gateway, _: Caller, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
-    show(&gateway, &path(&request, "tenant", Kind::TenantNotFound)?)
+    let (tag, response) = show(&gateway, &path(&request, "tenant", Kind::TenantNotFound)?)?;
+    Ok(tag.mark(&request, response))
 }
 
-fn show(gateway: &Gateway, id: &TenantId) -> Answer {
+fn show(gateway: &Gateway, id: &TenantId) -> Result<(Tag, Response), Problem> {
     let tenant = gateway.deps().views.keys().tenant(id).ok_or_else(|| not_found(Kind::TenantNotFound))?;
-    json(StatusCode::OK, &views::Tenant::from(&*tenant))
+    Ok((Tag::from(&*tenant), json(StatusCode::OK, &views::Tenant::from(&*tenant))?))
 }
 
 /// Shows a tenant as it is after a change.
-async fn changed(gateway: &Gateway, id: &TenantId, at: Position) -> Answer {
-    gateway.until_visible(View::Keys, at).await;
-    let mut response = show(gateway, id)?;
-    position::mark(&mut response, at);
+async fn changed(gateway: &Gateway, id: &TenantId, decided: &Decided) -> Answer {
+    gateway.until_visible(View::Keys, decided.position).await;
+    let (tag, mut response) = show(gateway, id)?;
+    tag.put(&mut response);
+    position::mark(&mut response, decided.position);
+    if decided.replayed.is_some() {
+        idempotency::mark(&mut response);
+    }
     Ok(response)
 }
 
@@ -109,33 +122,38 @@ pub(crate) async fn change(gateway: Gateway, caller: Caller, mut request: Reques
         return Err(Problem::new(Kind::InvalidBody, "Nothing is to be changed. Send name, tier, or both."));
     }
     let command = Command::Change { name, tier };
-    let decided = gateway.operate(&caller, &id, command, Context::origin(&request)).await?;
-    changed(&gateway, &id, decided.position).await
+    let origin = Context::origin(&request).expecting(etag::expected(&request, About::Revision)?);
+    let decided = gateway.operate(&caller, &id, command, origin).await?;
+    changed(&gateway, &id, &decided).await
 }
 
 /// POST /v1/tenants/{tenant}/suspend
 pub(crate) async fn suspend(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let id: TenantId = path(&request, "tenant", Kind::TenantNotFound)?;
-    let reason = match Fields::read_optional(&gateway, &caller, &mut request).await? {
+    let (reason, body) = match Fields::read_optional(&gateway, &caller, &mut request).await? {
         Some(mut fields) => {
-            let reason = fields.optional("reason");
-            fields.finish(Some(reason))?
+            let (reason, digest) = (fields.optional("reason"), fields.digest());
+            (fields.finish(Some(reason))?, Some(digest))
         }
-        None => None,
+        None => (None, None),
     };
+    let once = idempotency::of(&request, &caller, body.iter().map(|digest| &digest.as_bytes()[..]))?;
+    let origin = Context::origin(&request).once(once).expecting(etag::expected(&request, About::Revision)?);
     let command = Command::Suspend { reason };
-    let decided = gateway.operate(&caller, &id, command, Context::origin(&request)).await?;
+    let decided = gateway.operate(&caller, &id, command, origin).await?;
     gateway.until_forbidden(decided.position).await?;
-    changed(&gateway, &id, decided.position).await
+    changed(&gateway, &id, &decided).await
 }
 
 /// POST /v1/tenants/{tenant}/resume
 pub(crate) async fn resume(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
     let id: TenantId = path(&request, "tenant", Kind::TenantNotFound)?;
-    let decided = gateway.operate(&caller, &id, Command::Resume, Context::origin(&request)).await?;
-    changed(&gateway, &id, decided.position).await
+    let once = idempotency::of(&request, &caller, [])?;
+    let origin = Context::origin(&request).once(once).expecting(etag::expected(&request, About::Revision)?);
+    let decided = gateway.operate(&caller, &id, Command::Resume, origin).await?;
+    changed(&gateway, &id, &decided).await
 }
 
 const OPERATOR: &str = "Needs a key of the system tenant with the scope operator.";
@@ -144,7 +162,7 @@ pub(crate) fn register_doc() -> Operation {
     Operation::new("registerTenant", "tenants", "Register a tenant and issue its first key")
         .describe(OPERATOR)
         .takes_json::<views::TenantRequest>(true)
-        .answers::<views::NewTenant>(201, "The tenant, and its first key: the only time that its secret is shown")
+        .answers::<views::NewTenant>(201, "The tenant, and its first key: the only time that its secret is shown. A repeated answer has null in its place")
         .with_header("Location", "Where the tenant is.")
         .problem(&[Kind::InvalidName, Kind::TenantExists, Kind::KeyExists])
 }
@@ -160,6 +178,7 @@ pub(crate) fn get_doc() -> Operation {
     Operation::new("getTenant", "tenants", "Read a tenant")
         .describe(OPERATOR)
         .answers::<views::Tenant>(200, "The tenant")
+        .tagged()
         .problem(&[Kind::TenantNotFound])
 }
 
@@ -168,6 +187,8 @@ pub(crate) fn change_doc() -> Operation {
         .describe(OPERATOR)
         .takes_json::<views::TenantPatch>(true)
         .answers::<views::Tenant>(200, "The tenant as it is now")
+        .with_header("ETag", "Names this state of the tenant, for If-Match.")
+        .conditional()
         .problem(&[Kind::TenantNotFound, Kind::InvalidName])
 }
 
@@ -176,13 +197,17 @@ pub(crate) fn suspend_doc() -> Operation {
         .describe(OPERATOR)
         .takes_json::<views::Suspension>(false)
         .answers::<views::Tenant>(200, "The tenant as it is now; executions that run go on to their end")
-        .problem(&[Kind::TenantNotFound])
+        .with_header("ETag", "Names this state of the tenant, for If-Match.")
+        .conditional()
+        .problem(&[Kind::TenantNotFound, Kind::SystemTenant])
 }
 
 pub(crate) fn resume_doc() -> Operation {
     Operation::new("resumeTenant", "tenants", "Let a tenant act again")
         .describe(OPERATOR)
         .answers::<views::Tenant>(200, "The tenant as it is now")
+        .with_header("ETag", "Names this state of the tenant, for If-Match.")
+        .conditional()
         .problem(&[Kind::TenantNotFound])
 }
 

@@ -2,9 +2,10 @@
 
 use std::str::FromStr;
 
-use http::StatusCode;
-use poem::Request;
-use wasmwiz_projections::usage::UsageBy;
+use http::{HeaderValue, StatusCode, header};
+use poem::{Request, Response};
+use wasmwiz_events::time::Timestamp;
+use wasmwiz_projections::usage::{Span, UsageBy, UsageCursor};
 
 use super::json;
 use crate::{
@@ -12,10 +13,13 @@ use crate::{
     extract::Query,
     gateway::Gateway,
     openapi::Operation,
+    page::Paging,
     problem::Kind,
     router::Answer,
-    views::{self, Usage},
+    views::{self, Usage, UsageSum},
 };
+
+mod csv;
 
 /// How far back a report goes when the caller does not say: 30 days, in milliseconds.
 const DEFAULT_SPAN_MS: i64 = 30 * 86_400_000;
@@ -38,7 +42,6 @@ impl FromStr for By {
 
 /// GET /v1/usage
 pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -> Answer {
-    use wasmwiz_events::time::Timestamp;
     let mut query = Query::of(&request)?;
     let to = query.one::<Timestamp>("to").unwrap_or_else(|| gateway.deps().clock.now());
     let earlier = Timestamp::from_unix_ms(to.unix_ms().saturating_sub(DEFAULT_SPAN_MS)).max(Timestamp::EARLIEST);
@@ -47,24 +50,66 @@ pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -
     if from > to {
         query.fault("from", "lies after to");
     }
+    let (paging, page) = Paging::of::<UsageCursor>(&request, &mut query, "usage", caller.tenant_id())?;
     query.finish()?;
-    let report = gateway.deps().views.usage().usage(caller.tenant_id(), from, to, by).await?;
-    let body = Usage {
-        from: views::written(from),
-        to: views::written(to),
-        by: name.to_owned(),
-        items: report.rows.into_iter().map(views::UsageSum::from).collect(),
-        truncated: report.truncated,
+    // The pages of a report that ends "now" are about one time: the first one's.
+    let span = page.after.as_ref().map_or(Span { from, to }, |cursor| cursor.span);
+    let listed = gateway.deps().views.usage().usage(caller.tenant_id(), span, by, page).await?;
+    let (next_cursor, link) = paging.next(listed.next.as_ref());
+    let items: Vec<_> = listed.items.into_iter().map(UsageSum::from).collect();
+    let mut response = if wants_csv(&request) {
+        Response::builder().header(header::CONTENT_TYPE, csv::MEDIA_TYPE).body(csv::table(&items))
+    } else {
+        let body = Usage {
+            from: views::written(span.from),
+            to: views::written(span.to),
+            by: name.to_owned(),
+            items,
+            truncated: next_cursor.is_some(),
+            next_cursor,
+        };
+        json(StatusCode::OK, &body)?
     };
-    json(StatusCode::OK, &body)
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+    if let Some(link) = link {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
+}
+
+/// Does the caller want a table? JSON is what it gets otherwise.
+fn wants_csv(request: &Request) -> bool {
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.split(',').any(is_csv))
+}
+
+/// Is it text/csv, and not with the weight 0, which means "not this"?
+fn is_csv(range: &str) -> bool {
+    let mut parts = range.split(';').map(str::trim);
+    let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("text/csv"));
+    let weight = parts.find_map(|part| part.strip_prefix("q=")).and_then(|weight| weight.parse::<f32>().ok());
+    named && weight.is_none_or(|weight| weight > 0.0)
 }
 
 pub(crate) fn report_doc() -> Operation {
     Operation::new("getUsage", "usage", "Sum up what executions cost")
-        .describe("Needs the scope usage:read. Times count by whole hours; an execution counts when it ended.")
+        .describe(
+            "Needs the scope usage:read. Times count by whole hours; an execution counts when it ended. A row for each \
+             bucket in which something ended: times ascending, keys and modules in the order of their names. What is \
+             stored is not counted: modules are free. `wasmwiz usage recompute --check` derives every figure from the log.",
+        )
         .query::<String>("from", "From this time on, as in RFC 3339; 30 days before to when absent.")
         .query::<String>("to", "Up to this time, as in RFC 3339; now when absent.")
         .query::<String>("by", "hour, day (when absent), key or module.")
-        .answers::<Usage>(200, "The sums")
+        .paged()
+        .answers::<Usage>(200, "A page of the sums")
+        .answers_bytes(
+            200,
+            "text/csv",
+            "With Accept: text/csv, the same page as in RFC 4180, with a header row; a name that a spreadsheet would take \
+             for a formula has an apostrophe before it",
+        )
+        .with_header("Link", "The next page, rel=\"next\", when there is one.")
+        .with_header("Vary", "accept")
         .problem(&[Kind::InvalidQuery])
 }

@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use crate::client;
+
 /// Counts connections. Clones share the count.
 #[derive(Debug, Clone)]
 pub(super) struct Admission(Arc<Counted>);
@@ -37,8 +39,7 @@ impl Admission {
 
     /// A seat for a connection from `address`, if there is one; otherwise the name of the bound that is reached.
     pub(super) fn enter(&self, address: IpAddr) -> Result<Seat, &'static str> {
-        // An IPv4 client of a dual-stack socket is the same client.
-        let address = address.to_canonical();
+        let address = client::behind(address);
         let mut open = self.open();
         if open.all >= self.0.max {
             return Err("connections");
@@ -92,6 +93,17 @@ mod tests {
         assert_eq!(admission.enter(b).unwrap_err(), "connections");
         drop(first);
         assert!(admission.enter(a).is_ok());
+    }
+
+    #[test]
+    fn who_has_a_network_of_ipv6_addresses_is_one_client() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let admission = Admission::new(10, 1);
+        let seat = admission.enter(address("2001:db8:1:1::1")).unwrap();
+        assert_eq!(admission.enter(address("2001:db8:1:1:ffff::2")).unwrap_err(), "connections_per_address");
+        assert!(admission.enter(address("2001:db8:1:2::1")).is_ok());
+        drop(seat);
+        assert!(admission.enter(address("2001:db8:1:1:ffff::2")).is_ok());
     }
 
     #[test]

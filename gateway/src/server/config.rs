@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct ServerConfig {
     /// Connections in all. More are answered 503 and closed: file descriptors are finite.
     pub connections_max: usize,
-    /// Connections of one address. One client must not take all; a proxy in front needs many.
+    /// Connections of one address; of IPv6, of one /64 network. One client must not take all; a proxy in front needs many.
     pub connections_per_address_max: usize,
     /// From the accept, or from the end of the answer before, to the end of a request's head, in milliseconds.
     pub header_read_timeout_ms: u64,
@@ -34,8 +34,21 @@ pub struct ServerConfig {
     pub http2_ping_timeout_ms: u64,
     /// A connection without a request under way for this long is closed, in milliseconds.
     pub idle_ms: u64,
+    /// What the path of a request may have with its query, in bytes. More is answered 414.
+    pub uri_bytes_max: usize,
+    /// What all header fields of a request may have together, names and values, in bytes. More is answered 431.
+    pub headers_bytes_max: usize,
     /// A client that takes no byte of its answer for this long is cut off, in milliseconds.
     pub write_stall_ms: u64,
+    /// The least rate at which a client must take its answer, in bytes a second. Who is slower is cut off once the
+    /// difference has added up to `write_stall_ms`.
+    pub write_rate_bytes: u64,
+    /// For a client to begin TLS, in milliseconds.
+    pub tls_handshake_timeout_ms: u64,
+    /// TLS handshakes under way. More are closed: each costs as much as many requests.
+    pub tls_handshakes_max: usize,
+    /// Of them, those of one address.
+    pub tls_handshakes_per_address_max: usize,
     /// The first pause after the system could not accept (out of file descriptors); doubled up to a second.
     pub accept_backoff_ms: u64,
     /// How long connections may go on after the shutdown began, in milliseconds.
@@ -58,7 +71,13 @@ impl Default for ServerConfig {
             http2_ping_every_ms: 20_000,
             http2_ping_timeout_ms: 10_000,
             idle_ms: 75_000,
+            uri_bytes_max: 8 << 10,
+            headers_bytes_max: 32 << 10,
             write_stall_ms: 30_000,
+            write_rate_bytes: 4 << 10,
+            tls_handshake_timeout_ms: 10_000,
+            tls_handshakes_max: 2_048,
+            tls_handshakes_per_address_max: 256,
             accept_backoff_ms: 10,
             drain_ms: 30_000,
         }
@@ -72,6 +91,10 @@ impl ServerConfig {
 
     pub(super) const fn idle(&self) -> Duration {
         Duration::from_millis(self.idle_ms)
+    }
+
+    pub(super) const fn write_stall(&self) -> Duration {
+        Duration::from_millis(self.write_stall_ms)
     }
 
     pub(super) const fn drain(&self) -> Duration {

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use http::uri::Scheme;
+use http::{Version, uri::Scheme};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -20,19 +20,18 @@ use poem::{
     Addr, Endpoint,
     web::{LocalAddr, RemoteAddr},
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{ServerConfig, linger::linger, socket::Socket};
+use super::{ServerConfig, answer::Answers, ended::Ended, linger::linger, socket::Socket, tls::Handshakes};
 
-/// How a connection's life ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// By itself, or because it was idle.
-    Closed,
-    /// Cut off in the middle of an answer.
-    Aborted,
-}
+/// How often the answers of an HTTP/2 connection are looked at, in milliseconds: so much later than it could be is one
+/// cut off that is not taken.
+const LOOK_EVERY_MS: u64 = 5_000;
 
 /// When a connection is to stop: gently, and at once.
 #[derive(Debug, Clone)]
@@ -67,7 +66,7 @@ impl Drop for Beat {
 
 /// The protocol's builder, with every bound set.
 pub(super) fn protocol(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
-    let ms = std::time::Duration::from_millis;
+    let ms = Duration::from_millis;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -96,67 +95,101 @@ fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
     tcp.set_nodelay(true)
 }
 
+/// What all connections of a listener share.
+pub(super) struct Listening<E> {
+    pub(super) endpoint: E,
+    pub(super) protocol: auto::Builder<TokioExecutor>,
+    pub(super) config: ServerConfig,
+    /// `None`: clients speak to it in the clear.
+    pub(super) handshakes: Option<Handshakes>,
+    pub(super) stop: Stop,
+}
+
 /// Serves one connection until it closes, idles, or is stopped.
 pub(super) async fn serve<E: Endpoint + 'static>(
     tcp: TcpStream,
     remote: SocketAddr,
-    endpoint: Arc<E>,
-    protocol: Arc<auto::Builder<TokioExecutor>>,
-    config: Arc<ServerConfig>,
-    stop: Stop,
+    listening: Arc<Listening<E>>,
 ) -> Ended {
     if let Err(error) = prepare(&tcp) {
         tracing::debug!(%error, "a connection was closed before it was served");
         return Ended::Closed;
     }
     let local = tcp.local_addr().map_or_else(|_| LocalAddr::default(), |addr| LocalAddr(Addr::SocketAddr(addr)));
-    let remote = RemoteAddr(Addr::SocketAddr(remote));
+    let between = (local, RemoteAddr(Addr::SocketAddr(remote)));
+    let config = &listening.config;
+    let socket = Socket::new(tcp, config.write_stall(), config.write_rate_bytes);
+    let Some(handshakes) = &listening.handshakes else {
+        return speak(socket, between, Scheme::HTTP, listening).await;
+    };
+    let begun = tokio::select! {
+        () = listening.stop.draining.cancelled() => return Ended::Closed,
+        begun = handshakes.begin(socket, remote.ip()) => begun,
+    };
+    match begun {
+        Some(stream) => Box::pin(speak(stream, between, Scheme::HTTPS, listening)).await,
+        None => Ended::NoTls,
+    }
+}
+
+/// Speaks HTTP on a connection that is ready for it.
+async fn speak<E: Endpoint + 'static>(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    between: (LocalAddr, RemoteAddr),
+    scheme: Scheme,
+    listening: Arc<Listening<E>>,
+) -> Ended {
+    let Listening { protocol, config, stop, .. } = &*listening;
     let pulse = Arc::new(Pulse::default());
+    let answers = Answers::new(config.write_stall(), config.write_rate_bytes);
     let service = service_fn({
-        let pulse = Arc::clone(&pulse);
+        let (pulse, answers, listening) = (Arc::clone(&pulse), answers.clone(), Arc::clone(&listening));
         move |request: http::Request<Incoming>| {
             let beat = Beat::begin(&pulse);
-            let endpoint = Arc::clone(&endpoint);
-            let from = (local.clone(), remote.clone());
+            let (listening, answers, scheme) = (Arc::clone(&listening), answers.clone(), scheme.clone());
+            let (local, remote) = between.clone();
             async move {
-                let mut request = poem::Request::from((request, from.0, from.1, Scheme::HTTP));
+                let is_http2 = request.version() == Version::HTTP_2;
+                let mut request = poem::Request::from((request, local, remote, scheme));
                 linger(&mut request);
-                let response = endpoint.get_response(request).await;
+                let response = listening.endpoint.get_response(request).await;
                 drop(beat);
-                Ok::<_, Infallible>(http::Response::from(response))
+                Ok::<_, Infallible>(http::Response::from(response).map(|body| answers.watch(body, is_http2)))
             }
         }
     });
-    let socket = Socket::new(tcp, std::time::Duration::from_millis(config.write_stall_ms));
     let mut connection = pin!(protocol.serve_connection(TokioIo::new(socket), service));
     let (mut draining, mut aborted) = (pin!(stop.draining.cancelled()), pin!(stop.abort.cancelled()));
     // hyper's own deadline begins once it knows the protocol; a client that says nothing at all is caught here.
     let mut check = pin!(tokio::time::sleep(config.header_read_timeout()));
+    let look_every = Duration::from_millis(LOOK_EVERY_MS.min(config.write_stall_ms).max(1));
+    let mut look = pin!(tokio::time::sleep(look_every));
     let (mut stopping, mut seen) = (false, 0);
     loop {
         tokio::select! {
-            result = connection.as_mut() => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "a connection ended with an error");
-                }
-                return Ended::Closed;
-            }
+            result = connection.as_mut() => return result.map_or_else(|error| Ended::of(&*error), |()| Ended::Closed),
             () = draining.as_mut(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
             () = aborted.as_mut() => return Ended::Aborted,
+            () = look.as_mut() => {
+                if answers.is_stalled() {
+                    return Ended::SlowReader;
+                }
+                look.as_mut().reset(Instant::now() + look_every);
+            }
             () = check.as_mut() => {
                 let (begun, under_way) = (pulse.begun.load(Ordering::Relaxed), pulse.under_way.load(Ordering::Relaxed));
                 if begun == 0 {
-                    return Ended::Closed;
+                    return Ended::NoHead;
                 }
                 if under_way == 0 && begun == seen && !stopping {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 seen = begun;
-                check.as_mut().reset(tokio::time::Instant::now() + config.idle());
+                check.as_mut().reset(Instant::now() + config.idle());
             }
         }
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use poem_openapi::Object;
 use serde::Serialize;
 use wasmwiz_actors::{
-    dispatch::{Done, End},
+    dispatch::{Done, End, Queued},
     json::escaped_size,
 };
 use wasmwiz_events::{
@@ -28,6 +28,8 @@ pub(crate) struct Execution {
     pub(crate) id: String,
     /// What was run.
     pub(crate) module: ModuleUsed,
+    /// queued, running or finished.
+    pub(crate) status: String,
     /// succeeded, exited, trapped, deadline_exceeded, out_of_fuel, out_of_memory, cancelled, lost or failed; null while
     /// it runs.
     pub(crate) outcome: Option<String>,
@@ -64,6 +66,8 @@ pub(crate) struct ExecutionSummary {
     pub(crate) id: String,
     /// What was run.
     pub(crate) module: ModuleUsed,
+    /// queued, running or finished.
+    pub(crate) status: String,
     /// How it ended; null while it runs.
     pub(crate) outcome: Option<String>,
     /// The guest's exit code, when it ended by itself.
@@ -98,6 +102,7 @@ pub(crate) struct Streams {
 pub(crate) struct Resource<'a> {
     id: ExecutionId,
     module: Module<'a>,
+    status: &'static str,
     outcome: Option<Outcome>,
     exit_code: Option<i32>,
     stdout: Option<Cow<'a, str>>,
@@ -182,6 +187,7 @@ impl<'a> Resource<'a> {
         let mut resource = Self {
             id: accepted.execution_id,
             module: (&accepted.module).into(),
+            status: FINISHED,
             outcome: Some(Outcome::Lost),
             exit_code: None,
             stdout: Some(stdout.0),
@@ -222,6 +228,29 @@ impl<'a> Resource<'a> {
         resource
     }
 
+    /// An execution that was just accepted, to run when its turn comes.
+    pub(crate) fn begun(queued: &'a Queued) -> Self {
+        let accepted = &*queued.accepted;
+        Self {
+            id: accepted.execution_id,
+            module: (&accepted.module).into(),
+            status: QUEUED,
+            outcome: None,
+            exit_code: None,
+            stdout: None,
+            stderr: None,
+            stdout_encoding: None,
+            stderr_encoding: None,
+            truncated: Truncated { stdout: false, stderr: false },
+            usage: None,
+            accepted_at: queued.accepted_at,
+            finished_at: None,
+            key_id: &accepted.key_id,
+            deterministic: None,
+            message: None,
+        }
+    }
+
     /// An execution as the view knows it, with the streams that are still kept.
     pub(crate) fn stored(record: &'a ExecutionRecord, streams: &'a Streams) -> Self {
         let end = record.end.as_ref();
@@ -230,6 +259,7 @@ impl<'a> Resource<'a> {
         Self {
             id: record.id,
             module: (&record.module).into(),
+            status: status(record),
             outcome: end.map(|end| end.outcome),
             exit_code: end.and_then(|end| end.exit_code),
             stdout,
@@ -244,6 +274,18 @@ impl<'a> Resource<'a> {
             deterministic: deterministic(record),
             message: end.and_then(|end| end.message.as_deref()),
         }
+    }
+}
+
+const QUEUED: &str = "queued";
+const FINISHED: &str = "finished";
+
+/// Where an execution stands. After a restart of its node an interrupted one is running until its next attempt is.
+const fn status(record: &ExecutionRecord) -> &'static str {
+    match (&record.end, record.started_at) {
+        (Some(_), _) => FINISHED,
+        (None, Some(_)) => "running",
+        (None, None) => QUEUED,
     }
 }
 
@@ -285,6 +327,7 @@ impl From<ExecutionRecord> for ExecutionSummary {
                 version: record.module.version,
                 digest: record.module.digest.to_string(),
             },
+            status: status(&record).to_owned(),
             outcome: end.map(|end| end.outcome.as_str().to_owned()),
             exit_code: end.and_then(|end| end.exit_code),
             truncated,
@@ -316,6 +359,7 @@ mod tests {
             stdin: Content::of(b""),
             accepted_at: Timestamp::from_unix_ms(0),
             accepted_position: Position::START,
+            started_at: None,
             end: None,
         }
     }

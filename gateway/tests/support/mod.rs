@@ -10,26 +10,34 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wasmwiz_actors::{
     aggregate::Authority,
+    bus::CommandBus,
     dispatch::{Dispatch, DispatchDeps},
     executor::{ExecutorConfig, Executors},
     handle::{Ask, Origin},
     ids::Ids,
     limits::Policy,
+    ownership::Alone,
     region::{Region, RegionConfig, RegionDeps},
     tenant::{Command, NewKey, SYSTEM},
 };
 use wasmwiz_events::{
     blobs::{Blobs, fs::FsBlobs},
+    commit::Commit,
+    envelope::{Actor, Cause, Envelope},
+    event::Event,
     id::{NodeId, TenantId},
     key::{Scope, Scopes},
-    log::{EventLog, memory::MemoryLog},
+    log::{Append, EventLog, memory::MemoryLog},
     revision::Epoch,
     tenant::Tier,
     time::{Clock, SystemClock},
 };
 use wasmwiz_gateway::{
     Gateway, GatewayConfig, GatewayDeps, Readiness,
-    auth::api_key::{self, Hasher},
+    auth::{
+        api_key::{self, Hasher},
+        keyring::{self, Keyring},
+    },
     server,
 };
 use wasmwiz_projections::{Views, views::View};
@@ -60,6 +68,7 @@ pub(crate) struct Node {
     pub(crate) log: Arc<MemoryLog>,
     pub(crate) views: Views,
     pub(crate) readiness: Readiness,
+    region: Region,
     client: reqwest::Client,
     stop: CancellationToken,
     _data: TempDir,
@@ -77,15 +86,22 @@ impl Node {
     }
 
     pub(crate) async fn start_with(config: GatewayConfig) -> Self {
-        Self::on(Arc::new(MemoryLog::new()), None, config).await
+        let pem = keyring::draw().unwrap();
+        Self::start_signing(config, Keyring::new(&[("001.pem".to_owned(), pem)], None).unwrap()).await
+    }
+
+    /// A node that signs tokens with these keys.
+    pub(crate) async fn start_signing(config: GatewayConfig, keyring: Keyring) -> Self {
+        Self::on(Arc::new(MemoryLog::new()), None, config, keyring).await
     }
 
     /// Another node on the same log, with views that begin anew.
     pub(crate) async fn without_its_views(&self) -> Self {
-        Self::on(Arc::clone(&self.log), Some(self.operator.clone()), GatewayConfig::default()).await
+        let keyring = Keyring::new(&[("001.pem".to_owned(), keyring::draw().unwrap())], None).unwrap();
+        Self::on(Arc::clone(&self.log), Some(self.operator.clone()), GatewayConfig::default(), keyring).await
     }
 
-    async fn on(log: Arc<MemoryLog>, operator: Option<String>, config: GatewayConfig) -> Self {
+    async fn on(log: Arc<MemoryLog>, operator: Option<String>, config: GatewayConfig, keyring: Keyring) -> Self {
         let data = tempfile::tempdir().unwrap();
         let shared: Arc<dyn EventLog> = Arc::clone(&log) as _;
         let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(&data.path().join("blobs")).unwrap());
@@ -95,15 +111,13 @@ impl Node {
             log: Arc::clone(&shared),
             clock: Arc::clone(&clock),
             policy,
-            node: node.clone(),
-            boot,
-            epoch: Epoch::FIRST,
+            ownership: Arc::new(Alone { node: node.clone(), boot }),
         };
         let region = Region::start(RegionConfig::default(), deps).await.unwrap();
         let executors = Executors::start(ExecutorConfig { threads: 1, guests_max: 8, ..Default::default() }).unwrap();
         let views = Views::open(&data.path().join("views"), Default::default(), Arc::clone(&shared)).await.unwrap();
         let dispatch = Dispatch::new(DispatchDeps {
-            region: region.clone(),
+            bus: CommandBus::alone(region.clone()),
             executors,
             blobs: Arc::clone(&blobs),
             log: Arc::clone(&shared),
@@ -116,7 +130,7 @@ impl Node {
         };
         let readiness = Readiness::default();
         let deps = GatewayDeps {
-            region,
+            bus: CommandBus::alone(region.clone()),
             dispatch,
             views: views.clone(),
             log: shared,
@@ -124,7 +138,11 @@ impl Node {
             clock,
             policy,
             pepper: None,
+            keyring,
+            last_used: Default::default(),
             readiness: readiness.clone(),
+            feed: None,
+            feed_in_readiness: false,
         };
         let gateway = Gateway::new(deps, config.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -134,8 +152,9 @@ impl Node {
         let admin_url = format!("http://{}", admin.local_addr().unwrap());
         let endpoint = wasmwiz_gateway::admin(&gateway, || "wasmwiz_up 1\n".to_owned());
         tokio::spawn(server::serve(admin, endpoint, Default::default(), stop.clone()));
-        let (url, client) = (format!("http://{address}"), reqwest::Client::builder().no_proxy().build().unwrap());
-        Self { url, admin_url, address, operator, log, views, readiness, client, stop, _data: data }
+        let (url, client) =
+            (format!("http://{address}"), reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap());
+        Self { url, admin_url, address, operator, log, views, readiness, region, client, stop, _data: data }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
@@ -159,9 +178,41 @@ impl Node {
         (text(&tenant["id"]), text(&tenant["initial_key"]["secret"]))
     }
 
+    /// Registers a tenant of this id, as the platform does with its own; gives its first key.
+    pub(crate) async fn tenant_named(&self, id: &str) -> String {
+        let secret = api_key::draw(&mut rand::rng(), &Hasher::default());
+        let key = new_key(&secret, "first", Scopes::TENANT);
+        register(&self.region, &self.views, id, key).await;
+        secret.text().to_owned()
+    }
+
     pub(crate) async fn publish(&self, key: &str, name: &str, wat: &str) -> (u16, Value) {
         let put = self.request(Method::PUT, &format!("/v1/modules/{name}"), key);
         read(put.header("content-type", "application/wasm").body(wasm(wat))).await
+    }
+
+    /// Writes what another owner of the tenant has decided, as one commit.
+    pub(crate) async fn write(&self, tenant: &str, events: Vec<Event>) {
+        let tenant = TenantId::new(tenant).unwrap();
+        let (head, now) = (self.log.head(&tenant).await.unwrap(), SystemClock.now());
+        let cause = || Cause {
+            command: Ids.command(),
+            correlation: None,
+            actor: Actor::system(),
+            traceparent: None,
+            idempotency: None,
+        };
+        let envelope = |(event, n): (Event, u64)| Envelope {
+            id: Ids.event(),
+            tenant: tenant.clone(),
+            revision: head.revision.plus(n),
+            time: now,
+            cause: cause(),
+            event,
+        };
+        let envelopes = events.into_iter().zip(1..).map(envelope).collect();
+        let commit = Commit::seal(&head, tenant.clone(), Ids.commit(), Epoch::FIRST, now, envelopes).unwrap();
+        self.log.append(Append { commit, payloads: vec![] }).await.unwrap();
     }
 
     /// Waits until the views have everything that is in the log.
@@ -171,19 +222,21 @@ impl Node {
     }
 }
 
+fn new_key(secret: &api_key::NewSecret, name: &str, scopes: Scopes) -> NewKey {
+    NewKey { key_id: secret.key_id().clone(), name: name.into(), scopes, hash: secret.hash(), expires_at: None }
+}
+
+async fn register(region: &Region, views: &Views, id: &str, key: NewKey) {
+    let command = Command::Register { name: id.into(), tier: Tier::Enterprise, first_key: Some(key) };
+    let ask = Ask { command, by: Authority::System, origin: Origin::internal(Ids.command()), payloads: vec![] };
+    let decided = region.ask(&TenantId::new(id).unwrap(), ask).await.unwrap();
+    views.wait_for(decided.position, Duration::from_secs(10)).await.unwrap();
+}
+
 async fn first_operator(region: &Region, views: &Views) -> String {
     let secret = api_key::draw(&mut rand::rng(), &Hasher::default());
-    let key = NewKey {
-        key_id: secret.key_id().clone(),
-        name: "operator".into(),
-        scopes: Scopes::TENANT.with(Scope::Operator),
-        hash: secret.hash(),
-        expires_at: None,
-    };
-    let command = Command::Register { name: "System".into(), tier: Tier::Enterprise, first_key: Some(key) };
-    let ask = Ask { command, by: Authority::System, origin: Origin::internal(Ids.command()), payloads: vec![] };
-    let decided = region.ask(&TenantId::new(SYSTEM).unwrap(), ask).await.unwrap();
-    views.wait_for(decided.position, Duration::from_secs(10)).await.unwrap();
+    let key = new_key(&secret, "operator", Scopes::TENANT.with(Scope::Operator));
+    register(region, views, SYSTEM, key).await;
     views.until_live(View::Keys, Duration::from_secs(10)).await.unwrap();
     secret.text().to_owned()
 }

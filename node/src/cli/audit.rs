@@ -1,23 +1,29 @@
-//! `wasmwiz audit`: prove or read the recorded history from the data folder, without a node.
+//! `wasmwiz audit`: prove or read the recorded history from the data folder, without a node, or ask a node for it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
 use wasmwiz_events::{
     audit::{self, Checks, FileCheck, Report},
+    blobs::Blobs,
+    commit::Commit,
     envelope::Envelope,
     id::TenantId,
-    log::sqlite::{Found, SqliteAudit},
+    log::{
+        EventLog as _, ReadLimit,
+        jetstream::JetstreamLog,
+        sqlite::{Found, SqliteAudit},
+    },
     revision::Revision,
 };
 
-use super::output::{self, Output};
+use super::{
+    client,
+    output::{self, Output},
+    place::{Opened, Place},
+};
 
 /// How often a long verification says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -27,19 +33,25 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 pub enum Audit {
     /// Walk every tenant's hash chain, and check what it names.
     Verify(Verify),
-    /// Print the events of a tenant.
+    /// Print the events of a tenant from a data folder.
     Show(Show),
+    /// List the events of your tenant, as a node tells them.
+    List(client::audit::List),
+    /// Print the end of your tenant's chain, as a node tells it.
+    Head(client::audit::Head),
 }
 
 impl Audit {
     /// Runs it.
     ///
     /// # Errors
-    /// When the log cannot be opened.
+    /// When the log cannot be opened, or the node refuses.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Verify(verify) => verify.run(),
             Self::Show(show) => show.run(),
+            Self::List(list) => list.run(),
+            Self::Head(head) => head.run(),
         }
     }
 }
@@ -49,12 +61,12 @@ impl Audit {
 /// counted in a warning: the chain does not need them. A node may run meanwhile.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  wasmwiz audit verify --data .wasmwiz\n  wasmwiz audit verify --data .wasmwiz --no-blobs"
+    after_help = "Examples:\n  wasmwiz audit verify --data .wasmwiz\n  wasmwiz audit verify --data .wasmwiz --no-blobs\n  \
+                  wasmwiz audit verify --config wasmwiz.toml"
 )]
 pub struct Verify {
-    /// The node's data folder.
-    #[arg(long, value_name = "DIR", default_value = ".wasmwiz")]
-    data: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Do not read the blobs: faster, and nothing is known of modules and large payloads.
     #[arg(long)]
     no_blobs: bool,
@@ -68,11 +80,9 @@ pub struct Verify {
 
 impl Verify {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let rows = open(&self.data)?;
-        let blobs = self.data.join("blobs");
-        let checks = Checks { blobs: (!self.no_blobs).then_some(&*blobs), held_file: self.file };
+        let (data, opened) = self.place.open()?;
         let mut said = Instant::now();
-        let report = audit::verify(&rows, checks, |report| {
+        let progress = |report: &Report| {
             if said.elapsed() >= PROGRESS_EVERY {
                 output::progress(format_args!(
                     "{} commits, {} blobs so far",
@@ -81,7 +91,19 @@ impl Verify {
                 ));
                 said = Instant::now();
             }
-        });
+        };
+        let report = match opened {
+            Opened::Sqlite(rows) => {
+                let blobs = data.join("blobs");
+                let checks = Checks { blobs: (!self.no_blobs).then_some(&*blobs), held_file: self.file };
+                audit::verify(&rows, checks, progress)
+            }
+            Opened::Jetstream(log, runtime) => {
+                let blobs = log.blobs();
+                let blobs = (!self.no_blobs).then_some(&blobs as &dyn Blobs);
+                runtime.block_on(Box::pin(audit::verify_log(&log, blobs, progress)))?
+            }
+        };
         match self.output {
             Output::Table => print_report(&report),
             Output::Json => output::line(serde_json::to_string_pretty(&report)?),
@@ -122,9 +144,8 @@ fn print_report(report: &Report) {
 #[command(after_help = "Examples:\n  wasmwiz audit show --tenant dev\n  wasmwiz audit show --tenant dev --from 100 \
                         --limit 10 --output json")]
 pub struct Show {
-    /// The node's data folder.
-    #[arg(long, value_name = "DIR", default_value = ".wasmwiz")]
-    data: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Whose history.
     #[arg(long)]
     tenant: TenantId,
@@ -141,7 +162,14 @@ pub struct Show {
 
 impl Show {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let (rows, from) = (open(&self.data)?, Revision::new(self.from));
+        match self.place.open()?.1 {
+            Opened::Sqlite(rows) => self.of_rows(&rows)?,
+            Opened::Jetstream(log, runtime) => runtime.block_on(Box::pin(self.of_log(&log)))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn of_rows(&self, rows: &SqliteAudit) -> anyhow::Result<()> {
         let mut shown = 0;
         for found in rows.rows() {
             let row = match found {
@@ -152,15 +180,38 @@ impl Show {
                 continue;
             }
             let commit = row.commit.map_err(|what| anyhow!("the commit at position {}: {what}", row.position))?;
-            for envelope in commit.events()?.iter().filter(|envelope| envelope.revision >= from) {
-                if shown == self.limit {
-                    return Ok(ExitCode::SUCCESS);
-                }
-                shown += 1;
-                self.print(envelope)?;
+            if !self.of_commit(&commit, &mut shown)? {
+                break;
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(())
+    }
+
+    async fn of_log(&self, log: &JetstreamLog) -> anyhow::Result<()> {
+        let (mut from, mut shown) = (Revision::new(self.from.max(1)), 0);
+        loop {
+            let page = log.read_stream(&self.tenant, from, ReadLimit::default()).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = last.commit.last_revision().next();
+            for recorded in &page {
+                if !self.of_commit(&recorded.commit, &mut shown)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Prints what is asked for of a commit. May there be more?
+    fn of_commit(&self, commit: &Commit, shown: &mut usize) -> anyhow::Result<bool> {
+        let from = Revision::new(self.from);
+        for envelope in commit.events()?.iter().filter(|envelope| envelope.revision >= from) {
+            if *shown == self.limit {
+                return Ok(false);
+            }
+            *shown += 1;
+            self.print(envelope)?;
+        }
+        Ok(*shown < self.limit)
     }
 
     fn print(&self, envelope: &Envelope) -> anyhow::Result<()> {
@@ -177,10 +228,4 @@ impl Show {
         }
         Ok(())
     }
-}
-
-fn open(data: &Path) -> anyhow::Result<SqliteAudit> {
-    let dir = data.join("log");
-    SqliteAudit::open(&dir)
-        .with_context(|| format!("there is no log in {}; give the node's data folder with --data", dir.display()))
 }

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, ensure};
-use clap::Args;
+use clap::{Args, builder::TypedValueParser as _};
 use serde::{Deserialize, de::DeserializeOwned};
 use wasmwiz_events::key::{Scope, Scopes};
 
@@ -11,10 +11,12 @@ use super::output;
 use crate::{
     app::{self, App},
     bootstrap,
-    config::Config,
+    config::{Config, TelemetryConfig},
     ready::Ready,
     telemetry,
 };
+
+mod cluster;
 
 const GREETER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/greeter.wasm"));
 const ECHO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/echo.wasm"));
@@ -24,8 +26,8 @@ const TENANT: &str = "dev";
 
 /// Start a platform to try out.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  wasmwiz dev\n  wasmwiz dev --listen 127.0.0.1:0 --data /tmp/wiz --ready-file \
-                        ready.json\n\nThe data folder keeps everything: start again and the history goes on. Delete it \
+#[command(after_help = "Examples:\n  wasmwiz dev\n  wasmwiz dev --nodes 3\n  wasmwiz dev --listen 127.0.0.1:0 --data \
+                        /tmp/wiz --ready-file ready.json\n\nThe data folder keeps everything: start again and the history goes on. Delete it \
                         to begin anew.")]
 pub struct Dev {
     /// Where the API listens. Port 0 takes any free one.
@@ -43,6 +45,14 @@ pub struct Dev {
     /// A configuration file, under the flags above.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Start a cluster instead: this many nodes (1, 3 or 5), each with a nats-server of its own, all as processes of this
+    /// machine.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["config", "admin_listen"],
+          value_parser = clap::builder::PossibleValuesParser::new(["1", "3", "5"]).map(|count| count.parse::<u16>().unwrap_or(1)))]
+    nodes: Option<u16>,
+    /// The nats-server of such a cluster; one on the PATH if it is left out.
+    #[arg(long, value_name = "FILE", requires = "nodes")]
+    nats_server: Option<PathBuf>,
 }
 
 impl Dev {
@@ -51,7 +61,19 @@ impl Dev {
     /// # Errors
     /// When it cannot start, or its log fails.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(nodes) = self.nodes {
+            let Self { listen, data, ready_file, nats_server, .. } = self;
+            let plan = cluster::Plan { nodes, listen, data, ready_file, nats_server };
+            telemetry::init_logs(&TelemetryConfig { filter: "warn".into(), ..Default::default() })?;
+            app::runtime()?.block_on(cluster::run(&plan))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let mut config = Config::load(self.config.as_deref())?;
+        // It is its own client, and does not know who signed the certificate.
+        ensure!(
+            config.listen.tls.is_none(),
+            "wasmwiz dev serves in the clear; leave listen.tls out, or start wasmwiz node"
+        );
         config.listen.api = self.listen;
         config.listen.admin = self.admin_listen;
         config.node.data_dir = self.data;
@@ -61,7 +83,9 @@ impl Dev {
         telemetry::init_logs(&config.telemetry)?;
         app::runtime()?.block_on(app::run(&config, async |app: &App| {
             let (ready, api_key) = keys(app, &config).await?;
-            let platform = Platform { url: ready.url.clone(), api_key, http: reqwest::Client::new() };
+            // The platform is beside it: no certificates are needed, and there may be none on this machine.
+            let http = reqwest::Client::builder().tls_certs_only([]).build()?;
+            let platform = Platform { url: ready.url.clone(), api_key, http };
             platform.show().await.context("the platform started, and its first execution failed")?;
             if let Some(path) = &self.ready_file {
                 ready.write(path).with_context(|| format!("{} cannot be written", path.display()))?;

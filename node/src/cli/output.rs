@@ -28,3 +28,27 @@ pub(super) fn progress(text: impl std::fmt::Display) {
 pub(super) fn error(error: &anyhow::Error) {
     let _ = writeln!(std::io::stderr().lock(), "wasmwiz: {error:#}");
 }
+
+/// Asks something on standard error, and stays on the line.
+pub(super) fn prompt(question: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = write!(stderr, "{question}: ").and_then(|()| stderr.flush());
+}
+
+/// Draws a line of standard error again, in place; `last` goes on to the next line.
+pub(super) fn redraw(line: &str, last: bool) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = write!(stderr, "\r{line}{}", if last { "\n" } else { "" }).and_then(|()| stderr.flush());
+}
+
+/// Writes bytes to standard output as they are. A reader that has gone is no failure.
+pub(super) fn raw(bytes: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+}
+
+/// Writes bytes to standard error as they are.
+pub(super) fn raw_error(bytes: &[u8]) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = stderr.write_all(bytes).and_then(|()| stderr.flush());
+}

@@ -10,7 +10,7 @@ use wasmwiz_events::{
     commit::Recorded,
     envelope::Envelope,
     event::Event,
-    execution::{Accepted, Content, Finished, Lost, ModuleRef, Outcome},
+    execution::{Accepted, Content, Finished, Lost, ModuleRef, Outcome, Started},
     id::ExecutionId,
     revision::Position,
     time::{Millis, Timestamp},
@@ -30,6 +30,7 @@ pub(super) struct Opening {
     pub(super) key: Local,
     pub(super) stdin: Content,
     pub(super) at: Timestamp,
+    pub(super) started_at: Option<Timestamp>,
     pub(super) position: Position,
 }
 
@@ -37,6 +38,8 @@ pub(super) struct Opening {
 #[derive(Debug, Default)]
 struct Change {
     opening: Option<Opening>,
+    /// The last attempt that began after the opening's batch.
+    started: Option<(u32, Timestamp)>,
     end: Option<ExecutionEnd>,
 }
 
@@ -59,9 +62,11 @@ impl ExecutionsProjection {
             key: self.keys.text(accepted.key_id.as_str()),
             stdin: accepted.stdin,
             at,
+            // One that somebody waits for begins at once.
+            started_at: accepted.start_by.is_none().then_some(at),
             position,
         };
-        let change = Change { opening: Some(opening), end: None };
+        let change = Change { opening: Some(opening), ..Change::default() };
         let place = *self.places.entry((tenant, accepted.execution_id)).or_insert(self.changes.len());
         match self.changes.get_mut(place) {
             // A further attempt begins the row anew.
@@ -70,12 +75,29 @@ impl ExecutionsProjection {
         }
     }
 
+    fn start(&mut self, tenant: Local, at: Timestamp, started: &Started) -> Result<(), Fault> {
+        let id = started.execution_id;
+        let place = *self.places.entry((tenant, id)).or_insert(self.changes.len());
+        match self.changes.get_mut(place) {
+            Some((_, _, Change { end: Some(_), .. })) => return Err(Fault::NotOpen(id)),
+            Some((_, _, Change { opening: Some(opening), .. })) => {
+                (opening.attempt, opening.started_at) = (started.attempt, Some(at));
+            }
+            Some((_, _, change)) => change.started = Some((started.attempt, at)),
+            None => {
+                let change = Change { started: Some((started.attempt, at)), ..Change::default() };
+                self.changes.push((tenant, id, change));
+            }
+        }
+        Ok(())
+    }
+
     fn end(&mut self, tenant: Local, id: ExecutionId, end: ExecutionEnd) -> Result<(), Fault> {
         let place = *self.places.entry((tenant, id)).or_insert(self.changes.len());
         match self.changes.get_mut(place) {
             Some((_, _, Change { end: Some(_), .. })) => return Err(Fault::NotOpen(id)),
             Some((_, _, change)) => change.end = Some(end),
-            None => self.changes.push((tenant, id, Change { opening: None, end: Some(end) })),
+            None => self.changes.push((tenant, id, Change { end: Some(end), ..Change::default() })),
         }
         Ok(())
     }
@@ -117,7 +139,7 @@ fn lost_end(lost: &Lost, finished_at: Timestamp, finished_position: Position) ->
 
 impl Projection for ExecutionsProjection {
     const NAME: &'static str = "executions";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
@@ -129,6 +151,10 @@ impl Projection for ExecutionsProjection {
                 Event::ExecutionAccepted(accepted) => {
                     let tenant = local();
                     self.accept(tenant, *time, position, accepted);
+                }
+                Event::ExecutionStarted(started) => {
+                    let tenant = local();
+                    self.start(tenant, *time, started)?;
                 }
                 Event::ExecutionFinished(finished) => {
                     let tenant = local();
@@ -161,6 +187,7 @@ impl Projection for ExecutionsProjection {
         self.keys.resolve_in(transaction, "keys")?;
         self.modules.resolve(|module| rows::module_number(transaction, module))?;
         let mut insertion = rows::Insertion::prepare(transaction)?;
+        let mut starting = rows::Starting::prepare(transaction)?;
         let mut ending = rows::Ending::prepare(transaction)?;
         for (tenant, id, change) in &self.changes {
             let tenant = self.tenants.number(*tenant)?;
@@ -169,12 +196,17 @@ impl Projection for ExecutionsProjection {
                     let (module, key) = (self.modules.number(opening.module)?, self.keys.number(opening.key)?);
                     insertion.insert(tenant, *id, module, key, opening, end.as_ref())?;
                 }
-                (None, Some(end)) => {
+                (None, end) => {
+                    if let Some((attempt, at)) = change.started
+                        && !starting.start(tenant, *id, attempt, at)?
+                    {
+                        return Err(Fault::NotOpen(*id));
+                    }
+                    let Some(end) = end else { continue };
                     if !ending.end(tenant, *id, end)? {
                         return Err(Fault::NotOpen(*id));
                     }
                 }
-                (None, None) => {}
             }
         }
         Ok(())

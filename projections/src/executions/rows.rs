@@ -30,6 +30,7 @@ CREATE TABLE executions (
     key INTEGER NOT NULL,
     accepted_position INTEGER NOT NULL,
     accepted_at INTEGER NOT NULL,
+    started_at INTEGER,
     stdin_bytes INTEGER NOT NULL,
     stdin_digest BLOB,
     outcome INTEGER,
@@ -128,7 +129,7 @@ pub(super) struct Insertion<'t>(CachedStatement<'t>);
 impl<'t> Insertion<'t> {
     pub(super) fn prepare(transaction: &'t Transaction<'_>) -> rusqlite::Result<Self> {
         let sql = "INSERT OR REPLACE INTO executions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-                   ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)";
+                   ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)";
         Ok(Self(transaction.prepare_cached(sql)?))
     }
 
@@ -151,6 +152,7 @@ impl<'t> Insertion<'t> {
             key,
             row::signed(opening.position.get()),
             opening.at.unix_ms(),
+            opening.started_at.map(Timestamp::unix_ms),
             row::signed(opening.stdin.size_bytes),
             stored_digest(&opening.stdin.digest, opening.stdin.size_bytes),
             columns.map(|columns| columns.outcome),
@@ -169,6 +171,27 @@ impl<'t> Insertion<'t> {
             end.and_then(|end| end.message.as_deref()),
         ])?;
         Ok(())
+    }
+}
+
+pub(super) struct Starting<'t>(CachedStatement<'t>);
+
+impl<'t> Starting<'t> {
+    pub(super) fn prepare(transaction: &'t Transaction<'_>) -> rusqlite::Result<Self> {
+        let sql = "UPDATE executions SET attempt = ?3, started_at = ?4 \
+                   WHERE tenant = ?1 AND id = ?2 AND outcome IS NULL";
+        Ok(Self(transaction.prepare_cached(sql)?))
+    }
+
+    /// Begins an attempt at an open execution; false when there is none.
+    pub(super) fn start(
+        &mut self,
+        tenant: i64,
+        id: ExecutionId,
+        attempt: u32,
+        started_at: Timestamp,
+    ) -> rusqlite::Result<bool> {
+        Ok(self.0.execute(params![tenant, id.as_uuid().as_bytes(), attempt, started_at.unix_ms()])? == 1)
     }
 }
 
@@ -211,7 +234,7 @@ impl<'t> Ending<'t> {
 const EXECUTION: &str = "e.id, e.attempt, m.name, m.version, m.digest, k.label, e.accepted_position, e.accepted_at, \
      e.stdin_bytes, e.stdin_digest, e.outcome, e.exit_code, e.finished_position, e.finished_at, e.stdout_bytes, \
      e.stdout_digest, e.stderr_bytes, e.stderr_digest, e.flags, e.fuel, e.cpu_us, e.wall_us, e.peak_memory_bytes, \
-     e.message";
+     e.message, e.started_at";
 const JOINED: &str = "executions e CROSS JOIN modules m ON m.n = e.module CROSS JOIN keys k ON k.n = e.key";
 
 pub(super) fn get(rows: &Connection, tenant: &TenantId, id: ExecutionId) -> rusqlite::Result<Option<ExecutionRecord>> {
@@ -310,6 +333,7 @@ fn read_execution(found: &Row<'_>) -> rusqlite::Result<ExecutionRecord> {
         key_id: row::parsed(found, 5)?,
         accepted_position: Position::new(row::unsigned(found, 6)?),
         accepted_at: row::time(found, 7)?,
+        started_at: found.get::<_, Option<i64>>(24)?.map(Timestamp::from_unix_ms),
         stdin: Content { size_bytes: row::unsigned(found, 8)?, digest: digest_of(found, 9)? },
         end: found.get::<_, Option<i64>>(10)?.map(|outcome| read_end(found, outcome)).transpose()?,
     })

@@ -100,6 +100,7 @@ impl KeysProjection {
                 scopes: issued.scopes,
                 hash: issued.hash,
                 previous: None,
+                ended_at: None,
                 created_at: event.time,
                 created_revision: event.revision,
                 expires_at: issued.expires_at,
@@ -113,6 +114,8 @@ impl KeysProjection {
 
     fn rotate(&mut self, event: &Envelope, rotated: &key::Rotated) {
         self.change_key(event, &rotated.key_id, |key| {
+            // One old secret is known at a time: that of a grace which still lasts ends here.
+            key.ended_at = key.ended_at.max(key.previous.map(|previous| previous.grace_until.min(event.time)));
             key.previous = Some(PreviousHash { hash: key.hash, grace_until: rotated.grace_until });
             key.hash = rotated.hash;
         });
@@ -125,7 +128,7 @@ impl KeysProjection {
 
 impl Projection for KeysProjection {
     const NAME: &'static str = "keys";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn load(&mut self, connection: &Connection) -> Result<(), Fault> {
@@ -157,6 +160,7 @@ impl Projection for KeysProjection {
                 Event::ModulePublished(_)
                 | Event::ModuleRejected(_)
                 | Event::ModuleDeleted(_)
+                | Event::ExecutionStarted(_)
                 | Event::ExecutionFinished(_)
                 | Event::ExecutionLost(_)
                 | Event::RequestsDenied(_)

@@ -34,6 +34,7 @@ CREATE TABLE keys (
     hash BLOB NOT NULL,
     previous_hash BLOB,
     grace_until INTEGER,
+    ended_at INTEGER,
     created_at INTEGER NOT NULL,
     created_revision INTEGER NOT NULL,
     expires_at INTEGER,
@@ -45,7 +46,7 @@ CREATE UNIQUE INDEX keys_by_tenant ON keys (tenant, created_revision);";
 
 const TENANT: &str = "id, name, tier, suspended, reason, registered_at, registered_position, revision";
 const KEY: &str = "id, tenant, name, scopes, hash, previous_hash, grace_until, created_at, created_revision, \
-                   expires_at, revoked_at, last_used_at, revision";
+                   expires_at, revoked_at, last_used_at, revision, ended_at";
 
 pub(super) fn write_tenant(transaction: &Transaction<'_>, tenant: &TenantRecord) -> Result<(), Fault> {
     let (suspended, reason) = match &tenant.standing {
@@ -69,11 +70,12 @@ pub(super) fn write_tenant(transaction: &Transaction<'_>, tenant: &TenantRecord)
 /// Writes a key. One of another tenant under the same id is never replaced: the later tenant is refused it.
 pub(super) fn write_key(transaction: &Transaction<'_>, key: &KeyRecord) -> Result<(), Fault> {
     let sql = format!(
-        "INSERT INTO keys ({KEY}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+        "INSERT INTO keys ({KEY}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, scopes = excluded.scopes, hash = excluded.hash, \
          previous_hash = excluded.previous_hash, grace_until = excluded.grace_until, created_at = excluded.created_at, \
          created_revision = excluded.created_revision, expires_at = excluded.expires_at, \
-         revoked_at = excluded.revoked_at, last_used_at = excluded.last_used_at, revision = excluded.revision \
+         revoked_at = excluded.revoked_at, last_used_at = excluded.last_used_at, revision = excluded.revision, \
+         ended_at = excluded.ended_at \
          WHERE keys.tenant = excluded.tenant"
     );
     let written = transaction.prepare_cached(&sql)?.execute(params![
@@ -90,6 +92,7 @@ pub(super) fn write_key(transaction: &Transaction<'_>, key: &KeyRecord) -> Resul
         key.revoked_at.map(|time| time.unix_ms()),
         key.last_used_at.map(|time| time.unix_ms()),
         row::signed(key.revision.get()),
+        key.ended_at.map(|time| time.unix_ms()),
     ])?;
     if written == 0 { Err(Fault::Taken(format!("key {}", key.id))) } else { Ok(()) }
 }
@@ -164,6 +167,7 @@ fn read_key(found: &Row<'_>) -> rusqlite::Result<KeyRecord> {
         scopes: row::json(found, 3)?,
         hash: Digest::from_bytes(found.get(4)?),
         previous,
+        ended_at: row::optional_time(found, 13)?,
         created_at: row::time(found, 7)?,
         created_revision: Revision::new(row::unsigned(found, 8)?),
         expires_at: row::optional_time(found, 9)?,

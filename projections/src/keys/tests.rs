@@ -62,7 +62,7 @@ async fn a_rotated_key_accepts_its_old_secret_until_the_grace_ends() {
     let acme = tenant_id("acme");
     let mut history = History::new(1);
     let (old, new) = (Digest::of(b"k123"), Digest::of(b"new"));
-    let rotation = Rotated { key_id: key_id("k123"), hash: new, grace_until: at(10_000) };
+    let rotation = Rotated { key_id: key_id("k123"), hash: new, grace_until: at(10_000), writes_full_at: None };
     let commits = [
         history.commit(&acme, vec![registered("Acme"), issued("k123")]),
         history.commit(&acme, vec![Event::KeyRotated(rotation)]),

@@ -15,7 +15,10 @@ use wasmwiz_events::{
     time::Timestamp,
 };
 
-use super::rows::{self, Counters, Place};
+use super::{
+    histogram::Histogram,
+    rows::{self, Counters, Place},
+};
 use crate::{
     dictionary::{Local, Texts},
     executions::outcome_code,
@@ -101,12 +104,13 @@ fn finished_counters(finished: &Finished) -> Counters {
         stdin_bytes: 0,
         stdout_bytes: finished.stdout.size_bytes,
         stderr_bytes: finished.stderr.size_bytes,
+        walls: finished.ran_for().map_or_else(Histogram::default, |wall| Histogram::of(wall.as_micros())),
     }
 }
 
 impl Projection for UsageProjection {
     const NAME: &'static str = "usage";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
@@ -125,6 +129,7 @@ impl Projection for UsageProjection {
                 }
                 Event::ExecutionLost(lost) => {
                     let tenant = local();
+                    // Nobody measured it: it is counted, and takes no part in the times.
                     let counters = Counters { executions: 1, ..Counters::default() };
                     self.end(tenant, lost.execution_id, *time, Outcome::Lost, counters);
                 }
@@ -139,6 +144,7 @@ impl Projection for UsageProjection {
                 | Event::ModulePublished(_)
                 | Event::ModuleRejected(_)
                 | Event::ModuleDeleted(_)
+                | Event::ExecutionStarted(_)
                 | Event::RequestsDenied(_)
                 | Event::Unknown(_) => {}
             }
@@ -159,7 +165,7 @@ impl Projection for UsageProjection {
                 module: self.modules.number(place.module)?,
                 outcome: place.outcome,
             };
-            sums.insert(place, *counters);
+            sums.insert(place, counters.clone());
         }
         // Ends first: an execution that ended and was accepted again in this batch is open in its further attempt.
         for ended in &self.ended {
@@ -167,7 +173,7 @@ impl Projection for UsageProjection {
             let opened = rows::close(transaction, tenant, ended.id)?.ok_or(Fault::NotOpen(ended.id))?;
             let (key, module) = (opened.key, opened.module);
             let place = Place { tenant, hour: ended.hour, key, module, outcome: outcome_code(ended.outcome) };
-            let counters = Counters { stdin_bytes: opened.stdin_bytes, ..ended.counters };
+            let counters = Counters { stdin_bytes: opened.stdin_bytes, ..ended.counters.clone() };
             sums.entry(place).or_default().add(&counters);
         }
         for (tenant, id) in &self.replaced {

@@ -1,16 +1,10 @@
 //! Counters as rows.
 
-use std::collections::BTreeMap;
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use wasmwiz_events::id::ExecutionId;
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
-use wasmwiz_events::{
-    execution::{NotAnOutcome, Outcome},
-    id::{ExecutionId, TenantId},
-    time::{Millis, Timestamp},
-};
-
-use super::{BUCKETS, UsageBucket, UsageBy, UsageReport, UsageRow, fold::HOUR_MS};
-use crate::{dictionary::text_number, executions::outcome_of, row};
+use super::histogram::Histogram;
+use crate::row;
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE tenants (n INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE);
@@ -38,8 +32,13 @@ CREATE TABLE usage (
     stdin_bytes INTEGER NOT NULL,
     stdout_bytes INTEGER NOT NULL,
     stderr_bytes INTEGER NOT NULL,
+    walls BLOB NOT NULL,
     PRIMARY KEY (tenant, hour, key, module, outcome)
 ) WITHOUT ROWID;";
+
+/// The columns of counters, in the order in which they are read.
+pub(super) const COUNTERS: &str = "u.outcome, u.executions, u.fuel, u.cpu_us, u.wall_us, u.peak_memory_bytes, u.stdin_bytes, \
+     u.stdout_bytes, u.stderr_bytes, u.walls";
 
 /// The key of a row of counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,7 +51,7 @@ pub(super) struct Place<N> {
 }
 
 /// Sums over executions; the peak is a maximum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Counters {
     pub(super) executions: u64,
     pub(super) fuel: u64,
@@ -62,6 +61,8 @@ pub(super) struct Counters {
     pub(super) stdin_bytes: u64,
     pub(super) stdout_bytes: u64,
     pub(super) stderr_bytes: u64,
+    /// Of those whose time was measured.
+    pub(super) walls: Histogram,
 }
 
 impl Counters {
@@ -74,10 +75,11 @@ impl Counters {
         self.stdin_bytes = self.stdin_bytes.saturating_add(other.stdin_bytes);
         self.stdout_bytes = self.stdout_bytes.saturating_add(other.stdout_bytes);
         self.stderr_bytes = self.stderr_bytes.saturating_add(other.stderr_bytes);
+        self.walls.merge(&other.walls);
     }
 
-    /// From eight columns, the first of them `first`.
-    fn read(found: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+    /// From the columns of [`COUNTERS`] after the outcome, the first of them `first`.
+    pub(super) fn read(found: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
         Ok(Self {
             executions: row::unsigned(found, first)?,
             fuel: row::unsigned(found, first + 1)?,
@@ -87,6 +89,7 @@ impl Counters {
             stdin_bytes: row::unsigned(found, first + 5)?,
             stdout_bytes: row::unsigned(found, first + 6)?,
             stderr_bytes: row::unsigned(found, first + 7)?,
+            walls: histogram(found, first + 8)?,
         })
     }
 }
@@ -125,10 +128,21 @@ pub(super) fn close(transaction: &Transaction<'_>, tenant: i64, id: ExecutionId)
         .optional()
 }
 
+/// Adds to a row of counters. Times are merged here, the rest by SQLite.
 pub(super) fn add(transaction: &Transaction<'_>, place: &Place<i64>, sums: &Counters) -> rusqlite::Result<()> {
+    let mut walls = transaction
+        .prepare_cached(
+            "SELECT walls FROM usage WHERE tenant = ?1 AND hour = ?2 AND key = ?3 AND module = ?4 AND outcome = ?5",
+        )?
+        .query_row(params![place.tenant, place.hour, place.key, place.module, place.outcome], |found| {
+            histogram(found, 0)
+        })
+        .optional()?
+        .unwrap_or_default();
+    walls.merge(&sums.walls);
     transaction
         .prepare_cached(
-            "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+            "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
              ON CONFLICT DO UPDATE SET
                 executions = executions + excluded.executions,
                 fuel = fuel + excluded.fuel,
@@ -137,7 +151,8 @@ pub(super) fn add(transaction: &Transaction<'_>, place: &Place<i64>, sums: &Coun
                 peak_memory_bytes = max(peak_memory_bytes, excluded.peak_memory_bytes),
                 stdin_bytes = stdin_bytes + excluded.stdin_bytes,
                 stdout_bytes = stdout_bytes + excluded.stdout_bytes,
-                stderr_bytes = stderr_bytes + excluded.stderr_bytes",
+                stderr_bytes = stderr_bytes + excluded.stderr_bytes,
+                walls = excluded.walls",
         )?
         .execute(params![
             place.tenant,
@@ -153,84 +168,11 @@ pub(super) fn add(transaction: &Transaction<'_>, place: &Place<i64>, sums: &Coun
             row::signed(sums.stdin_bytes),
             row::signed(sums.stdout_bytes),
             row::signed(sums.stderr_bytes),
+            walls.to_bytes(),
         ])?;
     Ok(())
 }
 
-/// The expression of a bucket and the table of its labels.
-const fn bucket_columns(by: UsageBy) -> (&'static str, &'static str) {
-    match by {
-        UsageBy::Hour => ("u.hour * 3600000", ""),
-        UsageBy::Day => ("u.hour / 24 * 86400000", ""),
-        UsageBy::Key => ("l.label", "JOIN keys l ON l.n = u.key"),
-        UsageBy::Module => ("l.label", "JOIN modules l ON l.n = u.module"),
-    }
-}
-
-pub(super) fn report(
-    rows: &Connection,
-    tenant: &TenantId,
-    from: Timestamp,
-    to: Timestamp,
-    by: UsageBy,
-) -> rusqlite::Result<UsageReport> {
-    let mut report = UsageReport { rows: Vec::new(), truncated: false };
-    let Some(tenant) = text_number(rows, "tenants", tenant.as_str())? else { return Ok(report) };
-    let first_hour = from.unix_ms().div_euclid(HOUR_MS);
-    let end_hour = to.unix_ms().saturating_add(HOUR_MS - 1).div_euclid(HOUR_MS);
-    let (bucket, labels) = bucket_columns(by);
-    let mut statement = rows.prepare_cached(&format!(
-        "SELECT {bucket} AS bucket, u.outcome, sum(u.executions), sum(u.fuel), sum(u.cpu_us), sum(u.wall_us),
-            max(u.peak_memory_bytes), sum(u.stdin_bytes), sum(u.stdout_bytes), sum(u.stderr_bytes)
-         FROM usage u {labels} WHERE u.tenant = ?1 AND u.hour >= ?2 AND u.hour < ?3
-         GROUP BY bucket, u.outcome ORDER BY bucket, u.outcome"
-    ))?;
-    let mut found = statement.query(params![tenant, first_hour, end_hour])?;
-    while let Some(row) = found.next()? {
-        let bucket = match by {
-            UsageBy::Hour | UsageBy::Day => UsageBucket::Time(row::time(row, 0)?),
-            UsageBy::Key | UsageBy::Module => UsageBucket::Label(row.get(0)?),
-        };
-        let outcome = outcome_of(row.get(1)?).ok_or_else(|| row::unreadable(1, NotAnOutcome))?;
-        let counters = Counters::read(row, 2)?;
-        if report.rows.last().is_none_or(|last| last.bucket != bucket) {
-            if report.rows.len() == BUCKETS {
-                report.truncated = true;
-                break;
-            }
-            report.rows.push(UsageRow::nothing(bucket));
-        }
-        if let Some(last) = report.rows.last_mut() {
-            last.absorb(outcome, &counters);
-        }
-    }
-    Ok(report)
-}
-
-impl UsageRow {
-    const fn nothing(bucket: UsageBucket) -> Self {
-        Self {
-            bucket,
-            executions_by_outcome: BTreeMap::new(),
-            fuel: 0,
-            cpu: Millis::from_micros(0),
-            wall: Millis::from_micros(0),
-            peak_memory_bytes: 0,
-            stdin_bytes: 0,
-            stdout_bytes: 0,
-            stderr_bytes: 0,
-        }
-    }
-
-    fn absorb(&mut self, outcome: Outcome, more: &Counters) {
-        let executions = self.executions_by_outcome.entry(outcome).or_default();
-        *executions = executions.saturating_add(more.executions);
-        self.fuel = self.fuel.saturating_add(more.fuel);
-        self.cpu = Millis::from_micros(self.cpu.as_micros().saturating_add(more.cpu_us));
-        self.wall = Millis::from_micros(self.wall.as_micros().saturating_add(more.wall_us));
-        self.peak_memory_bytes = self.peak_memory_bytes.max(more.peak_memory_bytes);
-        self.stdin_bytes = self.stdin_bytes.saturating_add(more.stdin_bytes);
-        self.stdout_bytes = self.stdout_bytes.saturating_add(more.stdout_bytes);
-        self.stderr_bytes = self.stderr_bytes.saturating_add(more.stderr_bytes);
-    }
+fn histogram(found: &Row<'_>, column: usize) -> rusqlite::Result<Histogram> {
+    Histogram::from_bytes(found.get_ref(column)?.as_blob()?).map_err(|error| row::unreadable(column, error))
 }

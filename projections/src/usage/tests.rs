@@ -16,12 +16,16 @@ fn hour(n: i64) -> Timestamp {
     Timestamp::from_unix_ms(EPOCH_MS + n * 3_600_000)
 }
 
-fn labels(report: &UsageReport) -> Vec<(String, u64)> {
+fn span(from: Timestamp, to: Timestamp) -> Span {
+    Span { from, to }
+}
+
+fn labels(report: &[UsageRow]) -> Vec<(String, u64)> {
     let label = |row: &UsageRow| match &row.bucket {
         UsageBucket::Time(time) => time.to_string(),
         UsageBucket::Label(label) => label.clone(),
     };
-    report.rows.iter().map(|row| (label(row), row.executions_by_outcome.values().sum())).collect()
+    report.iter().map(|row| (label(row), row.executions_by_outcome.values().sum())).collect()
 }
 
 #[tokio::test]
@@ -51,14 +55,20 @@ async fn executions_count_in_the_hour_in_which_they_end_under_what_they_were_acc
         let log = TestLog::of(&commits);
         let views = log.views_with(folder.path(), Config { batch_events, ..Config::default() }).await;
         views.wait_for(log.end(), DEADLINE).await.unwrap();
-        let report = async |from, to, by| views.usage().usage(&acme, from, to, by).await.unwrap();
+        let report =
+            async |from, to, by| views.usage().usage(&acme, span(from, to), by, Page::first(200)).await.unwrap().items;
 
         let by_hour = report(hour(0), hour(48), UsageBy::Hour).await;
         let expected = [(hour(0).to_string(), 1), (hour(1).to_string(), 2), (hour(25).to_string(), 1)];
         assert_eq!(labels(&by_hour), expected);
-        let second = &by_hour.rows[1];
+        let second = &by_hour[1];
         assert_eq!(second.executions_by_outcome, BTreeMap::from([(Outcome::Succeeded, 1), (Outcome::Trapped, 1)]));
         assert_eq!((second.fuel, second.cpu, second.wall), (20, Millis::from_micros(32), Millis::from_micros(45)));
+        // The two took 22 and 23 microseconds: bins of one value.
+        let percentiles = [22, 23, 23].map(Millis::from_micros);
+        let [p50, p95, p99] = percentiles;
+        assert_eq!(second.wall_percentiles, Some(Percentiles { p50, p95, p99 }));
+        assert_eq!(by_hour[2].wall_percentiles, None, "a lost execution was not measured");
         assert_eq!(second.peak_memory_bytes, 4 * 65_536);
         assert_eq!((second.stdin_bytes, second.stdout_bytes, second.stderr_bytes), (8, 6, 0));
 
@@ -90,7 +100,64 @@ async fn another_tenants_usage_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
     let views = views_of(folder.path(), &commits).await;
     for by in [UsageBy::Hour, UsageBy::Day, UsageBy::Key, UsageBy::Module] {
-        assert!(views.usage().usage(&acme, hour(0), hour(9), by).await.unwrap().rows.is_empty());
-        assert_eq!(views.usage().usage(&other, hour(0), hour(9), by).await.unwrap().rows.len(), 1);
+        let usage = async |tenant| {
+            views.usage().usage(tenant, span(hour(0), hour(9)), by, Page::first(200)).await.unwrap().items
+        };
+        assert!(usage(&acme).await.is_empty());
+        assert_eq!(usage(&other).await.len(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_report_is_the_same_in_pages_of_any_size() {
+    let commits = History::new(7).commits(600);
+    let folder = tempfile::tempdir().unwrap();
+    let views = views_of(folder.path(), &commits).await;
+    let (tenant, span) = (tenant_id("t-1"), span(hour(0), hour(10_000)));
+    for by in [UsageBy::Hour, UsageBy::Day, UsageBy::Key, UsageBy::Module] {
+        let whole = views.usage().usage(&tenant, span, by, Page::first(200)).await.unwrap();
+        assert!(whole.items.len() > 1, "{by:?}");
+        for limit in [1, 3] {
+            let (mut items, mut page) = (Vec::new(), Page::first(limit));
+            loop {
+                let listed = views.usage().usage(&tenant, span, by, page).await.unwrap();
+                assert!(listed.items.len() <= limit as usize);
+                items.extend(listed.items);
+                let Some(next) = listed.next else { break };
+                assert_eq!(next.span, span);
+                page = Page::following(limit, next);
+            }
+            let whole = whole.items.iter().take(items.len()).cloned().collect::<Vec<_>>();
+            assert!(items == whole, "{by:?} in pages of {limit}");
+        }
+        if whole.next.is_none() {
+            let ended: u64 = whole.items.iter().flat_map(|row| row.executions_by_outcome.values()).sum();
+            let rows = stored(folder.path()).unwrap().rows;
+            let counted: u64 = rows.iter().filter(|row| row.tenant == "t-1").map(|row| row.executions).sum();
+            assert_eq!(ended, counted, "{by:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_stored_view_is_read_whole_beside_the_one_who_writes_it() {
+    let acme = tenant_id("acme");
+    let mut history = History::new(1);
+    let accepted = |n| accepted(n, "k123", module_ref("hello", 1));
+    let events = vec![registered("Acme"), accepted(1), finished(1, Outcome::Succeeded), accepted(2), lost(2)];
+    let commits = [history.commit(&acme, events)];
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(stored(folder.path()), Err(StoredError::Missing(_))));
+    let _views = views_of(folder.path(), &commits).await;
+    let mut found = stored(folder.path()).unwrap();
+    found.rows.sort_by_key(|row| row.outcome);
+    assert_eq!((found.position, found.last_hash), (commits[0].position, commits[0].commit.hash()));
+    let [succeeded, lost] = &found.rows[..] else { panic!("{:?}", found.rows) };
+    assert_eq!(
+        (succeeded.tenant.as_str(), succeeded.key.as_str(), succeeded.module.as_str()),
+        ("acme", "k123", "hello")
+    );
+    assert_eq!((succeeded.hour, succeeded.executions, succeeded.fuel), (hour(0), 1, 10));
+    assert_eq!((&succeeded.walls, &lost.walls), (&vec![(21, 1)], &vec![]));
+    assert_eq!((lost.outcome, lost.executions, lost.wall_us, lost.stdin_bytes), (Outcome::Lost, 1, 0, 4));
 }

@@ -154,7 +154,8 @@ impl Writer {
         let mut envelopes = Vec::new();
         for (event, revision) in events.into_iter().zip(self.head.revision.next().get()..) {
             let (id, command) = (EventId::new(self.uuid()), CommandId::new(self.uuid()));
-            let cause = Cause { command, correlation: None, actor: Actor::system(), traceparent: None };
+            let cause =
+                Cause { command, correlation: None, actor: Actor::system(), traceparent: None, idempotency: None };
             let (tenant, revision) = (self.tenant.clone(), Revision::new(revision));
             envelopes.push(Envelope { id, tenant, revision, time: self.time, cause, event });
         }

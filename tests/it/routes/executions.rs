@@ -7,7 +7,15 @@ use reqwest::{
 };
 use serde_json::Value;
 use wasmwiz_events::digest::Digest;
-use wasmwiz_tests::{guests, tenants::only};
+use wasmwiz_tests::{
+    client::Answer,
+    guests,
+    tenants::{only, register},
+};
+
+mod asynchronous;
+mod cancel;
+mod events;
 
 use super::{Setting, all_pages, asks_for, pages_are_checked};
 
@@ -141,7 +149,9 @@ async fn executions_are_checked() -> anyhow::Result<()> {
     for (scope, method, path) in [
         ("executions:read", Method::GET, "/v1/executions"),
         ("executions:read", Method::GET, one.as_str()),
+        ("executions:read", Method::GET, &format!("{one}/stdin")),
         ("executions:read", Method::GET, &format!("{one}/stdout")),
+        ("executions:read", Method::GET, &format!("{one}/stderr")),
         ("executions:run", Method::POST, "/v1/modules/echo/executions"),
         ("executions:run", Method::POST, "/v1/executions"),
     ] {
@@ -170,5 +180,86 @@ async fn executions_are_checked() -> anyhow::Result<()> {
         }
     }
     client.get(&format!("{one}/nothing")).await?.refuses(404, "no-such-route")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_output_alone_is_answered_to_whom_it_is_enough() -> anyhow::Result<()> {
+    let Setting { node: _node, tenant, .. } = Setting::new().await?;
+    let client = &tenant.client;
+    client.put_module("exit7", guests::EXIT7.wasm()?).await?.is(201)?;
+    for (module, input, outcome, exit_code) in [("echo", "abc", "succeeded", "0"), ("exit7", "", "exited", "7")] {
+        let request = client.request(Method::POST, &format!("/v1/modules/{module}/executions"));
+        let answer = client.send(request.header("accept", "application/octet-stream").body(input)).await?;
+        ensure!(answer.conforms()?.status == 200 && answer.text() == input, "{module}: {answer:?}");
+        ensure!(answer.header("content-type") == Some("application/octet-stream"), "{module}: {answer:?}");
+        ensure!(answer.header("wasmwiz-outcome") == Some(outcome), "{module}: {answer:?}");
+        ensure!(answer.header("wasmwiz-exit-code") == Some(exit_code), "{module}: {answer:?}");
+        ensure!(answer.header("wasmwiz-position").is_some(), "a write without a position: {answer:?}");
+        ensure!(answer.header("server-timing").is_some_and(|timing| timing.contains("cpu;dur=")), "{answer:?}");
+        let id = answer.header("wasmwiz-execution-id").context("no id")?;
+        let shown = client.get(&format!("/v1/executions/{id}")).await?.is(200)?;
+        ensure!(shown["outcome"] == outcome && shown["stdout"] == input, "{shown}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_is_checked_part_by_part() -> anyhow::Result<()> {
+    let Setting { node: _node, tenant, .. } = Setting::new().await?;
+    let client = &tenant.client;
+    let wasm = || anyhow::Ok(Part::bytes(guests::ECHO.wasm()?).file_name("echo.wasm"));
+    let upload = async |query: &str, form: Form| {
+        client.send(client.request(Method::POST, &format!("/v1/executions{query}")).multipart(form)).await
+    };
+    for (form, at) in [
+        (Form::new().text("input", "x"), "part:wasm"),
+        (Form::new().part("wasm", Part::bytes(Vec::new())), "part:wasm"),
+        (Form::new().part("wasm", wasm()?).part("wasm", wasm()?), "part:wasm"),
+        (Form::new().part("wasm", wasm()?).text("colour", "red"), "part:colour"),
+        (Form::new().part("wasm", wasm()?).part("arg", Part::bytes(vec![0xff])), "part:arg"),
+    ] {
+        let refused = upload("", form).await?.refuses(400, "invalid-body")?;
+        ensure!(refused["errors"][0]["at"] == at, "{at} is not named: {refused}");
+    }
+    for bad in ["?timeout_ms=0", "?version=1", "?arg=x"] {
+        let form = Form::new().part("wasm", wasm()?);
+        upload(bad, form).await?.refuses(400, "invalid-query").context(bad)?;
+    }
+    client.post_bytes("/v1/executions", "x").await?.refuses(415, "unsupported-media-type")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tenant_with_a_rate_is_told_how_much_of_it_is_left() -> anyhow::Result<()> {
+    let Setting { node: _node, operator, tenant, .. } = Setting::new().await?;
+    let free = register(&operator, "Free", "free").await?.client;
+    free.put_module("echo", guests::ECHO.wasm()?).await?.is(201)?;
+    let run = async || free.post_bytes("/v1/modules/echo/executions", "").await;
+    let left = |answer: &Answer| {
+        let (_, left) = answer.header("ratelimit")?.split_once("\"executions\";r=")?;
+        left.split(';').next()?.parse::<u64>().ok()
+    };
+    let mut before = 5;
+    // Five at once; one more for each six seconds that these take.
+    let refused = loop {
+        let answer = run().await?;
+        ensure!(answer.header("ratelimit-policy") == Some("\"executions\";q=10;w=60"), "{answer:?}");
+        if answer.status == 429 {
+            break answer;
+        }
+        answer.is(200)?;
+        let now = left(&answer).context("no RateLimit")?;
+        ensure!(now < 5 && now + 1 >= before, "from {before} to {now} by one execution");
+        before = now;
+    };
+    ensure!(before == 0, "refused with {before} left");
+    refused.refuses(429, "rate-limited")?;
+    ensure!(left(&refused) == Some(0), "{refused:?}");
+    let seconds: u64 = refused.header("retry-after").context("no Retry-After")?.parse()?;
+    ensure!((1..=6).contains(&seconds), "{seconds}");
+    // A tier without a rate has nothing to tell.
+    let unlimited = tenant.client.post_bytes("/v1/modules/echo/executions", "").await?;
+    ensure!(unlimited.status == 200 && unlimited.header("ratelimit").is_none(), "{unlimited:?}");
     Ok(())
 }

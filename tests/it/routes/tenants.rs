@@ -77,5 +77,13 @@ async fn tenants_are_for_operators_alone_and_checked() -> anyhow::Result<()> {
         operator.patch_json(absent, &json!({"tier": "pro"})).await?.refuses(404, "tenant-not-found")?;
         operator.post_json(&format!("{absent}/suspend"), &json!({})).await?.refuses(404, "tenant-not-found")?;
     }
+    for bad in [json!({}), json!({"name": null}), json!({"tier": "golden"}), json!({"colour": "red"})] {
+        operator.patch_json(&one, &bad).await?.refuses(400, "invalid-body")?;
+    }
+    operator.patch_json(&one, &json!({"name": ""})).await?.refuses(400, "invalid-name")?;
+    operator.post_json(&format!("{one}/suspend"), &json!({"reason": 7})).await?.refuses(400, "invalid-body")?;
+    operator.post_json("/v1/tenants/t-nobody/resume", &json!({})).await?.refuses(404, "tenant-not-found")?;
+    // Without the system tenant nobody could operate the platform.
+    operator.post_json("/v1/tenants/system/suspend", &json!({})).await?.refuses(409, "system-tenant")?;
     pages_are_checked(&operator, "/v1/tenants").await
 }

@@ -3,13 +3,14 @@
 use toml::Table;
 
 /// Which crates of the workspace a crate may depend on; the tests may on all.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("wasmwiz-events", &[]),
     ("wasmwiz-actors", &["wasmwiz-events"]),
     ("wasmwiz-projections", &["wasmwiz-events"]),
     ("wasmwiz-gateway", &["wasmwiz-actors", "wasmwiz-events", "wasmwiz-projections"]),
     ("wasmwiz", &["wasmwiz-actors", "wasmwiz-events", "wasmwiz-gateway", "wasmwiz-projections"]),
     ("xtask", &[]),
+    ("wasmwiz-subscriber", &[]),
 ];
 
 /// The crate on top, on which nothing depends.

@@ -11,7 +11,7 @@ use crate::{
     event::Event,
     id::{CommandId, CommitId, EventId, TenantId},
     ledger::Head,
-    revision::{Epoch, Position},
+    revision::{Epoch, Position, Revision},
     tenant,
     time::Timestamp,
 };
@@ -53,21 +53,29 @@ impl Stream {
 
     /// The same, with a name of any length in each event.
     pub fn seal_named(&self, events: usize, name: &str) -> Commit {
+        let renamed = || Event::TenantRenamed(tenant::Renamed { name: name.to_owned() });
+        self.seal_events((0..events).map(|_| renamed()).collect())
+    }
+
+    /// Seals a commit of these events onto the end.
+    pub fn seal_events(&self, events: Vec<Event>) -> Commit {
         let now = Timestamp::from_unix_ms(1_795_466_491_250);
-        let envelope = |offset: usize| Envelope {
+        let envelope = |(revision, event)| Envelope {
             id: EventId::new(uuid()),
             tenant: self.tenant.clone(),
-            revision: self.head.revision.plus(offset as u64 + 1),
+            revision: Revision::new(revision),
             time: now,
             cause: Cause {
                 command: CommandId::new(uuid()),
                 correlation: None,
                 actor: Actor::system(),
                 traceparent: None,
+                idempotency: None,
             },
-            event: Event::TenantRenamed(tenant::Renamed { name: name.to_owned() }),
+            event,
         };
-        let (id, events) = (CommitId::new(uuid()), (0..events).map(envelope).collect());
+        let first = self.head.revision.next().get();
+        let (id, events) = (CommitId::new(uuid()), (first..).zip(events).map(envelope).collect());
         Commit::seal(&self.head, self.tenant.clone(), id, self.epoch, now, events).unwrap()
     }
 

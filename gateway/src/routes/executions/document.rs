@@ -18,16 +18,42 @@ const REFUSED: [Kind; 5] =
 
 fn ran(operation: Operation) -> Operation {
     operation
-        .query::<u64>("timeout_ms", "The most wall-clock time to wait, in milliseconds; at most the tier's.")
+        .query::<u64>(
+            "timeout_ms",
+            "The most wall-clock time to wait, in milliseconds; at most the tier's. What waits for its turn as long as \
+             that does not run: 504 deadline-passed, or the outcome deadline_exceeded of an asynchronous one.",
+        )
+        .header("Prefer", ASYNCHRONOUS)
         .answers::<Execution>(200, "It ran; see its outcome. A guest that fails is no error of the platform")
         .answers_bytes(200, BYTES, "The guest's standard output itself, with Accept: application/octet-stream")
+        .answers::<Execution>(202, "It is accepted and will run, with Prefer: respond-async")
         .with_header("Location", "Where the execution is.")
+        .with_header("Preference-Applied", "With Prefer: respond-async: what was followed.")
         .with_header("Wasmwiz-Execution-Id", "With octet-stream: the execution.")
         .with_header("Wasmwiz-Outcome", "With octet-stream: how it ended.")
         .with_header("Wasmwiz-Exit-Code", "With octet-stream: the guest's exit code, when it ended by itself.")
         .with_header("Server-Timing", "With octet-stream: exec and cpu, in milliseconds.")
+        .with_header("RateLimit", "What is left of the executions that the tier allows a minute, when it limits them.")
+        .with_header("RateLimit-Policy", "How many the tier allows, and in how many seconds.")
         .problem(&REFUSED)
-        .problem(&[Kind::TooManyBodies])
+        .problem(&[Kind::TooManyBodies, Kind::TooManyQueued])
+}
+
+/// What is said of both doors.
+const ASYNCHRONOUS: &str = "respond-async: answer 202 once it is accepted, and run it when its turn comes, also after a \
+    restart of the node: at least once, and it ends exactly once. With wait=N too: answer 200 if it ends within N seconds. \
+    The answer is JSON.";
+
+pub(crate) fn cancel_doc() -> Operation {
+    Operation::new("cancelExecution", "executions", "Cancel an execution that waits or runs")
+        .describe(
+            "Needs the scope executions:run. A guest that runs is stopped at once, and whoever waits for it is answered \
+             with the outcome cancelled. Asking again for one that was cancelled is the same 200; one that ended otherwise \
+             is a 409 whose reason is its outcome.",
+        )
+        .answers::<ExecutionSummary>(200, "It is cancelled: its end is recorded")
+        .answers::<ExecutionSummary>(202, "It is being stopped; its end is not recorded yet")
+        .problem(&[Kind::ExecutionNotFound, Kind::ExecutionEnded, Kind::NotThereYet])
 }
 
 pub(crate) fn run_doc() -> Operation {

@@ -1,0 +1,346 @@
+//! Asynchronous executions: accepted now, run when their turn comes, by this life of the node or a later one.
+//!
+//! ```text
+//! lane of a tenant:  next in line ─► a place among those that run, room for its input, a slot ─► Start (durable)
+//!                                                                                                ─► guest ─► Finish
+//! ```
+//! A lane begins one execution after the other and does not wait for their ends. Everything that a run needs is read back
+//! from the log, also in the life that accepted it: there is one way, and it is the one that a restart takes.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use wasmwiz_events::{
+    event::Event,
+    execution::{Accepted, Content},
+    id::TenantId,
+    log::{ReadError, ReadLimit},
+    revision::{Position, Revision},
+    time::Timestamp,
+};
+
+use super::{DispatchError, Request, Shared, ending::Enqueued, finish::Began, run::Admitted, runs::Run};
+use crate::{
+    aggregate::Authority,
+    executor::{Ran, Slot},
+    handle::{Ask, AskError, Decided, Origin},
+    queue::{Item, Place, Queue, QueueConfig},
+    tenant::{Command, Refusal},
+};
+
+/// How long a lane leaves its tenant alone that may not begin another execution now, unless one of its own ends before.
+const BLOCKED_PAUSE: Duration = Duration::from_millis(250);
+
+/// The first pause after something was in the way; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest of those.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a tenant is asked to see to an execution of which it is not known whether it was accepted.
+const NUDGES: u32 = 60;
+
+/// An asynchronous execution that is accepted.
+#[derive(Debug, Clone)]
+pub struct Queued {
+    /// What was accepted.
+    pub accepted: Box<Accepted>,
+    /// When.
+    pub accepted_at: Timestamp,
+    /// Position of the commit that accepted it.
+    pub position: Position,
+    /// Position of the commit that holds its end, if that came while it was waited for.
+    pub ended: Option<Position>,
+}
+
+/// How many permits the input of those that run has: one is a KiB.
+pub(super) const fn input_permits(config: &QueueConfig) -> usize {
+    (config.input_bytes_max / 1_024) as usize
+}
+
+/// Begins a lane for every tenant that has something to run, until the queue is closed.
+pub(super) async fn conduct(shared: Weak<Shared>, queue: Queue) {
+    while let Some(tenant) = queue.next_lane().await {
+        let (shared, queue) = (Weak::clone(&shared), queue.clone());
+        tokio::spawn(async move {
+            let lane = Lane { tenant, queue, ended: Arc::default() };
+            while let Some(item) = lane.queue.pop(&lane.tenant) {
+                let Some(shared) = shared.upgrade() else { return };
+                shared.begin(&lane, item).await;
+            }
+        });
+    }
+}
+
+/// The line of one tenant, while somebody works on it.
+struct Lane {
+    tenant: TenantId,
+    queue: Queue,
+    /// Told whenever one of its executions ends.
+    ended: Arc<Notify>,
+}
+
+/// Everything that has to be there before an attempt begins.
+struct Turn {
+    slot: Slot,
+    _running: OwnedSemaphorePermit,
+    /// For its input, which the guest may keep: held until its end is recorded.
+    _room: OwnedSemaphorePermit,
+}
+
+/// What became of the wish to begin an attempt.
+enum Attempt {
+    /// It is durable.
+    Begun {
+        number: u32,
+        /// The stream's revision then: its end comes after it.
+        after: Revision,
+    },
+    /// The execution has ended instead, in the commit at this position.
+    Ended(Position),
+    /// It has ended before, or runs: nothing is to be done.
+    Settled,
+    /// As many run as the tenant may.
+    Full,
+    /// The tenant may not act now.
+    Suspended,
+    /// Nothing was decided, or nobody knows.
+    Unknown,
+}
+
+/// An execution whose attempt is durable.
+struct Begun {
+    began: Began,
+    at: Position,
+    run: Arc<Run>,
+    turn: Turn,
+    /// The last: whoever is told that it is over may offer it again.
+    _place: Place,
+}
+
+impl Shared {
+    pub(super) async fn enqueue(self: Arc<Self>, request: Request) -> Result<Enqueued, DispatchError> {
+        let tenant = request.tenant.clone();
+        let admitted = self.admit(request).await;
+        if let Err(DispatchError::Ask(AskError::Unavailable { .. })) = &admitted {
+            // It may be in the log all the same, and then it is to be run: its tenant looks when it is asked something.
+            tokio::spawn(Arc::clone(&self).nudge(tenant, Command::Expire));
+        }
+        // Its bytes are let go of here: they are read back when its turn comes.
+        admitted.map(|Admitted { began, position, run }| {
+            let Began { tenant, accepted, at: accepted_at, revision: after, .. } = began;
+            Enqueued { queued: Queued { accepted, accepted_at, position, ended: None }, tenant, run, after }
+        })
+    }
+
+    /// Gives a command until it is decided, in whatever way.
+    pub(super) async fn nudge(self: Arc<Self>, tenant: TenantId, command: Command) {
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..NUDGES {
+            tokio::time::sleep(pause).await;
+            if let Ok(_) | Err(AskError::Refused(_)) = self.ask_system(&tenant, command.clone(), None).await {
+                return;
+            }
+            pause = longer(pause);
+        }
+    }
+
+    /// Begins one execution as soon as it may, and leaves it to a task of its own.
+    async fn begin(self: Arc<Self>, lane: &Lane, item: Item) {
+        let place = lane.queue.place(item.id);
+        let run = self.runs.of(item.id);
+        let Some(Ok(Some(mut began))) = lane.queue.while_open(self.accepted_at(&lane.tenant, item)).await else {
+            // What cannot be read now is offered again when its entity wakes.
+            return;
+        };
+        let (mut pause, mut is_unknown) = (FIRST_PAUSE, false);
+        loop {
+            let Some(Some(turn)) = lane.queue.while_open(self.turn(began.accepted.stdin)).await else { return };
+            // A node that stops waits for it from here on: what is begun now costs an attempt if it does not end.
+            let under_way = self.under_way.token();
+            if lane.queue.is_closed() {
+                return;
+            }
+            match self.attempt(&began, is_unknown).await {
+                Attempt::Begun { number, after } => {
+                    (began.accepted.attempt, began.revision) = (number, after);
+                    let begun = Begun { began, at: item.at, run, turn, _place: place };
+                    let (shared, ended) = (Arc::clone(&self), Arc::clone(&lane.ended));
+                    self.under_way.spawn(async move {
+                        shared.run_begun(begun).await;
+                        ended.notify_one();
+                    });
+                    return;
+                }
+                Attempt::Ended(at) => return run.end(at),
+                Attempt::Settled => return,
+                Attempt::Full => {
+                    drop((turn, under_way));
+                    let waited = tokio::time::timeout(BLOCKED_PAUSE, lane.ended.notified());
+                    if lane.queue.while_open(waited).await.is_none() {
+                        return;
+                    }
+                }
+                later @ (Attempt::Suspended | Attempt::Unknown) => {
+                    is_unknown |= matches!(later, Attempt::Unknown);
+                    drop((turn, under_way));
+                    if lane.queue.while_open(tokio::time::sleep(pause)).await.is_none() {
+                        return;
+                    }
+                    pause = longer(pause);
+                }
+            }
+        }
+    }
+
+    /// A place among the asynchronous ones that run, room for its input, and a slot. Waits for them as long as it takes.
+    async fn turn(&self, input: Content) -> Option<Turn> {
+        let running = Arc::clone(&self.running).acquire_owned().await.ok()?;
+        let most = input_permits(self.queue().config());
+        let kib = usize::try_from(input.size_bytes.div_ceil(1_024)).unwrap_or(most).min(most);
+        let permits = u32::try_from(kib).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.input).acquire_many_owned(permits).await.ok()?;
+        loop {
+            match self.deps.executors.reserve().await {
+                Ok(slot) => return Some(Turn { slot, _running: running, _room: room }),
+                Err(busy) => tokio::time::sleep(Duration::from_millis(busy.retry_after_ms.min(250))).await,
+            }
+        }
+    }
+
+    /// Asks for the next attempt. `is_unknown`: an answer to that was lost before.
+    async fn attempt(&self, began: &Began, is_unknown: bool) -> Attempt {
+        match self.start(began).await {
+            Ok(decided) => match decided.events.first() {
+                Some(Event::ExecutionStarted(started)) => {
+                    Attempt::Begun { number: started.attempt, after: decided.revision }
+                }
+                // It was too late for it, or it was tried too often.
+                _ => Attempt::Ended(decided.position),
+            },
+            Err(AskError::Refused(Refusal::TooManyConcurrent { .. })) => Attempt::Full,
+            Err(AskError::Refused(Refusal::Suspended)) => Attempt::Suspended,
+            // Nobody else of this life begins it: it is the attempt whose answer was lost, and nobody runs it yet.
+            Err(AskError::Refused(Refusal::ExecutionStarted)) if is_unknown => match self.begun_before(began).await {
+                Ok(Some(begun)) => begun,
+                Ok(None) => Attempt::Settled,
+                Err(error) => {
+                    tracing::warn!(execution.id = %began.accepted.execution_id, %error, "its attempt cannot be read");
+                    Attempt::Unknown
+                }
+            },
+            Err(AskError::Refused(_)) => Attempt::Settled,
+            Err(AskError::Busy { .. } | AskError::Unavailable { .. }) => Attempt::Unknown,
+        }
+    }
+
+    /// The attempt that this life of the node has begun, as the log has it.
+    async fn begun_before(&self, began: &Began) -> Result<Option<Attempt>, ReadError> {
+        let (id, boot) = (began.accepted.execution_id, self.deps.boot);
+        let mut from = began.revision.next();
+        loop {
+            let commits = self.deps.log.read_stream(&began.tenant, from, ReadLimit::default()).await?;
+            let Some(last) = commits.last() else { return Ok(None) };
+            from = last.commit.last_revision().next();
+            for recorded in &commits {
+                let Ok(events) = recorded.commit.events() else { continue };
+                let begun = events.iter().find_map(|envelope| match &envelope.event {
+                    Event::ExecutionStarted(started) if started.execution_id == id && started.boot == boot => {
+                        Some(Attempt::Begun { number: started.attempt, after: envelope.revision })
+                    }
+                    _ => None,
+                });
+                if begun.is_some() {
+                    return Ok(begun);
+                }
+            }
+        }
+    }
+
+    async fn start(&self, began: &Began) -> Result<Decided, AskError> {
+        let (execution_id, node, boot) = (began.accepted.execution_id, self.deps.node.clone(), self.deps.boot);
+        self.ask_system(&began.tenant, Command::Start { execution_id, node, boot }, Some(&began.origin)).await
+    }
+
+    async fn ask_system(
+        &self,
+        tenant: &TenantId,
+        command: Command,
+        origin: Option<&Origin>,
+    ) -> Result<Decided, AskError> {
+        let id = self.ids.command();
+        let origin = origin.map_or_else(|| Origin::internal(id), |origin| Origin { command: id, ..origin.clone() });
+        self.deps.bus.ask(tenant, Ask { command, by: Authority::System, origin, payloads: vec![] }).await
+    }
+
+    async fn run_begun(&self, begun: Begun) {
+        let Begun { began, at, run, turn, _place } = begun;
+        let Turn { slot, _running, _room } = turn;
+        let id = began.accepted.execution_id;
+        let stdin = match self.input(at, began.accepted.stdin).await {
+            Ok(input) => input,
+            Err(message) => return self.over(self.finish(began, Ran::failed(message)).await, &run),
+        };
+        let ran = self.run_guest(slot, None, &began, &run, stdin).await;
+        tracing::debug!(execution.id = %id, outcome = ran.outcome.as_str(), "an asynchronous execution ran");
+        self.over(self.finish(began, ran).await, &run);
+    }
+
+    fn over(&self, done: Result<super::Done, DispatchError>, run: &Run) {
+        match done {
+            Ok(done) => run.end(done.position),
+            Err(error) => tracing::error!(%error, "the end of an asynchronous execution could not be recorded"),
+        }
+    }
+
+    /// The standard input of an execution that the commit at `at` accepted.
+    async fn input(&self, at: Position, input: Content) -> Result<Bytes, String> {
+        if input.size_bytes == 0 {
+            return Ok(Bytes::new());
+        }
+        let bytes = match self.deps.log.payload(at, input.digest).await {
+            Ok(Some(bytes)) => Some(bytes),
+            Ok(None) => self.deps.blobs.get(input.digest).await.map_err(|error| unreadable(&error))?,
+            Err(error) => return Err(unreadable(&error)),
+        };
+        bytes.ok_or_else(|| "its input is not kept any more".to_owned())
+    }
+
+    /// What the commit at the item's place says of it; `None` when it says nothing.
+    async fn accepted_at(&self, tenant: &TenantId, item: Item) -> Result<Option<Began>, ReadError> {
+        let read = self.deps.log.read_at(item.at).await;
+        let recorded = read.inspect_err(|error| tracing::warn!(execution.id = %item.id, %error, "cannot be read"))?;
+        let Some(recorded) = recorded else { return Ok(None) };
+        let Ok(events) = recorded.commit.events() else { return Ok(None) };
+        let revision = recorded.commit.last_revision();
+        Ok(events.iter().find_map(|envelope| match &envelope.event {
+            Event::ExecutionAccepted(accepted) if accepted.execution_id == item.id => Some(Began {
+                tenant: tenant.clone(),
+                origin: Origin {
+                    command: envelope.cause.command,
+                    correlation: envelope.cause.correlation.clone(),
+                    traceparent: envelope.cause.traceparent.clone(),
+                    once: None,
+                    expected: None,
+                },
+                accepted: accepted.clone(),
+                at: envelope.time,
+                revision,
+            }),
+            _ => None,
+        }))
+    }
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> String {
+    tracing::error!(%error, "the input of an execution cannot be read");
+    "the host could not read its input".to_owned()
+}
+
+fn longer(pause: Duration) -> Duration {
+    pause.saturating_mul(2).min(LONGEST_PAUSE)
+}

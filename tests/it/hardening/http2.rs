@@ -1,0 +1,114 @@
+//! HTTP/2 by hand: frames that no library would send, or not so many of.
+
+use super::*;
+use wasmwiz_tests::harness::Launch;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Types of frames (RFC 9113, section 6).
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// `INITIAL_WINDOW_SIZE`, as a setting.
+const INITIAL_WINDOW_SIZE: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// GET of a path, in HPACK: three indexed fields' worth of literals that need no table.
+fn get(path: &str) -> Vec<u8> {
+    let length = u8::try_from(path.len()).unwrap_or(0);
+    // `:method: GET` and `:scheme: http` of the static table; `:path` and `:authority` by literals that are not indexed.
+    [&[0x82, 0x86, 0x04, length], path.as_bytes(), &[0x01, 1, b'x']].concat()
+}
+
+/// All that the node sends until it closes, as frames: their types and payloads.
+async fn frames(mut connection: Connection) -> anyhow::Result<Vec<(u8, Vec<u8>)>> {
+    let read = connection.read_to_end(SOON).await?;
+    let (mut rest, mut frames) = (&read[..], Vec::new());
+    while let Some((head, after)) = rest.split_at_checked(9) {
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let (payload, next) = after.split_at(length.min(after.len()));
+        frames.push((head[3], payload.to_vec()));
+        rest = next;
+    }
+    Ok(frames)
+}
+
+async fn open(node: &NodeProcess, settings: &[u8]) -> anyhow::Result<Connection> {
+    let mut connection = Connection::open(&node.ready().url).await?;
+    connection.send([PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).await?;
+    Ok(connection)
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_as_fast_as_they_are_opened_end_the_connection() -> anyhow::Result<()> {
+    let node = NodeProcess::dev().await?;
+    let growth = Growth::begin(&node)?;
+    let mut connection = open(&node, &[]).await?;
+    for number in 0..100_000_u32 {
+        let stream = number * 2 + 1;
+        let opened = frame(HEADERS, END_STREAM | END_HEADERS, stream, &get("/livez"));
+        let reset = frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        if connection.send([opened, reset].concat()).await.is_err() {
+            break;
+        }
+    }
+    // A reset of the connection may throw away what the node said last.
+    let frames = frames(connection).await?;
+    let calm = frames.iter().filter(|(kind, _)| *kind == GOAWAY);
+    ensure!(calm.clone().all(|(_, payload)| payload.get(4..8) == Some(&11_u32.to_be_bytes())), "{frames:?}");
+    growth.is_small("rapid reset").await?;
+    node.client()?.get("/livez").await?.is(200)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn headers_without_end_end_the_connection() -> anyhow::Result<()> {
+    let node = NodeProcess::dev().await?;
+    let growth = Growth::begin(&node)?;
+    let mut connection = open(&node, &[]).await?;
+    connection.send(frame(HEADERS, END_STREAM, 1, &get("/livez"))).await?;
+    let field = [&[0x00, 3][..], b"x-a", &[100], &[b'a'; 100]].concat();
+    let more = frame(CONTINUATION, 0, 1, &field.repeat(100));
+    for _ in 0..10_000 {
+        if connection.send(&more).await.is_err() {
+            break;
+        }
+    }
+    let frames = frames(connection).await?;
+    ensure!(frames.iter().all(|(kind, _)| *kind != HEADERS), "it was answered");
+    growth.is_small("a flood of CONTINUATION").await?;
+    node.client()?.get("/livez").await?.is(200)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_opens_no_window_is_cut_off() -> anyhow::Result<()> {
+    let node = Launch::dev()?.variable("WASMWIZ_GATEWAY__SERVER__WRITE_STALL_MS", "1000").start().await?;
+    let growth = Growth::begin(&node)?;
+    let no_window = [0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0];
+    let mut connections = Vec::new();
+    for _ in 0..10 {
+        let mut connection = open(&node, &no_window).await?;
+        for number in 0..100_u32 {
+            let opened = frame(HEADERS, END_STREAM | END_HEADERS, number * 2 + 1, &get("/openapi.json"));
+            connection.send(opened).await?;
+        }
+        connections.push(connection);
+    }
+    for connection in connections {
+        let frames = frames(connection).await?;
+        ensure!(frames.iter().any(|(kind, _)| *kind == HEADERS), "it was not answered");
+    }
+    until_counted(&node.admin()?, "wasmwiz_http_connections_cut_off_total", "slow_reader", 10.0).await?;
+    growth.is_small("streams without a window").await
+}
