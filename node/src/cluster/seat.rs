@@ -87,7 +87,7 @@ impl Seat {
         }
     }
 
-    /// Is it this node's turn to do what one node does for all? It is while it owns [`TURNS`].
+    /// Is it this node's turn to do what one node does for all? It is while it owns shard 0.
     pub fn turns(&self) -> watch::Receiver<bool> {
         let (turn, turns) = watch::channel(false);
         let beliefs = self.beliefs();
