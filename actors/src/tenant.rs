@@ -371,7 +371,7 @@ impl Tenant {
             }
             Event::RequestsDenied(denied) => self.denials.recorded(denied),
             Event::Unknown(_) => {}
-            Event::KeyRevoked(revoked) => self.keys.revoked(&revoked.key_id),
+            Event::KeyRevoked(revoked) => self.keys.revoked(&self.id, &revoked.key_id),
             Event::ModulePublished(published) => {
                 self.modules.published(published);
                 self.quota.wrote(published.writes_full_at);
@@ -415,10 +415,13 @@ impl Tenant {
     /// Checks the authority and gives the scopes of the credential that asks, `None` when no tenant's credential asks.
     fn authorise(&self, command: &Command, context: &Context<'_>) -> Result<Option<Scopes>, Refusal> {
         match (context.by, command.scope()) {
-            (Authority::Key(id), Some(scope)) => self.keys.authorise(id, scope, context.now).map(Some),
+            (Authority::Key(id), Some(scope)) => {
+                let scopes = self.keys.authorise(id, context.now)?;
+                holds(keys::in_effect(scopes, &self.id), scope).map(Some)
+            }
             (Authority::Token { key, scopes }, Some(scope)) => {
-                let both = self.keys.authorise(key, scope, context.now)?.and(*scopes);
-                holds(both, scope).map(Some)
+                let both = self.keys.authorise(key, context.now)?.and(*scopes);
+                holds(keys::in_effect(both, &self.id), scope).map(Some)
             }
             (Authority::Subject(subject), Some(scope)) => holds(subject.scopes(), scope).map(Some),
             (Authority::Key(_) | Authority::Token { .. } | Authority::Subject(_), None) => {

@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use poem::Request;
 use wasmwiz_actors::{
     aggregate::{Authority, Subject},
-    tenant::{Refusal, SYSTEM},
+    tenant::{Refusal, SYSTEM, keys::in_effect},
 };
 use wasmwiz_events::{
     id::{KeyId, TenantId},
@@ -85,13 +85,15 @@ impl Caller {
         }
     }
 
+    /// What it may do within its tenant.
     fn scopes(&self) -> Scopes {
-        match &self.credential {
+        let scopes = match &self.credential {
             Credential::Key { key, .. } => key.scopes,
             Credential::Token { scopes, .. } => *scopes,
             Credential::Subject(subject) => subject.scopes(),
             Credential::Operator(_) => Scopes::NONE.with(Scope::Operator),
-        }
+        };
+        in_effect(scopes, self.tenant_id())
     }
 
     /// On whose authority a command within the caller's tenant is given.

@@ -282,6 +282,18 @@ impl App {
         Ok(())
     }
 
+    /// Waits until the view of keys has caught up with the log since the start. One that is folded again may take long.
+    ///
+    /// # Errors
+    /// When it has stopped: waiting longer does not help.
+    pub async fn until_keys_are_folded(&self) -> anyhow::Result<()> {
+        while let Err(behind) = self.views.until_live(View::Keys, STILL_WAITING_EVERY).await {
+            ensure!(!behind.stopped, "{behind}, and has stopped; the log line of that says why");
+            tracing::warn!(%behind, "still waiting for the view of keys to catch up");
+        }
+        Ok(())
+    }
+
     /// Waits, for a moment, until the gateway lets keys in: until the view of keys has caught up with the log. A node
     /// that has more to fold goes on meanwhile and says so by its readiness.
     pub async fn until_keys_are_known(&self) {

@@ -33,6 +33,9 @@ pub async fn operator(app: &App, config: &Config) -> anyhow::Result<Option<NewSe
         )?,
         None => draw(app),
     };
+    if configured.is_some() && !is_systems_own(app, &key).await? {
+        check_free(app, &key).await?;
+    }
     let new = new_key(&key, "operator", Scopes::NONE.with(Scope::Operator));
     if register(app, SYSTEM, "System", Some(new.clone())).await? {
         return Ok(configured.is_none().then_some(key));
@@ -50,6 +53,28 @@ pub async fn operator(app: &App, config: &Config) -> anyhow::Result<Option<NewSe
             )
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Does the system tenant have the key, or had it? Its entity answers, whatever the views know.
+async fn is_systems_own(app: &App, key: &NewSecret) -> anyhow::Result<bool> {
+    let by = Authority::Key(key.key_id().clone());
+    match ask_by(app, SYSTEM, Command::Authorise(Scope::Operator), by).await {
+        Err(AskError::Refused(Refusal::KeyUnknown | Refusal::NotRegistered)) => Ok(false),
+        Ok(_) | Err(AskError::Refused(_)) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Refuses a configured key whose id another tenant has: events are for ever, and an id stands for one key.
+async fn check_free(app: &App, key: &NewSecret) -> anyhow::Result<()> {
+    app.until_keys_are_folded().await?;
+    match app.views().keys().holder(key.key_id()).await? {
+        Some(holder) if holder.as_str() != SYSTEM => bail!(
+            "auth.operator_key has the id of a key of tenant {holder}; leave it out to have one drawn and printed, or \
+             configure the operator's own key"
+        ),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -88,11 +113,15 @@ pub fn new_key(key: &NewSecret, name: &str, scopes: Scopes) -> NewKey {
     NewKey { key_id: key.key_id().clone(), name: name.into(), scopes, hash: key.hash(), expires_at: None }
 }
 
-async fn ask(app: &App, tenant: &str, command: Command) -> Result<Decided, AskError> {
+async fn ask_by(app: &App, tenant: &str, command: Command, by: Authority) -> Result<Decided, AskError> {
     let tenant = TenantId::new(tenant)
         .map_err(|error| AskError::Unavailable { reason: error.to_string().into(), retry_after_ms: 0 })?;
-    let ask = Ask { command, by: Authority::System, origin: Origin::internal(Ids.command()), payloads: vec![] };
-    let decided = app.bus().ask(&tenant, ask).await?;
+    let ask = Ask { command, by, origin: Origin::internal(Ids.command()), payloads: vec![] };
+    app.bus().ask(&tenant, ask).await
+}
+
+async fn ask(app: &App, tenant: &str, command: Command) -> Result<Decided, AskError> {
+    let decided = ask_by(app, tenant, command, Authority::System).await?;
     // Whoever is told a key may use it at once. A node whose views are still catching up says so by its readiness.
     if let Err(behind) = app.views().wait_for(decided.position, VISIBLE_WITHIN).await {
         tracing::warn!(%behind, "a key is recorded, and this node does not know it yet");

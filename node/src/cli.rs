@@ -14,6 +14,7 @@ pub mod log;
 pub mod man;
 pub mod node;
 pub mod openapi;
+pub mod operator;
 pub mod output;
 pub mod place;
 pub mod recompute;
@@ -50,6 +51,8 @@ pub enum Command {
     Exec(client::exec::Exec),
     /// Issue, list, show, rotate and revoke keys.
     Key(client::key::Key),
+    /// List, issue, rotate and revoke operators' keys, without a node.
+    Operator(operator::Operator),
     /// Register and run tenants, as an operator.
     Tenant(client::tenant::Tenant),
     /// Show what executions cost, or derive it from the log.
@@ -88,6 +91,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Module(command) => command.run(),
         Command::Exec(command) => command.run(),
         Command::Key(command) => command.run(),
+        Command::Operator(command) => command.run(),
         Command::Tenant(command) => command.run(),
         Command::Usage(command) => command.run(),
         Command::Status(command) => command.run(),

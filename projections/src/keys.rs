@@ -129,6 +129,18 @@ impl fmt::Debug for KeyRecord {
     }
 }
 
+/// A key that the log issues under an id that another key has or had. It opens nothing: the earlier one stays what it is.
+/// No node writes such an event; a log of before they looked may hold one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RefusedKey {
+    /// The id.
+    pub id: KeyId,
+    /// The tenant to which it was issued in vain.
+    pub tenant: TenantId,
+    /// The event of that tenant's stream that issued it.
+    pub revision: Revision,
+}
+
 /// Where a list of keys goes on: keys issued before this event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyCursor {
@@ -151,6 +163,7 @@ pub(crate) struct Directory(RwLock<Mirror>);
 struct Mirror {
     tenants: HashMap<TenantId, Arc<TenantRecord>>,
     keys: HashMap<KeyId, Arc<KeyRecord>>,
+    refused: Vec<RefusedKey>,
 }
 
 impl Directory {
@@ -162,10 +175,19 @@ impl Directory {
         self.0.read().unwrap_or_else(PoisonError::into_inner).keys.get(id).cloned()
     }
 
-    fn replace_all(&self, tenants: Vec<TenantRecord>, keys: Vec<KeyRecord>) {
+    fn replace_all(&self, tenants: Vec<TenantRecord>, keys: Vec<KeyRecord>, refused: Vec<RefusedKey>) {
         let mut mirror = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *mirror = Mirror::default();
+        *mirror = Mirror { refused, ..Mirror::default() };
         mirror.put(tenants.into_iter(), keys.into_iter());
+    }
+
+    fn is_refused(&self, tenant: &TenantId, id: &KeyId) -> bool {
+        let mirror = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        mirror.refused.iter().any(|refused| refused.id == *id && refused.tenant == *tenant)
+    }
+
+    fn refuse(&self, refused: impl Iterator<Item = RefusedKey>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).refused.extend(refused);
     }
 
     fn put(&self, tenants: impl Iterator<Item = TenantRecord>, keys: impl Iterator<Item = KeyRecord>) {
@@ -207,6 +229,20 @@ impl Keys {
     /// A tenant. In memory.
     pub fn tenant(&self, id: &TenantId) -> Option<Arc<TenantRecord>> {
         self.directory.tenant(id)
+    }
+
+    /// The tenant that has or ever had the key with this id: what a key from outside is held against before it is issued.
+    ///
+    /// # Errors
+    /// [`QueryError`] when the view cannot be read.
+    pub async fn holder(&self, id: &KeyId) -> Result<Option<TenantId>, QueryError> {
+        let id = id.clone();
+        self.readers.read(move |connection| rows::holder(connection, &id)).await
+    }
+
+    /// Keys that the log issues under ids which were taken. In memory: there are as many as somebody's mistakes.
+    pub fn refused(&self) -> Vec<RefusedKey> {
+        self.directory.0.read().unwrap_or_else(PoisonError::into_inner).refused.clone()
     }
 
     /// A key of this tenant: from memory, or from its row when it is revoked.

@@ -54,8 +54,6 @@ pub(crate) enum Fault {
     NotOpen(ExecutionId),
     #[error("{0} changed, but does not exist")]
     Absent(String),
-    #[error("the id of {0} belongs to another tenant")]
-    Taken(String),
     #[error(transparent)]
     Misplaced(#[from] Misplaced),
     #[error("the checkpoint cannot be moved")]

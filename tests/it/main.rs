@@ -19,6 +19,7 @@ mod hostile;
 mod idempotency;
 mod jetstream;
 mod lifecycle;
+mod operators;
 mod rebuild;
 mod routes;
 mod sweep;

@@ -1,6 +1,6 @@
 //! The keys of a tenant: who may issue, what a key may do, when it stops.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use wasmwiz_events::{
     digest::Digest,
@@ -14,7 +14,8 @@ use wasmwiz_events::{
 use super::{NewKey, Refusal, SYSTEM, check_name};
 use crate::aggregate::Context;
 
-/// Revoked keys that are remembered as such; older ones are merely unknown. Bounds what an endless rotation leaves.
+/// Revoked keys that a tenant remembers as such; older ones are merely unknown. Bounds what an endless rotation leaves. Ids
+/// are drawn at random, so none of them comes back; the system tenant alone is given ids by settings, and forgets nothing.
 const REVOKED_REMEMBERED: usize = 1_000;
 
 /// How long an old secret may go on working after a rotation, in milliseconds: a week is enough to bring a new one anywhere,
@@ -30,22 +31,29 @@ struct Key {
     changed_at: Revision,
 }
 
-/// Live keys, and the ids of those revoked last.
+/// Live keys, and the ids of those that were revoked.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
     live: BTreeMap<KeyId, Key>,
-    revoked: VecDeque<KeyId>,
+    revoked: BTreeSet<KeyId>,
+    /// Those of them that may be forgotten, the oldest first.
+    forgettable: VecDeque<KeyId>,
+}
+
+/// What `scopes` allow within `tenant`: operators also manage the keys of the system tenant, which are their own. Without
+/// it a leaked operator's key could not be revoked by anybody.
+pub fn in_effect(scopes: Scopes, tenant: &TenantId) -> Scopes {
+    if tenant.as_str() == SYSTEM && scopes.contains(Scope::Operator) { scopes.with(Scope::KeysManage) } else { scopes }
 }
 
 impl Keys {
-    /// Gives the scopes of a key that may act under `scope` now.
-    pub(super) fn authorise(&self, id: &KeyId, scope: Scope, now: Timestamp) -> Result<Scopes, Refusal> {
+    /// Gives the scopes of a key that works now.
+    pub(super) fn authorise(&self, id: &KeyId, now: Timestamp) -> Result<Scopes, Refusal> {
         let Some(key) = self.live.get(id) else {
             return Err(if self.revoked.contains(id) { Refusal::KeyRevoked } else { Refusal::KeyUnknown });
         };
         match key.expires_at {
             Some(expires_at) if expires_at <= now => Err(Refusal::KeyExpired(expires_at)),
-            _ if !key.scopes.contains(scope) => Err(Refusal::MissingScope(scope)),
             _ => Ok(key.scopes),
         }
     }
@@ -147,11 +155,16 @@ impl Keys {
         }
     }
 
-    pub(super) fn revoked(&mut self, key_id: &KeyId) {
+    pub(super) fn revoked(&mut self, tenant: &TenantId, key_id: &KeyId) {
         self.live.remove(key_id);
-        self.revoked.push_back(key_id.clone());
-        if self.revoked.len() > REVOKED_REMEMBERED {
-            self.revoked.pop_front();
+        if !self.revoked.insert(key_id.clone()) || tenant.as_str() == SYSTEM {
+            return;
+        }
+        self.forgettable.push_back(key_id.clone());
+        if self.forgettable.len() > REVOKED_REMEMBERED
+            && let Some(oldest) = self.forgettable.pop_front()
+        {
+            self.revoked.remove(&oldest);
         }
     }
 }
@@ -215,6 +228,45 @@ mod tests {
         given_of(SYSTEM, [registered("System", Tier::Enterprise)])
             .when(Command::IssueKey(operator))
             .then([Event::KeyIssued(issued)]);
+    }
+
+    fn operator(id: &str) -> Event {
+        Event::KeyIssued(key::Issued { scopes: Scopes::NONE.with(Scope::Operator), ..issued(id) })
+    }
+
+    #[test]
+    fn an_operator_manages_the_keys_of_the_system_tenant_and_nothing_else_of_it() {
+        let system = || given_of(SYSTEM, [registered("System", Tier::Enterprise), operator(K1), operator(K2)]).by(K1);
+        system().when(Command::RevokeKey { key_id: key_id(K2) }).then([key_revoked(K2)]);
+        system().when(Command::RevokeKey { key_id: key_id(K1) }).then([key_revoked(K1)]);
+        assert_eq!(system().when(rotate(K2, 0)).events().len(), 1);
+        let another = NewKey { scopes: Scopes::NONE.with(Scope::Operator), ..new_key("another") };
+        assert_eq!(system().when(Command::IssueKey(another)).events().len(), 1);
+        // It mints nothing that it could not do itself.
+        system().when(Command::IssueKey(new_key("wider"))).then_refused(Refusal::WiderScopes);
+        system().when(execute(HELLO)).then_refused(Refusal::MissingScope(Scope::ExecutionsRun));
+    }
+
+    #[test]
+    fn elsewhere_the_operators_scope_gives_nothing() {
+        given([registered("Acme", Tier::Pro), operator(K1), key_issued(K2)])
+            .by(K1)
+            .when(Command::RevokeKey { key_id: key_id(K2) })
+            .then_refused(Refusal::MissingScope(Scope::KeysManage));
+    }
+
+    #[test]
+    fn the_system_tenant_never_forgets_a_revocation() {
+        let many = (0..REVOKED_REMEMBERED + 10).flat_map(|n| {
+            let id = format!("key{n:05}");
+            [operator(&id), key_revoked(&id)]
+        });
+        let history: Vec<_> = [registered("System", Tier::Enterprise)].into_iter().chain(many).collect();
+        let again = NewKey { scopes: Scopes::NONE.with(Scope::Operator), ..new_key("key00000") };
+        given_of(SYSTEM, history.clone()).when(Command::IssueKey(again.clone())).then_refused(Refusal::KeyExists);
+        // Elsewhere what is remembered is bounded: ids are drawn there, and none is drawn twice.
+        let tenant = NewKey { scopes: Scopes::TENANT, ..again };
+        assert_eq!(given(history).when(Command::IssueKey(tenant)).events().len(), 1);
     }
 
     #[test]

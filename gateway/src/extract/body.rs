@@ -338,30 +338,34 @@ pub(crate) async fn read(
         if count > limit.bytes {
             return Err(limit.exceeded());
         }
-        room.grow_to(count)?;
         if first.is_empty() {
             // A body of one piece, which most are, is never copied.
+            room.grow_to(count)?;
             first = piece;
             continue;
         }
+        let most = named.unwrap_or(limit.bytes);
         if rest.is_empty() {
-            append(&mut rest, &first, named.unwrap_or(limit.bytes));
+            append(&mut rest, &first, most, &mut room)?;
         }
-        append(&mut rest, &piece, named.unwrap_or(limit.bytes));
+        append(&mut rest, &piece, most, &mut room)?;
     }
     let bytes = if rest.is_empty() { first } else { rest.into() };
     Ok(Held { bytes, room })
 }
 
-/// Appends a piece of a body that has `most` bytes in the end. What is reserved is at most twice what has come: a client that
-/// only names a length takes no memory by it.
-fn append(body: &mut Vec<u8>, piece: &[u8], most: u64) {
+/// Appends a piece of a body that has `most` bytes in the end. What is reserved is at most twice what has come, so a client
+/// that only names a length takes no memory by it; and it is counted before it is reserved. (While a body moves to a larger
+/// place it has both, for the time of a copy: as many of them as there are threads.)
+fn append(body: &mut Vec<u8>, piece: &[u8], most: u64, room: &mut Room) -> Result<(), Problem> {
     let (needed, most) = (body.len().saturating_add(piece.len()), usize::try_from(most).unwrap_or(usize::MAX));
     if needed > body.capacity() {
         let capacity = body.capacity().saturating_mul(2).min(most).max(needed);
+        room.grow_to(capacity as u64)?;
         body.reserve_exact(capacity.saturating_sub(body.len()));
     }
     body.extend_from_slice(piece);
+    Ok(())
 }
 
 fn too_slow(config: &GatewayConfig) -> Problem {
@@ -409,12 +413,14 @@ mod tests {
 
     #[test]
     fn memory_is_taken_as_bytes_come_and_not_as_they_are_named() {
-        let mut body = Vec::new();
-        append(&mut body, b"ab", 1 << 30);
+        let share = share(&Memory::new(1 << 20, 1 << 20), "t-a");
+        let (mut body, mut room) = (Vec::new(), share.no_room());
+        append(&mut body, b"ab", 1 << 30, &mut room).unwrap();
         assert!(body.capacity() < 64, "{}", body.capacity());
         for _ in 0..1_000 {
-            append(&mut body, b"abc", 3_002);
+            append(&mut body, b"abc", 3_002, &mut room).unwrap();
             assert!(body.capacity() <= 3_002.min(2 * body.len() + 8), "{} for {}", body.capacity(), body.len());
+            assert!(body.capacity() as u64 <= room.bytes, "{} in {}", body.capacity(), room.bytes);
         }
         assert_eq!((body.len(), body.capacity()), (3_002, 3_002));
     }

@@ -75,7 +75,11 @@ fn projections(gateway: &Gateway) -> Result<String, String> {
             State::Stopped { .. } => return Err(format!("view {} has stopped", view.name)),
         }
     }
-    Ok(format!("at most {lag} commits behind"))
+    Ok(match gateway.deps().views.keys().refused().len() {
+        0 => format!("at most {lag} commits behind"),
+        // No reason to send requests elsewhere; the node's own log lines name each.
+        refused => format!("at most {lag} commits behind; {refused} keys were issued under ids that are taken"),
+    })
 }
 
 /// Nothing when there is no bus to feed.

@@ -8,16 +8,19 @@ use wasmwiz_events::{
     envelope::Envelope,
     event::Event,
     id::{KeyId, TenantId},
-    key, tenant,
+    key,
+    revision::Revision,
+    tenant,
 };
 
-use super::{Directory, KeyRecord, PreviousHash, Standing, TenantRecord, rows};
+use super::{Directory, KeyRecord, PreviousHash, RefusedKey, Standing, TenantRecord, rows};
 use crate::projection::{Fault, Projection};
 
 /// The fold of the view. Its memory between batches is the directory itself.
 ///
 /// A revoked key is final: what the log says of it later changes nothing. So whether it was revoked in this batch, or long
-/// ago and is no longer in memory, is the same.
+/// ago and is no longer in memory, is the same. Likewise an id belongs to the key that had it first: what the log says of a
+/// later one is kept as a refused key and changes nothing, so that nobody's mistake locks everybody out.
 #[derive(Debug, Default)]
 pub(crate) struct KeysProjection {
     directory: Arc<Directory>,
@@ -25,6 +28,8 @@ pub(crate) struct KeysProjection {
     keys: HashMap<KeyId, KeyRecord>,
     /// Keys that changed and are not in memory: their rows must say that they are revoked.
     final_keys: Vec<(TenantId, KeyId)>,
+    /// Keys of this batch whose ids were taken.
+    refused: Vec<RefusedKey>,
 }
 
 impl KeysProjection {
@@ -84,12 +89,12 @@ impl KeysProjection {
         Ok(())
     }
 
-    fn issue(&mut self, event: &Envelope, issued: &key::Issued) -> Result<(), Fault> {
-        let holder = self.keys.get(&issued.key_id).map(|key| key.tenant.clone());
-        let holder = holder.or_else(|| self.directory.key(&issued.key_id).map(|key| key.tenant.clone()));
-        // Ids are drawn at random; were two alike, the later one must not lock out, or let in, the earlier one's holder.
-        if holder.is_some_and(|holder| holder != event.tenant) {
-            return Err(Fault::Taken(format!("key {}", issued.key_id)));
+    fn issue(&mut self, event: &Envelope, issued: &key::Issued) {
+        let earlier = self.keys.get(&issued.key_id).map(|key| (key.tenant.clone(), key.revoked_at.is_some()));
+        let earlier = earlier.or_else(|| self.directory.key(&issued.key_id).map(|key| (key.tenant.clone(), false)));
+        // One that was revoked in an earlier batch is a row alone: the flush notices it.
+        if earlier.is_some_and(|(holder, revoked)| revoked || holder != event.tenant) {
+            return self.refuse(issued.key_id.clone(), event.tenant.clone(), event.revision);
         }
         self.keys.insert(
             issued.key_id.clone(),
@@ -109,7 +114,10 @@ impl KeysProjection {
                 revision: event.revision,
             },
         );
-        Ok(())
+    }
+
+    fn refuse(&mut self, id: KeyId, tenant: TenantId, revision: Revision) {
+        self.refused.push(RefusedKey { id, tenant, revision });
     }
 
     fn rotate(&mut self, event: &Envelope, rotated: &key::Rotated) {
@@ -128,11 +136,14 @@ impl KeysProjection {
 
 impl Projection for KeysProjection {
     const NAME: &'static str = "keys";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn load(&mut self, connection: &Connection) -> Result<(), Fault> {
-        self.directory.replace_all(rows::all_tenants(connection)?, rows::live_keys(connection)?);
+        let (tenants, keys) = (rows::all_tenants(connection)?, rows::live_keys(connection)?);
+        let refused = rows::all_refused(connection)?;
+        refused.iter().for_each(report);
+        self.directory.replace_all(tenants, keys, refused);
         Ok(())
     }
 
@@ -148,7 +159,7 @@ impl Projection for KeysProjection {
                     tenant.standing = Standing::Suspended { reason: suspended.reason.clone() };
                 })?,
                 Event::TenantResumed(_) => self.change(event, |tenant| tenant.standing = Standing::Active)?,
-                Event::KeyIssued(issued) => self.issue(event, issued)?,
+                Event::KeyIssued(issued) => self.issue(event, issued),
                 Event::KeyRotated(rotated) => self.rotate(event, rotated),
                 Event::KeyRevoked(revoked) => self.revoke(event, revoked),
                 Event::ExecutionAccepted(accepted) => {
@@ -174,11 +185,23 @@ impl Projection for KeysProjection {
         for tenant in self.tenants.values() {
             rows::write_tenant(transaction, tenant)?;
         }
+        let mut taken = Vec::new();
         for key in self.keys.values() {
-            rows::write_key(transaction, key)?;
+            if !rows::write_key(transaction, key)? {
+                taken.push(RefusedKey { id: key.id.clone(), tenant: key.tenant.clone(), revision: key.created_revision });
+            }
+        }
+        for refused in taken {
+            self.keys.remove(&refused.id);
+            self.refused.push(refused);
+        }
+        for refused in &self.refused {
+            rows::write_refused(transaction, refused)?;
         }
         for (tenant, id) in &self.final_keys {
-            if rows::key(transaction, tenant, id)?.is_none_or(|key| key.revoked_at.is_none()) {
+            let is_refused = self.refused.iter().any(|refused| refused.id == *id && refused.tenant == *tenant)
+                || self.directory.is_refused(tenant, id);
+            if !is_refused && rows::key(transaction, tenant, id)?.is_none_or(|key| key.revoked_at.is_none()) {
                 return Err(Fault::Absent(format!("key {id}")));
             }
         }
@@ -187,6 +210,8 @@ impl Projection for KeysProjection {
 
     fn committed(&mut self) {
         self.final_keys.clear();
+        self.refused.iter().for_each(report);
+        self.directory.refuse(self.refused.drain(..));
         if !self.tenants.is_empty() || !self.keys.is_empty() {
             self.directory.put(self.tenants.drain().map(|(_, tenant)| tenant), self.keys.drain().map(|(_, key)| key));
         }
@@ -196,5 +221,15 @@ impl Projection for KeysProjection {
         self.tenants.clear();
         self.keys.clear();
         self.final_keys.clear();
+        self.refused.clear();
     }
+}
+
+/// Says what an operator should know: it is somebody's mistake, or somebody's attempt.
+fn report(refused: &RefusedKey) {
+    let RefusedKey { id, tenant, revision } = refused;
+    tracing::error!(
+        key.id = %id, tenant.id = %tenant, %revision,
+        "a key was issued under an id that another key has or had; it opens nothing, the earlier one stays what it is"
+    );
 }

@@ -7,7 +7,7 @@ use wasmwiz_events::{
     revision::{Position, Revision},
 };
 
-use super::{KeyCursor, KeyRecord, PreviousHash, Standing, TenantCursor, TenantRecord};
+use super::{KeyCursor, KeyRecord, PreviousHash, RefusedKey, Standing, TenantCursor, TenantRecord};
 use crate::{
     page::{Listed, Page},
     projection::Fault,
@@ -42,7 +42,13 @@ CREATE TABLE keys (
     last_used_at INTEGER,
     revision INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE UNIQUE INDEX keys_by_tenant ON keys (tenant, created_revision);";
+CREATE UNIQUE INDEX keys_by_tenant ON keys (tenant, created_revision);
+CREATE TABLE refused (
+    id TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    PRIMARY KEY (id, tenant)
+) WITHOUT ROWID;";
 
 const TENANT: &str = "id, name, tier, suspended, reason, registered_at, registered_position, revision";
 const KEY: &str = "id, tenant, name, scopes, hash, previous_hash, grace_until, created_at, created_revision, \
@@ -67,8 +73,9 @@ pub(super) fn write_tenant(transaction: &Transaction<'_>, tenant: &TenantRecord)
     Ok(())
 }
 
-/// Writes a key. One of another tenant under the same id is never replaced: the later tenant is refused it.
-pub(super) fn write_key(transaction: &Transaction<'_>, key: &KeyRecord) -> Result<(), Fault> {
+/// Writes a key. One of another tenant under the same id is never replaced, nor one that was revoked: the answer is false,
+/// and nothing is written.
+pub(super) fn write_key(transaction: &Transaction<'_>, key: &KeyRecord) -> Result<bool, Fault> {
     let sql = format!(
         "INSERT INTO keys ({KEY}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, scopes = excluded.scopes, hash = excluded.hash, \
@@ -76,7 +83,7 @@ pub(super) fn write_key(transaction: &Transaction<'_>, key: &KeyRecord) -> Resul
          created_revision = excluded.created_revision, expires_at = excluded.expires_at, \
          revoked_at = excluded.revoked_at, last_used_at = excluded.last_used_at, revision = excluded.revision, \
          ended_at = excluded.ended_at \
-         WHERE keys.tenant = excluded.tenant"
+         WHERE keys.tenant = excluded.tenant AND keys.revoked_at IS NULL"
     );
     let written = transaction.prepare_cached(&sql)?.execute(params![
         key.id.as_str(),
@@ -94,7 +101,31 @@ pub(super) fn write_key(transaction: &Transaction<'_>, key: &KeyRecord) -> Resul
         row::signed(key.revision.get()),
         key.ended_at.map(|time| time.unix_ms()),
     ])?;
-    if written == 0 { Err(Fault::Taken(format!("key {}", key.id))) } else { Ok(()) }
+    Ok(written == 1)
+}
+
+/// Remembers that a tenant was refused a key, whose id another key has or had.
+pub(super) fn write_refused(transaction: &Transaction<'_>, refused: &RefusedKey) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO refused (id, tenant, revision) VALUES (?1, ?2, ?3)";
+    let RefusedKey { id, tenant, revision } = refused;
+    transaction.prepare_cached(sql)?.execute(params![id.as_str(), tenant.as_str(), row::signed(revision.get())])?;
+    Ok(())
+}
+
+/// The keys that tenants were refused.
+pub(super) fn all_refused(rows: &Connection) -> rusqlite::Result<Vec<RefusedKey>> {
+    let mut statement = rows.prepare_cached("SELECT id, tenant, revision FROM refused ORDER BY id, tenant")?;
+    let refused = statement.query_map([], |found| {
+        let revision = Revision::new(row::unsigned(found, 2)?);
+        Ok(RefusedKey { id: row::parsed(found, 0)?, tenant: row::parsed(found, 1)?, revision })
+    })?;
+    refused.collect()
+}
+
+/// The tenant that has or had the key, if there is one.
+pub(super) fn holder(rows: &Connection, id: &KeyId) -> rusqlite::Result<Option<TenantId>> {
+    let mut statement = rows.prepare_cached("SELECT tenant FROM keys WHERE id = ?1")?;
+    statement.query_row(params![id.as_str()], |found| row::parsed(found, 0)).optional()
 }
 
 pub(super) fn all_tenants(rows: &Connection) -> rusqlite::Result<Vec<TenantRecord>> {

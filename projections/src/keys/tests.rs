@@ -1,6 +1,7 @@
 //! The view of keys: its fold and its queries, given events.
 
 use wasmwiz_events::{
+    commit::Recorded,
     event::Event,
     key::{Revoked, Rotated},
     tenant::{Renamed, Resumed, Suspended, TierChanged},
@@ -123,8 +124,11 @@ async fn revoked_keys_are_rows_and_take_no_memory_also_after_a_restart() {
     views.wait_for(end, DEADLINE).await.unwrap();
     assert!(views.keys().get_key(&acme, &key_id("key7")).await.unwrap() == before);
     let taken = log.push(history.commit(&other, vec![registered("Other"), issued("key7")]));
-    assert!(views.wait_for_view(crate::views::View::Keys, taken, DEADLINE).await.unwrap_err().stopped);
+    views.wait_for(taken, DEADLINE).await.unwrap();
     assert!(views.keys().get_key(&acme, &key_id("key7")).await.unwrap() == before);
+    let again = log.push(history.commit(&acme, vec![issued("key7")]));
+    views.wait_for(again, DEADLINE).await.unwrap();
+    assert!(views.keys().authenticate_lookup(&key_id("key7")).is_none());
 }
 
 #[tokio::test]
@@ -170,20 +174,42 @@ async fn another_tenants_keys_are_not_there() {
     assert_eq!(listed.items.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["k123"]);
 }
 
-#[tokio::test]
-async fn a_tenant_cannot_take_over_another_ones_key_id() {
+/// What a tenant and its key `k123` hold against another tenant's of the same id: everything that may be said of one.
+fn taken(history: &mut History) -> Vec<Arc<Recorded>> {
     let (acme, other) = (tenant_id("acme"), tenant_id("other"));
-    let mut history = History::new(1);
-    let commits = [
+    let revoked = Event::KeyRevoked(Revoked { key_id: key_id("k123") });
+    vec![
         history.commit(&acme, vec![registered("Acme"), issued("k123")]),
-        history.commit(&other, vec![registered("Other"), issued("k123")]),
-    ];
-    let folder = tempfile::tempdir().unwrap();
-    let log = TestLog::of(&commits);
-    let views = log.views(folder.path()).await;
-    let view = crate::views::View::Keys;
-    assert!(views.wait_for_view(view, log.end(), DEADLINE).await.unwrap_err().stopped);
-    assert_eq!(views.keys().authenticate_lookup(&key_id("k123")).unwrap().tenant, acme);
+        history.commit(&other, vec![registered("Other"), issued("k123"), accepted(1, "k123", module_ref("hello", 1))]),
+        history.commit(&other, vec![issued("k456"), revoked]),
+    ]
+}
+
+#[tokio::test]
+async fn an_id_that_is_taken_opens_nothing_for_the_later_tenant_and_stops_nobody() {
+    let (acme, other) = (tenant_id("acme"), tenant_id("other"));
+    // Folded in one batch, and with a batch for each commit: the same comes of it.
+    for in_pieces in [false, true] {
+        let mut history = History::new(1);
+        let commits = taken(&mut history);
+        let folder = tempfile::tempdir().unwrap();
+        let log = TestLog::of(if in_pieces { &commits[..1] } else { &commits });
+        let mut views = log.views(folder.path()).await;
+        views.wait_for(log.end(), DEADLINE).await.unwrap();
+        for commit in commits.iter().skip(if in_pieces { 1 } else { commits.len() }) {
+            views.wait_for(log.push(commit.clone()), DEADLINE).await.unwrap();
+        }
+        for _ in 0..2 {
+            assert_eq!(views.keys().authenticate_lookup(&key_id("k123")).unwrap().tenant, acme);
+            assert_eq!(views.keys().authenticate_lookup(&key_id("k456")).unwrap().tenant, other);
+            assert_eq!(views.keys().holder(&key_id("k123")).await.unwrap(), Some(acme.clone()));
+            let refused = RefusedKey { id: key_id("k123"), tenant: other.clone(), revision: Revision::new(2) };
+            assert_eq!(views.keys().refused(), [refused]);
+            drop(views);
+            views = log.views(folder.path()).await;
+            views.wait_for(log.end(), DEADLINE).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

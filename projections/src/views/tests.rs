@@ -94,9 +94,9 @@ async fn a_damaged_file_is_folded_again() {
     let before = checksums_of(folder.path(), &log, Config::default()).await;
     std::fs::write(folder.path().join("usage.v2.db"), b"this is no database, however long it may be").unwrap();
     std::fs::write(folder.path().join("audit.v1.db"), b"").unwrap();
-    std::fs::write(folder.path().join("keys.v2.db.damaged"), b"").unwrap();
+    std::fs::write(folder.path().join("keys.v3.db.damaged"), b"").unwrap();
     assert_eq!(checksums_of(folder.path(), &log, Config::default()).await, before);
-    assert!(!folder.path().join("keys.v2.db.damaged").exists());
+    assert!(!folder.path().join("keys.v3.db.damaged").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +149,7 @@ async fn files_of_other_versions_go_once_the_view_has_caught_up() {
         // Live is entered just before the files go.
         until(|| folder.path().join(file).exists() == kept).await;
     }
-    assert!(folder.path().join("keys.v2.db").exists());
+    assert!(folder.path().join("keys.v3.db").exists());
 }
 
 async fn until(condition: impl Fn() -> bool) {
