@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! decide(&state, command, context) -> Ok(events) | Err(refusal)      every rule, no effect
-//! apply(&mut state, event)                                           no rule, cannot fail
+//! apply(&mut state, event, moment)                                   no rule, cannot fail
 //! ```
 //! `Ok` of no events means: already so. Asking twice writes once.
 
@@ -13,7 +13,7 @@ use wasmwiz_events::{
     id::{BootId, InvalidId, KeyId, NodeId},
     idempotency::Idempotency,
     key::Scopes,
-    time::Timestamp,
+    time::{Steady, Timestamp},
 };
 
 use crate::{limits::Policy, tenant::expected::Seen};
@@ -105,8 +105,10 @@ impl Subject {
 /// What a decision is given besides the command.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// The moment of the decision.
+    /// The moment of the decision, by the wall clock: a fact for the events, and what dates are compared with.
     pub now: Timestamp,
+    /// The same, by the clock that does not step: what durations and deadlines are measured by.
+    pub steady: Steady,
     /// What each tier allows.
     pub policy: &'a Policy,
     /// On whose authority.

@@ -335,6 +335,11 @@ impl Dispatch {
         self.shared.deps.executors.check().await
     }
 
+    /// How the memory of guests is reset for the next ones, in words.
+    pub fn memory_reset(&self) -> &'static str {
+        self.shared.deps.executors.memory_reset()
+    }
+
     /// Waits until everything under way has its end, at most `deadline`. Call it once no more requests come.
     pub async fn drain(&self, deadline: Duration) {
         // What waits goes on in the node's next life.

@@ -21,7 +21,7 @@ use wasmwiz_events::{
     log::{Append, AppendError, EventLog},
     revision::{Epoch, Position},
     shard::Shard,
-    time::{Clock, Timestamp},
+    time::{Clock, Steady, Timestamp},
 };
 
 use crate::{
@@ -100,7 +100,7 @@ pub(crate) struct Entity {
 pub(crate) struct State {
     phase: Phase,
     waiting: VecDeque<Pending>,
-    last_asked: Timestamp,
+    last_asked: Steady,
 }
 
 impl State {
@@ -135,7 +135,7 @@ impl Actor for Entity {
     async fn pre_start(&self, myself: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
         rehydrate::begin(self.id.clone(), Arc::clone(&self.world), myself.clone());
         myself.send_after(Duration::from_millis(self.world.wake_every_ms), || Message::Wake);
-        Ok(State { phase: Phase::Rehydrating, waiting: VecDeque::new(), last_asked: self.world.clock.now() })
+        Ok(State { phase: Phase::Rehydrating, waiting: VecDeque::new(), last_asked: self.world.clock.steady() })
     }
 
     async fn handle(
@@ -171,7 +171,7 @@ impl Entity {
             answer(pending, Answer::Moved);
             return;
         }
-        state.last_asked = self.world.clock.now();
+        state.last_asked = self.world.clock.steady();
         state.waiting.push_back(pending);
     }
 
@@ -219,7 +219,7 @@ impl Entity {
                 state.phase = if flight.is_empty() { Phase::Idle(folded) } else { Phase::Appending(folded, flight) };
                 continue;
             }
-            match self.seal(&head, batch.now, batch.envelopes) {
+            match self.seal(&head, batch.now.wall, batch.envelopes) {
                 Ok(commit) => {
                     let (commit_id, head) = (commit.header().commit_id, commit.head());
                     let append = Append { commit, payloads: batch.payloads };
@@ -323,7 +323,7 @@ impl Entity {
         let (Phase::Idle(folded) | Phase::Appending(folded, _)) = &state.phase else { return };
         // What could not be taken before, or was put back.
         self.offer_waiting(folded);
-        let now = self.world.clock.now();
+        let now = self.world.clock.steady();
         let grace_ms = self.world.policy.lost_grace_ms;
         // The life of a node may have ended since.
         if !self.world.shards.ended(&folded.tenant).is_empty() && !waits(state, &Command::Reap) {

@@ -45,17 +45,19 @@ mod limits;
 pub mod metrics;
 mod pool;
 mod prepare;
+mod random;
 pub mod rejection;
 mod run;
 mod shares;
 mod sink;
 mod slots;
+mod swap;
 mod ticker;
 mod turns;
 mod wasi;
 
 pub use self::{
-    config::{CompileConfig, ExecutorConfig},
+    config::{CompileConfig, ExecutorConfig, MemoryReset},
     inspect::Inspected,
     prepare::{Asker, PrepareError, Prepared},
     rejection::Rejection,
@@ -141,6 +143,9 @@ struct Inner {
     imports: engine::Imports,
     memory_max_bytes: u64,
     fingerprint: String,
+    memory_reset: MemoryReset,
+    /// How memory is reset: by a scan of the pages that were written?
+    scans: bool,
 }
 
 impl Executors {
@@ -156,6 +161,7 @@ impl Executors {
     pub fn start(config: ExecutorConfig) -> Result<Self, StartError> {
         let refused = |error: wasmtime::Error| StartError::Engine(format!("{error:#}"));
         let io = |what: &'static str| move |source: std::io::Error| StartError::Io { what, source };
+        let (memory_reset, scans) = (config.memory_reset, engine::scans(&config));
         let engine = Engine::new(&engine::pooled(&config)).map_err(refused)?;
         let (linker, imports) = engine::linker(&engine).map_err(refused)?;
         let fingerprint = engine::fingerprint(&engine);
@@ -181,7 +187,16 @@ impl Executors {
         let wait = Duration::from_millis(config.wait_ms);
         let slots = slots::Slots::new(config.guests_max, config.waiting_max, wait);
         let memory_max_bytes = config.memory_max_bytes;
-        Ok(Self(Arc::new(Inner { pool, slots, prepare, imports, memory_max_bytes, fingerprint })))
+        Ok(Self(Arc::new(Inner { pool, slots, prepare, imports, memory_max_bytes, fingerprint, memory_reset, scans })))
+    }
+
+    /// How the memory of guests is reset for the next ones, in words.
+    pub fn memory_reset(&self) -> &'static str {
+        if self.0.scans {
+            "memory is reset by a scan of written pages"
+        } else {
+            "memory is reset by zeroing, because pages can be swapped out or the kernel cannot scan"
+        }
     }
 
     /// A place to run one guest, at once or after waiting in a bounded line.
@@ -239,6 +254,11 @@ impl Executors {
     /// # Errors
     /// Says what does not work.
     pub async fn check(&self) -> Result<(), String> {
+        if self.0.scans && self.0.memory_reset == MemoryReset::Auto && !swap::is_impossible() {
+            return Err("swap was switched on while memory is reset by a scan that does not see swapped pages; start the \
+                        node again, or switch swap off"
+                .to_owned());
+        }
         check::check(self).await
     }
 

@@ -12,7 +12,7 @@ use wasmwiz_events::{
     module, requests,
     revision::Revision,
     tenant::{self, Tier},
-    time::Timestamp,
+    time::{Moment, Steady, Timestamp},
 };
 
 use crate::{
@@ -309,7 +309,7 @@ impl Tenant {
                 self.modules.publish(name, digest, size_bytes, kind, imports, exports, context.policy)
             }
             // A flood of bad uploads must not become a flood of events.
-            Command::RejectModule { .. } if self.modules.rejected_lately(context.now) => Ok(vec![]),
+            Command::RejectModule { .. } if self.modules.rejected_lately(context.steady) => Ok(vec![]),
             Command::RejectModule { name, digest, size_bytes, reason } => {
                 let at = context.now;
                 Ok(vec![Event::ModuleRejected(module::Rejected {
@@ -326,7 +326,7 @@ impl Tenant {
             Command::Preview(command) => self.decide(*command, context).map(|_| vec![]),
             // Whoever is not refused by now may.
             Command::Authorise(_) => Ok(vec![]),
-            Command::RecordDenials(denied) => self.denials.record(denied, context.now),
+            Command::RecordDenials(denied) => self.denials.record(denied, context),
             Command::Start { execution_id, node, boot } => {
                 let suspended = self.standing == Standing::Suspended;
                 self.executions.start(execution_id, Life { node, boot }, suspended, self.limits(context), context)
@@ -335,7 +335,7 @@ impl Tenant {
             Command::Finish(finished) => self.executions.finish(*finished),
             Command::Reap => Ok(self.executions.reap(context.ended)),
             Command::Lose { execution_id, node, boot } => self.executions.lose(execution_id, &Life { node, boot }),
-            Command::Expire => Ok(self.executions.expire(context.now, context.policy.lost_grace_ms)),
+            Command::Expire => Ok(self.executions.expire(context.steady, context.policy.lost_grace_ms)),
         }
     }
 
@@ -344,13 +344,18 @@ impl Tenant {
         if context.by.credential().is_some()
             && let Some(note) = events.iter_mut().find_map(quota::write_note)
         {
-            *note = self.quota.write(self.limits(context), context.now)?;
+            *note = self.quota.write(self.limits(context), context)?;
         }
         Ok(events)
     }
 
-    /// Remembers what happened.
-    pub fn apply(&mut self, event: &Event) {
+    /// Goes on with a history that was read at `now`: how long what runs has run already, nobody here has measured.
+    pub fn resume(&mut self, now: Steady) {
+        self.executions.resume(now);
+    }
+
+    /// Remembers what happened, and when: now if it was just decided, or as long ago as its record says.
+    pub fn apply(&mut self, event: &Event, at: Moment) {
         match event {
             Event::TenantRegistered(registered) => {
                 self.standing = Standing::Active;
@@ -363,32 +368,32 @@ impl Tenant {
             Event::TenantResumed(_) => self.standing = Standing::Active,
             Event::KeyIssued(issued) => {
                 self.keys.issued(issued);
-                self.quota.wrote(issued.writes_full_at);
+                self.quota.wrote(issued.writes_full_at, at);
             }
             Event::KeyRotated(rotated) => {
                 self.keys.rotated(rotated);
-                self.quota.wrote(rotated.writes_full_at);
+                self.quota.wrote(rotated.writes_full_at, at);
             }
-            Event::RequestsDenied(denied) => self.denials.recorded(denied),
+            Event::RequestsDenied(_) => self.denials.recorded(at.steady),
             Event::Unknown(_) => {}
             Event::KeyRevoked(revoked) => self.keys.revoked(&self.id, &revoked.key_id),
             Event::ModulePublished(published) => {
                 self.modules.published(published);
-                self.quota.wrote(published.writes_full_at);
+                self.quota.wrote(published.writes_full_at, at);
             }
             Event::ModuleRejected(rejected) => {
-                self.modules.rejected(rejected);
-                self.quota.wrote(rejected.writes_full_at);
+                self.modules.rejected(at.steady);
+                self.quota.wrote(rejected.writes_full_at, at);
             }
             Event::ModuleDeleted(deleted) => {
                 self.modules.deleted(&deleted.name);
-                self.quota.wrote(deleted.writes_full_at);
+                self.quota.wrote(deleted.writes_full_at, at);
             }
             Event::ExecutionAccepted(accepted) => {
-                self.executions.accepted(accepted);
-                self.quota.accepted(accepted);
+                self.executions.accepted(accepted, at.steady);
+                self.quota.accepted(accepted, at);
             }
-            Event::ExecutionStarted(started) => self.executions.started(started),
+            Event::ExecutionStarted(started) => self.executions.started(started, at.steady),
             Event::ExecutionFinished(finished) => self.executions.ended(finished.execution_id),
             Event::ExecutionLost(lost) => self.executions.ended(lost.execution_id),
         }

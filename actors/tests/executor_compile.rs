@@ -88,14 +88,15 @@ async fn a_compilation_over_its_time_is_killed() {
     let asked = Instant::now();
     let refused = try_prepare(&executors, bomb.clone()).await.unwrap_err();
     assert_eq!(refused, PrepareError::Rejected(Rejection::CompileLimit { which: CompileResource::Wall }));
-    println!("killed after {:?}", asked.elapsed());
+    let killed_after = asked.elapsed();
+    println!("killed after {killed_after:?}");
     // It costs one attempt, not one for each request.
     let again = Instant::now();
     assert_eq!(try_prepare(&executors, bomb).await.unwrap_err(), refused);
-    assert!(again.elapsed() < Duration::from_millis(200));
+    assert!(again.elapsed() < killed_after, "{:?}", again.elapsed());
     // Neither the permit nor the place in the line is lost.
     assert!(try_prepare(&start(|_| {}), wasm(&command(""))).await.is_ok());
-    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert!(asked.elapsed() < Duration::from_secs(60));
 }
 
 async fn a_compilation_over_its_memory_is_killed() {

@@ -130,15 +130,79 @@ impl<'de> Deserialize<'de> for Millis {
     }
 }
 
-/// Where "now" comes from. The shells hold one; pure code is given the value.
-pub trait Clock: Send + Sync + 'static {
-    /// The current moment.
-    fn now(&self) -> Timestamp;
+/// A moment of this life of the process, on a clock that only goes forward at an even pace: what durations and deadlines are
+/// measured by. In milliseconds from a beginning of the process's own: it means nothing to another process, and is never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Steady(i64);
+
+impl Steady {
+    /// From milliseconds since the clock's beginning; what was before that is negative.
+    pub const fn from_ms(ms: i64) -> Self {
+        Self(ms)
+    }
+
+    /// Milliseconds since the clock's beginning.
+    pub const fn as_ms(self) -> i64 {
+        self.0
+    }
+
+    /// This moment and `ms` milliseconds.
+    #[must_use]
+    pub const fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add_unsigned(ms))
+    }
+
+    /// This moment less `ms` milliseconds.
+    #[must_use]
+    pub const fn minus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_sub_unsigned(ms))
+    }
+
+    /// Milliseconds from `earlier` to this moment; 0 when `earlier` is not earlier.
+    pub const fn ms_since(self, earlier: Self) -> u64 {
+        let ms = self.0.saturating_sub(earlier.0);
+        if ms < 0 { 0 } else { ms.unsigned_abs() }
+    }
 }
 
-/// The machine's wall clock.
+/// One reading of both clocks: the wall's, which is a fact to be recorded, and the steady one, which measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moment {
+    /// What the wall clock said. It may have stepped since the last reading, either way.
+    pub wall: Timestamp,
+    /// When that was in this life of the process.
+    pub steady: Steady,
+}
+
+impl Moment {
+    /// When something that was recorded at `wall` happened, seen from this reading: as long ago as the wall clock says, and
+    /// never in the future. Whatever is measured from there waits at most as long as if it had happened now.
+    #[must_use]
+    pub const fn of_record(self, wall: Timestamp) -> Self {
+        Self { wall, steady: self.steady.minus_ms(self.wall.ms_since(wall)) }
+    }
+}
+
+/// Where "now" comes from. The shells hold one; pure code is given the value.
+pub trait Clock: Send + Sync + 'static {
+    /// What the wall clock says. It steps: for facts and dates, never for durations, deadlines or order.
+    fn now(&self) -> Timestamp;
+
+    /// The moment on a clock that does not step.
+    fn steady(&self) -> Steady;
+
+    /// Both at once.
+    fn moment(&self) -> Moment {
+        Moment { wall: self.now(), steady: self.steady() }
+    }
+}
+
+/// The machine's clocks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
+
+/// Where the steady clock of this process begins: at its first reading.
+static BEGINNING: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
@@ -146,30 +210,49 @@ impl Clock for SystemClock {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
     }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock for everybody")]
+    fn steady(&self) -> Steady {
+        let since = std::time::Instant::now().saturating_duration_since(*BEGINNING.get_or_init(std::time::Instant::now));
+        Steady(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
 }
 
-/// A clock that a test moves by hand.
+/// Clocks that a test moves by hand.
 #[cfg(any(test, feature = "test-util"))]
 #[derive(Debug, Default)]
-pub struct ManualClock(std::sync::atomic::AtomicI64);
+pub struct ManualClock {
+    wall: std::sync::atomic::AtomicI64,
+    steady: std::sync::atomic::AtomicI64,
+}
 
 #[cfg(any(test, feature = "test-util"))]
 impl ManualClock {
-    /// A clock that stands at `now`.
+    /// Clocks of which the wall's stands at `now`.
     pub fn at(now: Timestamp) -> Self {
-        Self(std::sync::atomic::AtomicI64::new(now.0))
+        Self { wall: std::sync::atomic::AtomicI64::new(now.0), ..Self::default() }
     }
 
-    /// Moves the clock on by `ms` milliseconds.
-    pub fn advance_ms(&self, ms: i64) {
-        self.0.fetch_add(ms, std::sync::atomic::Ordering::SeqCst);
+    /// Lets `ms` milliseconds pass, on both.
+    pub fn advance_ms(&self, ms: u64) {
+        self.step_wall_ms(i64::try_from(ms).unwrap_or(i64::MAX));
+        self.steady.fetch_add(i64::try_from(ms).unwrap_or(i64::MAX), std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock on by `ms` milliseconds, or back, while no time passes.
+    pub fn step_wall_ms(&self, ms: i64) {
+        self.wall.fetch_add(ms, std::sync::atomic::Ordering::SeqCst);
     }
 }
 
 #[cfg(any(test, feature = "test-util"))]
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(std::sync::atomic::Ordering::SeqCst))
+        Timestamp(self.wall.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn steady(&self) -> Steady {
+        Steady(self.steady.load(std::sync::atomic::Ordering::SeqCst))
     }
 }
 
@@ -201,6 +284,23 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Timestamp>(), Err(NotATime), "{text}");
         }
+    }
+
+    #[test]
+    fn what_was_recorded_is_as_old_as_the_wall_clock_says_and_never_in_the_future() {
+        let noon = Timestamp::from_unix_ms(1_795_435_200_000);
+        let now = Moment { wall: noon, steady: Steady::from_ms(5_000) };
+        let steady_of = |recorded: Timestamp| now.of_record(recorded).steady;
+        assert_eq!(steady_of(noon), Steady::from_ms(5_000));
+        assert_eq!(steady_of(Timestamp::from_unix_ms(noon.unix_ms() - 7_000)), Steady::from_ms(-2_000));
+        // A clock was ahead when it was recorded, or is behind now.
+        assert_eq!(steady_of(noon.plus_ms(86_400_000)), Steady::from_ms(5_000));
+    }
+
+    #[test]
+    fn the_steady_clock_does_not_go_back() {
+        let (first, second) = (SystemClock.steady(), SystemClock.steady());
+        assert!(first <= second && second.ms_since(first) < 60_000);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use wasmwiz_events::{
     id::{KeyId, TenantId},
     key::{Scope, Scopes},
     revision::Position,
-    time::Timestamp,
+    time::{Moment, Timestamp},
 };
 use wasmwiz_projections::{
     keys::{KeyRecord, Keys, Standing, TenantRecord},
@@ -165,13 +165,13 @@ pub(crate) async fn authenticate(gateway: &Gateway, shown: &Shown) -> Result<Cal
     };
     let (from, clock) = (shown.from, &gateway.deps().clock);
     let text = shown.credential.as_deref().ok_or_else(|| refused("absent"))?;
-    let mut found = find(gateway, text, from, clock.now());
+    let mut found = find(gateway, text, from, clock.moment());
     // Another node may have given it a moment ago.
     if matches!(found, Err(Failed::Denied { .. }))
         && let Some(position) = shown.position
         && has_come_to(gateway, position).await
     {
-        found = find(gateway, text, from, clock.now());
+        found = find(gateway, text, from, clock.moment());
     }
     let limited = |wait: attempts::Wait| {
         let _ = refused("limited");
@@ -179,7 +179,7 @@ pub(crate) async fn authenticate(gateway: &Gateway, shown: &Shown) -> Result<Cal
     };
     match found {
         Ok(caller) => Ok(caller),
-        Err(Failed::Denied { reason, at }) => match gateway.attempts().failed(from, at.as_ref(), clock.now()) {
+        Err(Failed::Denied { reason, at }) => match gateway.attempts().failed(from, at.as_ref(), clock.steady()) {
             Some(wait) => Err(limited(wait)),
             None => Err(refused(reason)),
         },
@@ -188,7 +188,7 @@ pub(crate) async fn authenticate(gateway: &Gateway, shown: &Shown) -> Result<Cal
     }
 }
 
-fn find(gateway: &Gateway, text: &str, from: Origin, now: Timestamp) -> Result<Caller, Failed> {
+fn find(gateway: &Gateway, text: &str, from: Origin, now: Moment) -> Result<Caller, Failed> {
     if text.starts_with(api_key::PREFIX) { by_key(gateway, text, from, now) } else { by_token(gateway, text, now) }
 }
 
@@ -234,24 +234,26 @@ impl From<Refused> for Failed {
     }
 }
 
-fn by_key(gateway: &Gateway, text: &str, from: Origin, now: Timestamp) -> Result<Caller, Failed> {
+fn by_key(gateway: &Gateway, text: &str, from: Origin, at: Moment) -> Result<Caller, Failed> {
+    let now = at.wall;
     let (keys, hasher) = (gateway.deps().views.keys(), gateway.hasher());
     let presented = ApiKey::parse(text).map_err(|_| Failed::because("malformed"))?;
     let known = keys.authenticate_lookup(presented.key_id());
-    let at = known.as_ref().map(|key| key.id.clone());
-    gateway.attempts().admit(from, at.as_ref(), now).map_err(Failed::Limited)?;
+    let named = known.as_ref().map(|key| key.id.clone());
+    gateway.attempts().admit(from, named.as_ref(), at.steady).map_err(Failed::Limited)?;
     // An unknown key is compared too, with nothing: it takes as long as a known one with a wrong secret.
     let opener = presented.opens(hasher, known.iter().flat_map(|key| key.hashes_at(now)));
     let Some((key, opener)) = known.filter(|key| key.is_valid_at(now)).zip(opener) else {
-        return Err(Failed::Denied { reason: "invalid", at });
+        return Err(Failed::Denied { reason: "invalid", at: named });
     };
     let tenant = keys.tenant(&key.tenant).ok_or(Failed::because("invalid"))?;
-    gateway.attempts().succeeded(from, &key.id, now);
+    gateway.attempts().succeeded(from, &key.id, at.steady);
     gateway.deps().last_used.note(&key.id, now);
     Ok(Caller { tenant, credential: Credential::Key { key, opener }, until: None })
 }
 
-fn by_token(gateway: &Gateway, text: &str, now: Timestamp) -> Result<Caller, Failed> {
+fn by_token(gateway: &Gateway, text: &str, at: Moment) -> Result<Caller, Failed> {
+    let now = at.wall;
     let (keys, config) = (gateway.deps().views.keys(), &gateway.config().tokens);
     let token = Unverified::parse(text, config.bytes_max)?;
     let (tenant, credential, until) = if token.issuer()? == config.issuer {
@@ -271,7 +273,7 @@ fn by_token(gateway: &Gateway, text: &str, now: Timestamp) -> Result<Caller, Fai
             }
         }
     } else {
-        let (tenant, subject, until) = gateway.issuers().verify(token, now)?;
+        let (tenant, subject, until) = gateway.issuers().verify(token, at)?;
         (tenant, Credential::Subject(subject), until)
     };
     let tenant = keys.tenant(&tenant).ok_or(Failed::because("token_tenant"))?;

@@ -164,6 +164,7 @@ impl App {
         let (log, blobs) = (Arc::clone(&store.log), Arc::clone(&store.blobs));
         let (keyring, last_used) = (token_keys::ring(config)?, LastUsed::open(data.join(LAST_USED)));
         let executors = Executors::start(executor_config(config)?)?;
+        tracing::info!(how = executors.memory_reset(), "the executors have started");
         let (node, boot) = (config.node.name.clone(), Ids.boot());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let is_tls = tls.is_some();

@@ -1,13 +1,14 @@
 //! What ran: one row an execution, open or ended.
 //!
 //! Bytes of streams are not here, only digests and sizes; the positions of the two events say where the log has the
-//! bytes that rode with them. Ids are UUIDv7, so a tenant's rows are in the order in which they were asked for.
+//! bytes that rode with them. A tenant's rows are in the order in which its stream has their acceptance: ids are drawn by the
+//! clocks of several nodes, and clocks step.
 
 use serde::{Deserialize, Serialize};
 use wasmwiz_events::{
     execution::{Content, ModuleRef, Outcome, Output},
     id::{ExecutionId, KeyId, ModuleName, TenantId},
-    revision::Position,
+    revision::{Position, Revision},
     time::{Millis, Timestamp},
 };
 
@@ -89,11 +90,11 @@ pub struct ExecutionFilter {
     pub to: Option<Timestamp>,
 }
 
-/// Where a list of executions goes on: executions older than this one.
+/// Where a list of executions goes on: executions accepted before this event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecutionCursor {
-    /// The last execution that was looked at.
-    pub before: ExecutionId,
+    /// The event that accepted the last execution that was looked at.
+    pub before: Revision,
 }
 
 /// Questions to the view.
@@ -116,11 +117,11 @@ impl Executions {
         self.readers.read(move |connection| rows::get(connection, &tenant, id)).await
     }
 
-    /// Executions of this tenant, the newest first.
+    /// Executions of this tenant, the last accepted first.
     ///
     /// One call looks at no more than [`SCANNED_ROWS`] rows: a filter that few rows pass gives a short page, even an
-    /// empty one, and a cursor that goes on from there. Times are of acceptance; rows far outside of them are not even
-    /// looked at, because an id says when it was drawn.
+    /// empty one, and a cursor that goes on from there. Times are of acceptance, as recorded; stretches of the history of
+    /// which all times are outside of those wanted are not even looked at.
     ///
     /// # Errors
     /// [`QueryError`] when the view cannot be read.

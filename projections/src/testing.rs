@@ -197,6 +197,15 @@ impl History {
         self.now = self.now.plus_ms(ms);
     }
 
+    /// Sets the clock that records on, or back.
+    pub(crate) fn step_ms(&mut self, ms: i64) {
+        self.now = Timestamp::from_unix_ms(self.now.unix_ms() + ms);
+    }
+
+    pub(crate) const fn now(&self) -> Timestamp {
+        self.now
+    }
+
     fn uuid(&mut self) -> Uuid {
         self.drawn += 1;
         Uuid::from_u128(self.drawn)

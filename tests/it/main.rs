@@ -7,6 +7,7 @@ mod tidy;
 mod access;
 mod bad_input;
 mod cli;
+mod clocks;
 mod cluster;
 mod contract;
 mod crash;

@@ -9,7 +9,7 @@ use wasmwiz_events::{
     ledger::Head,
     payload,
     revision::{Position, Revision},
-    time::Timestamp,
+    time::{Moment, Timestamp},
 };
 
 use super::Entity;
@@ -39,7 +39,7 @@ const IDEMPOTENCY_BYTES: usize = 256;
 /// What was decided, and is to be one commit.
 #[derive(Default)]
 pub(super) struct Batch {
-    pub(super) now: Timestamp,
+    pub(super) now: Moment,
     pub(super) envelopes: Vec<Envelope>,
     pub(super) payloads: Vec<payload::Payload>,
     pub(super) decided: Vec<(Pending, Answer)>,
@@ -48,7 +48,7 @@ pub(super) struct Batch {
 impl Entity {
     /// Decides what waits, in order, as far as one commit holds it.
     pub(super) fn decide(&self, tenant: &mut Tenant, head: Head, waiting: &mut VecDeque<Pending>) -> Batch {
-        let mut batch = Batch { now: self.world.clock.now(), ..Batch::default() };
+        let mut batch = Batch { now: self.world.clock.moment(), ..Batch::default() };
         let ended = self.world.shards.ended(tenant);
         let (mut payload_bytes, mut text_bytes) = (0, 0);
         while let Some(next) = waiting.front() {
@@ -70,7 +70,8 @@ impl Entity {
             text_bytes += text;
             let (once, expected) = (pending.ask.origin.once, pending.ask.origin.expected);
             let (policy, by) = (&self.world.policy, &pending.ask.by);
-            let context = Context { now: batch.now, policy, by, once: once.as_ref(), expected, ended: &ended };
+            let Moment { wall: now, steady } = batch.now;
+            let context = Context { now, steady, policy, by, once: once.as_ref(), expected, ended: &ended };
             let cancelled = cancelled(&pending.ask.command);
             // The ask has served its purpose; its command moves into the decision.
             let decided = tenant.decide_once(std::mem::replace(&mut pending.ask.command, Command::Expire), &context);
@@ -86,21 +87,21 @@ impl Entity {
                             id: self.world.ids.event(),
                             tenant: self.id.clone(),
                             revision: head.revision.plus(batch.envelopes.len() as u64 + 1),
-                            time: batch.now,
+                            time: now,
                             cause: cause.clone(),
                             event: event.clone(),
                         };
-                        tenant.fold(&envelope);
+                        tenant.fold(&envelope, steady);
                         batch.envelopes.push(envelope);
                     }
                     if let Some(ahead) = pending.ahead.take() {
-                        ahead::tell(ahead, &events, batch.now, head.revision);
+                        ahead::tell(ahead, &events, now, head.revision);
                     }
                     let still_open = cancelled.filter(|_| events.is_empty());
                     let runs_at = still_open.and_then(|id| tenant.executions().runner(id, &ended)).cloned();
-                    unplaced(events, None, runs_at, batch.now)
+                    unplaced(events, None, runs_at, now)
                 }
-                Ok(Decision::Replayed(replayed)) => unplaced(vec![], Some(replayed), None, batch.now),
+                Ok(Decision::Replayed(replayed)) => unplaced(vec![], Some(replayed), None, now),
                 Err(refusal) => {
                     ::metrics::counter!(metrics::REFUSALS_TOTAL, "command" => command).increment(1);
                     Answer::Refused(refusal)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ractor::ActorRef;
-use wasmwiz_events::{commit::Recorded, id::TenantId, ledger::Verifier, log::ReadLimit, revision::Position};
+use wasmwiz_events::{commit::Recorded, id::TenantId, ledger::Verifier, log::ReadLimit, revision::Position, time::Moment};
 
 use super::{Message, Places, Rehydrated, World};
 use crate::{metrics, tenant::Tenant};
@@ -27,13 +27,14 @@ pub(super) fn begin(id: TenantId, world: Arc<World>, entity: ActorRef<Message>) 
 async fn fold_stream(id: &TenantId, world: &World) -> Result<Rehydrated, Arc<str>> {
     let _turn = world.rehydrations.acquire().await.map_err(|_| Arc::from("the node is stopping"))?;
     let (tenant, verifier, places) = (Tenant::new(id.clone()), Verifier::new(id.clone()), Places::default());
-    let mut fold = Fold { tenant, verifier, places, position: Position::START };
+    let mut fold = Fold { tenant, verifier, places, position: Position::START, now: world.clock.moment() };
     loop {
         let from = fold.verifier.head().revision.next();
         let commits = world.log.read_stream(id, from, ReadLimit::default()).await;
         let commits = commits.map_err(|error| Arc::from(error.to_string()))?;
         if commits.is_empty() {
-            let Fold { tenant, verifier, places, position } = fold;
+            let Fold { mut tenant, verifier, places, position, .. } = fold;
+            tenant.resume(world.clock.steady());
             return Ok(Rehydrated { tenant, head: *verifier.head(), position, places });
         }
         // Decoding and hashing a long stream is work for a thread that may be busy.
@@ -47,6 +48,8 @@ struct Fold {
     verifier: Verifier,
     places: Places,
     position: Position,
+    /// From when the history is looked at.
+    now: Moment,
 }
 
 impl Fold {
@@ -55,7 +58,7 @@ impl Fold {
             self.verifier.step(&recorded.commit).map_err(|broken| Arc::from(broken.to_string()))?;
             let events = recorded.commit.events().map_err(|error| Arc::from(error.to_string()))?;
             for envelope in events.iter() {
-                self.tenant.fold(envelope);
+                self.tenant.fold(envelope, self.now.of_record(envelope.time).steady);
                 self.places.note(&envelope.event, recorded.position);
             }
             self.position = recorded.position;

@@ -20,6 +20,8 @@ pub struct ExecutorConfig {
     pub memory_max_bytes: u64,
     /// Linear memory and kept outputs of all guests of this node together, in bytes. Set it below the memory of the machine.
     pub memory_budget_bytes: u64,
+    /// How the memory of a place for guests is made empty between two of them.
+    pub memory_reset: MemoryReset,
     /// How often a running guest makes room for the others of its thread, in milliseconds.
     pub tick_ms: u64,
     /// CPU time after which a guest takes turns with the other long ones, in milliseconds.
@@ -47,6 +49,7 @@ impl Default for ExecutorConfig {
             wait_ms: 1_000,
             memory_max_bytes: 1 << 30,
             memory_budget_bytes: 4 << 30,
+            memory_reset: MemoryReset::Auto,
             tick_ms: 2,
             heavy_after_ms: 10,
             watch_ms: 500,
@@ -57,6 +60,21 @@ impl Default for ExecutorConfig {
             compile: CompileConfig::default(),
         }
     }
+}
+
+/// How the memory of a place for guests is made empty between two of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryReset {
+    /// `scan` where no page of this process can be swapped out, `zero` elsewhere. Should swap appear while the node runs,
+    /// its health check fails until it is started again.
+    #[default]
+    Auto,
+    /// Asks the kernel which pages were written, and resets those alone (Linux 6.7). It does not see pages that were swapped
+    /// out: only for machines where that is impossible, whatever the node can see of it.
+    Scan,
+    /// Zeroes what stays mapped and gives the rest back to the kernel. Safe everywhere, and slower.
+    Zero,
 }
 
 /// How modules are compiled, and what one compilation may use.

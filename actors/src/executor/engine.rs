@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use wasmparser::WasmFeatures;
 use wasmtime::{Config, Enabled, Engine, Linker, PoolingAllocationConfig, Store, Strategy};
 
-use super::{ExecutorConfig, run::Guest};
+use super::{ExecutorConfig, MemoryReset, run::Guest, swap, wasi};
 
 /// What modules may use: mutable globals, sign extension, saturating conversion, multi-value, bulk memory, reference
 /// types, SIMD, extended constants and tail calls. No threads, garbage collection, 64-bit or several memories, exceptions,
@@ -67,6 +67,16 @@ pub(crate) fn settings() -> Config {
     config
 }
 
+/// Is memory reset by asking the kernel which pages a guest wrote? Older kernels cannot say, and zero all.
+pub(crate) fn scans(config: &ExecutorConfig) -> bool {
+    let wanted = match config.memory_reset {
+        MemoryReset::Auto => swap::is_impossible(),
+        MemoryReset::Scan => true,
+        MemoryReset::Zero => false,
+    };
+    wanted && PoolingAllocationConfig::is_pagemap_scan_available()
+}
+
 /// [`settings`] and the pool that guests are taken from.
 pub(crate) fn pooled(config: &ExecutorConfig) -> Config {
     let slots = config.guests_max.saturating_add(SPARE_SLOTS);
@@ -83,8 +93,7 @@ pub(crate) fn pooled(config: &ExecutorConfig) -> Config {
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(KEEP_RESIDENT_BYTES)
         .async_stack_keep_resident(KEEP_RESIDENT_BYTES)
-        // Asks the kernel which pages a guest wrote and resets only those; older kernels fall back to zeroing all.
-        .pagemap_scan(Enabled::Auto);
+        .pagemap_scan(if scans(config) { Enabled::Auto } else { Enabled::No });
     let mut settings = settings();
     settings.allocation_strategy(pool);
     settings
@@ -124,7 +133,7 @@ pub(crate) const IMPORT_MODULE: &str = "wasi_snapshot_preview1";
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<(Linker<Guest>, Imports)> {
     let mut linker = Linker::<Guest>::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
-    replace_functions(&mut linker)?;
+    wasi::replace_functions(&mut linker)?;
 
     let imports = imports(engine, &linker);
     Ok((linker, imports))
@@ -147,28 +156,6 @@ fn imports(engine: &Engine, linker: &Linker<Guest>) -> Imports {
             Some((name, Signature { params, results }))
         })
         .collect()
-}
-
-/// Our own versions of the few functions whose originals do something that we do not want.
-fn replace_functions(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    /// There are no sockets: descriptors 0 to 2 are something else, and there are no others.
-    const fn no_socket(descriptor: i32) -> i32 {
-        const EBADF: i32 = 8;
-        const ENOTSOCK: i32 = 57;
-        if matches!(descriptor, 0..=2) { ENOTSOCK } else { EBADF }
-    }
-    linker.allow_shadowing(true);
-    // The original turns an exit code of 126 and more into an error; programs do use 255.
-    linker.func_wrap(IMPORT_MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> {
-        Err(wasmtime_wasi::I32Exit(code).into())
-    })?;
-    // The originals write a warning to the node's log for each call.
-    linker.func_wrap(IMPORT_MODULE, "sock_accept", |fd: i32, _: i32, _: i32| no_socket(fd))?;
-    linker.func_wrap(IMPORT_MODULE, "sock_shutdown", |fd: i32, _: i32| no_socket(fd))?;
-    linker.func_wrap(IMPORT_MODULE, "sock_send", |fd: i32, _: i32, _: i32, _: i32, _: i32| no_socket(fd))?;
-    linker.func_wrap(IMPORT_MODULE, "sock_recv", |fd: i32, _: i32, _: i32, _: i32, _: i32, _: i32| no_socket(fd))?;
-    linker.allow_shadowing(false);
-    Ok(())
 }
 
 /// The number types are all that WASI preview 1 uses.

@@ -2,22 +2,27 @@
 //!
 //! How an end becomes an [`Outcome`]:
 //! - returned, or exit code 0: *succeeded*; another exit code: *exited*; a trap: *trapped*;
-//! - the same failures after the guest was denied memory or table elements: *out of memory*; but *failed* when it was
-//!   denied because the guests of this node hold all there is. A guest that goes on without them and succeeds has
-//!   succeeded;
+//! - a trap after the guest was denied memory or table elements: *out of memory*. A guest that goes on without them and
+//!   ends by itself has chosen how: it has *succeeded*, or *exited* with its code, and the message tells of the denial;
+//! - but *failed* when it was denied because the guests of this node hold all there is, and did not succeed;
 //! - too little memory to begin with: *out of memory*; any other failure to begin: *failed*, the host's fault;
 //! - the wall clock, which also counts instantiation and waiting for turns: *deadline exceeded*.
 
 use std::{sync::Arc, time::Duration};
 
+use rand_chacha::ChaCha20Rng;
 use tokio::{sync::Semaphore, time::Instant};
 use wasmtime::{Engine, InstancePre, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder, p1::WasiP1Ctx};
-use wasmwiz_events::{execution::Outcome, time::Millis};
+use wasmwiz_events::{
+    execution::{Outcome, Seed},
+    time::Millis,
+};
 
 use super::{
     Job, Ran, Stream,
     limits::{Denied, Limiter, MemoryBudget},
+    random,
     sink::Sink,
     ticker::Ticker,
     turns::Sliced,
@@ -35,13 +40,47 @@ pub(crate) struct Node {
 /// What a store holds.
 pub(crate) struct Guest {
     pub(crate) wasi: WasiP1Ctx,
+    pub(crate) random: ChaCha20Rng,
     limiter: Limiter,
+}
+
+/// Why a call of the guest to the host could not be answered. For the guest's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HostCallError {
+    /// Nothing to read from or to write to.
+    #[error("it exports no memory under the name \"memory\"")]
+    NoMemory,
+    /// An address or a size that is not of it.
+    #[error("it named a place outside of its memory, or one that is not aligned")]
+    OutOfBounds,
+    /// Whatever the library has no number for.
+    #[error("it asked for more than the host has for one guest")]
+    Other,
+}
+
+impl HostCallError {
+    /// What a failed call was about. The library has types for its own faults alone, and texts for the rest.
+    fn of(error: &wasmtime::Error) -> Self {
+        if let Some(ours) = error.downcast_ref::<Self>() {
+            return *ours;
+        }
+        let text = format!("{error:#}");
+        let is_about = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+        if is_about(&["missing required memory export"]) {
+            Self::NoMemory
+        } else if is_about(&["Pointer out of bounds", "Pointer not aligned", "Pointer overflow"]) {
+            Self::OutOfBounds
+        } else {
+            Self::Other
+        }
+    }
 }
 
 impl Guest {
     /// A guest that never runs: for asking the linker about types.
     pub(crate) fn nobody() -> Self {
-        Self { wasi: WasiCtxBuilder::new().build_p1(), limiter: Limiter::new(MemoryBudget::new(0), 0) }
+        let (wasi, limiter) = (WasiCtxBuilder::new().build_p1(), Limiter::new(MemoryBudget::new(0), 0));
+        Self { wasi, random: random::generator(Seed::new([0; 16]), b"nobody"), limiter }
     }
 }
 
@@ -50,8 +89,8 @@ enum End {
     Returned,
     Exit(i32),
     Trap(Trap),
-    /// A host function ended it, for instance because it asked for too many random bytes at once.
-    HostCall,
+    /// A host function ended it.
+    HostCall(HostCallError),
     NotInstantiated,
     Deadline,
     Cancelled,
@@ -101,7 +140,7 @@ pub(crate) async fn run(
 
 fn store(node: &Node, job: &Job, stdout: Sink, stderr: Sink) -> Store<Guest> {
     let limiter = Limiter::new(Arc::clone(&node.budget), job.limits.memory_bytes);
-    let mut store = Store::new(&node.engine, Guest { wasi: wasi::context(job, stdout, stderr), limiter });
+    let mut store = Store::new(&node.engine, Guest { wasi: wasi::context(job, stdout, stderr), random: random::generator(job.seed, b"secure"), limiter });
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(wasi::host_call_bytes(job));
     store.set_epoch_deadline(1);
@@ -124,7 +163,7 @@ async fn call(store: &mut Store<Guest>, module: &InstancePre<Guest>) -> End {
         Ok(()) => End::Returned,
         Err(error) => stopped(&error).unwrap_or_else(|| {
             tracing::debug!(error = ?error, "a host call ended a guest");
-            End::HostCall
+            End::HostCall(HostCallError::of(&error))
         }),
     }
 }
@@ -148,15 +187,20 @@ fn judge(end: &End, denied: Option<Denied>, job: &Job) -> (Outcome, Option<i32>,
     match (end, denied) {
         (End::Returned | End::Exit(0), _) => (Outcome::Succeeded, Some(0), None),
         // That its neighbours hold the node's memory is not the guest's doing.
-        (End::Exit(_) | End::Trap(_) | End::HostCall | End::NotInstantiated, Some(why @ Denied::Node)) => {
+        (End::Exit(_) | End::Trap(_) | End::HostCall(_) | End::NotInstantiated, Some(why @ Denied::Node)) => {
             (Outcome::Failed, None, said(why))
         }
-        (End::Exit(code), Some(why)) => (Outcome::OutOfMemory, Some(*code), said(why)),
-        (End::Trap(_) | End::HostCall | End::NotInstantiated, Some(why)) => (Outcome::OutOfMemory, None, said(why)),
+        // It went on without, and chose how to end: that is its own word.
+        (End::Exit(code), Some(why)) => {
+            let message = format!("the guest exited with code {code}; before that, {why}");
+            (Outcome::Exited, Some(*code), Some(message))
+        }
+        (End::Trap(_) | End::HostCall(_) | End::NotInstantiated, Some(why)) => (Outcome::OutOfMemory, None, said(why)),
         (End::Exit(code), None) => (Outcome::Exited, Some(*code), Some(format!("the guest exited with code {code}"))),
         (End::Trap(trap), None) => (Outcome::Trapped, None, Some(format!("the guest trapped: {trap}"))),
-        (End::HostCall, None) => {
-            (Outcome::Trapped, None, Some("the guest made a system call that cannot be answered".into()))
+        (End::HostCall(why), None) => {
+            let message = format!("the guest made a system call that cannot be answered: {why}");
+            (Outcome::Trapped, None, Some(message))
         }
         (End::NotInstantiated, None) => {
             (Outcome::Failed, None, Some("the host could not make room for the guest".into()))

@@ -83,7 +83,7 @@ impl Tenant {
             self.executions.check_concurrency(context.ended, limits)?;
             None
         };
-        let bucket_full_at = self.quota.admit(limits, context.now)?;
+        let bucket_full_at = self.quota.admit(limits, context)?;
         let accepted = execution::Accepted {
             execution_id: execute.execution_id,
             attempt: 1,

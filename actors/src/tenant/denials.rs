@@ -1,8 +1,9 @@
 //! Requests that the gateway denied, written down now and then: a flood of denials must not become a flood of events.
 
-use wasmwiz_events::{event::Event, requests, time::Timestamp};
+use wasmwiz_events::{event::Event, requests, time::Steady};
 
 use super::Refusal;
+use crate::aggregate::Context;
 
 /// At most one such event in this time, in milliseconds, from the contract of the log: whichever node counts.
 pub const EVERY_MS: u64 = 60_000;
@@ -13,25 +14,25 @@ pub const REASONS_MAX: usize = 64;
 /// When denials were last written down.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Denials {
-    recorded_at: Option<Timestamp>,
+    recorded_at: Option<Steady>,
 }
 
 impl Denials {
     /// Whoever is refused keeps counting and comes again.
-    pub(super) fn record(self, denied: requests::Denied, now: Timestamp) -> Result<Vec<Event>, Refusal> {
+    pub(super) fn record(self, denied: requests::Denied, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
         if denied.counts.is_empty() || denied.counts.len() > REASONS_MAX {
             return Ok(vec![]);
         }
-        let since_ms = self.recorded_at.map_or(EVERY_MS, |at| now.ms_since(at));
+        let since_ms = self.recorded_at.map_or(EVERY_MS, |at| context.steady.ms_since(at));
         if since_ms < EVERY_MS {
             return Err(Refusal::DenialsRecordedLately { retry_after_ms: EVERY_MS.saturating_sub(since_ms) });
         }
-        // The end is what the next one is measured from: it is the owner's clock that counts.
-        Ok(vec![Event::RequestsDenied(requests::Denied { to: now, ..denied })])
+        // It is the owner's clock that counts.
+        Ok(vec![Event::RequestsDenied(requests::Denied { to: context.now, ..denied })])
     }
 
-    pub(super) const fn recorded(&mut self, denied: &requests::Denied) {
-        self.recorded_at = Some(denied.to);
+    pub(super) const fn recorded(&mut self, at: Steady) {
+        self.recorded_at = Some(at);
     }
 }
 

@@ -13,7 +13,7 @@ use wasmwiz_events::{
     event::Event,
     execution::{self, Content, Finished, Lost, Outcome},
     id::ExecutionId,
-    time::Timestamp,
+    time::Steady,
 };
 
 use super::Refusal;
@@ -37,7 +37,9 @@ struct Open {
     /// Who runs its current attempt, once that has begun.
     life: Life,
     /// By when the current attempt ends, or has begun.
-    deadline: Timestamp,
+    deadline: Steady,
+    /// How long an attempt may run.
+    wall_ms: u64,
     /// `None`: somebody waits for it, so it runs once, from its acceptance on.
     queued: Option<Queued>,
 }
@@ -45,8 +47,7 @@ struct Open {
 /// What an asynchronous execution has beside.
 #[derive(Debug, Clone, Copy)]
 struct Queued {
-    start_by: Timestamp,
-    wall_ms: u64,
+    start_by: Steady,
     started: bool,
 }
 
@@ -57,7 +58,7 @@ impl Open {
     }
 
     /// What runs may still be heard of for a while; what waits is too late at once.
-    fn overdue_at(&self, grace_ms: u64) -> Timestamp {
+    fn overdue_at(&self, grace_ms: u64) -> Steady {
         if self.has_begun() { self.deadline.plus_ms(grace_ms) } else { self.deadline }
     }
 
@@ -109,7 +110,7 @@ impl Executions {
     }
 
     /// When the first open execution is overdue: somebody should look for it then. `grace_ms` is for those that have begun.
-    pub fn next_overdue(&self, grace_ms: u64) -> Option<Timestamp> {
+    pub fn next_overdue(&self, grace_ms: u64) -> Option<Steady> {
         self.open.values().map(|open| open.overdue_at(grace_ms)).min()
     }
 
@@ -154,7 +155,7 @@ impl Executions {
         let Some(queued) = open.queued.filter(|_| open.waits(context.ended)) else {
             return Err(Refusal::ExecutionStarted);
         };
-        if queued.start_by <= now {
+        if queued.start_by <= context.steady {
             return Ok(vec![too_late(execution_id, open)]);
         }
         let attempt = if queued.started { open.attempt.saturating_add(1) } else { open.attempt };
@@ -204,7 +205,7 @@ impl Executions {
         Ok(vec![Event::ExecutionLost(Lost { execution_id: id, attempt: open.attempt, reason })])
     }
 
-    pub(super) fn expire(&self, now: Timestamp, grace_ms: u64) -> Vec<Event> {
+    pub(super) fn expire(&self, now: Steady, grace_ms: u64) -> Vec<Event> {
         self.end("its node gave no outcome by its deadline", |open| open.overdue_at(grace_ms) <= now)
     }
 
@@ -220,14 +221,15 @@ impl Executions {
         over.map(event).collect()
     }
 
-    pub(super) fn accepted(&mut self, accepted: &execution::Accepted) {
+    pub(super) fn accepted(&mut self, accepted: &execution::Accepted, at: Steady) {
         let wall_ms = accepted.limits.wall_ms;
-        let queued = accepted.start_by.map(|start_by| Queued { start_by, wall_ms, started: false });
+        let start_by = accepted.start_by.map(|start_by| at.plus_ms(start_by.ms_since(accepted.start_time)));
         let open = Open {
             attempt: accepted.attempt,
             life: Life { node: accepted.node.clone(), boot: accepted.boot },
-            deadline: accepted.start_by.unwrap_or_else(|| accepted.start_time.plus_ms(wall_ms)),
-            queued,
+            deadline: start_by.unwrap_or_else(|| at.plus_ms(wall_ms)),
+            wall_ms,
+            queued: start_by.map(|start_by| Queued { start_by, started: false }),
         };
         if open.has_begun() {
             self.begins(&open.life);
@@ -235,7 +237,15 @@ impl Executions {
         self.open.insert(accepted.execution_id, open);
     }
 
-    pub(super) fn started(&mut self, started: &execution::Started) {
+    /// What has begun has all its time again: that an entity was read anew is no reason to declare lost what a node runs,
+    /// whatever the wall clock did meanwhile. Lives of nodes that have ended are known without a clock.
+    pub(super) fn resume(&mut self, now: Steady) {
+        for open in self.open.values_mut().filter(|open| open.has_begun()) {
+            open.deadline = open.deadline.max(now.plus_ms(open.wall_ms));
+        }
+    }
+
+    pub(super) fn started(&mut self, started: &execution::Started, at: Steady) {
         let Some(open) = self.open.get_mut(&started.execution_id) else { return };
         let life = Life { node: started.node.clone(), boot: started.boot };
         let before = open.has_begun().then(|| open.life.clone());
@@ -244,7 +254,7 @@ impl Executions {
         if let Some(queued) = &mut open.queued {
             queued.started = true;
             // Until start_by a further attempt may follow.
-            open.deadline = started.start_time.plus_ms(queued.wall_ms).max(queued.start_by);
+            open.deadline = at.plus_ms(open.wall_ms).max(queued.start_by);
         }
         if let Some(before) = before {
             self.ceases(&before);
@@ -326,8 +336,8 @@ mod tests {
             let mut executions = Executions::default();
             for event in events {
                 match event {
-                    Event::ExecutionAccepted(accepted) => executions.accepted(&accepted),
-                    Event::ExecutionStarted(started) => executions.started(&started),
+                    Event::ExecutionAccepted(accepted) => executions.accepted(&accepted, Steady::default()),
+                    Event::ExecutionStarted(started) => executions.started(&started, Steady::default()),
                     Event::ExecutionFinished(finished) => executions.ended(finished.execution_id),
                     other => panic!("{other:?}"),
                 }
@@ -345,7 +355,7 @@ mod tests {
     fn who_runs_it_is_known_until_its_life_has_ended() {
         let mut executions = Executions::default();
         let Event::ExecutionAccepted(accepted) = accepted(1) else { unreachable!() };
-        executions.accepted(&accepted);
+        executions.accepted(&accepted, Steady::default());
         let life = Life { node: node(), boot: boot(1) };
         assert_eq!(executions.runner(execution_id(1), &[]), Some(&life));
         assert_eq!(executions.runner(execution_id(1), &[life]), None);

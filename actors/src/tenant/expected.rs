@@ -100,14 +100,15 @@ mod tests {
                 idempotency: None,
             };
             let (id, revision) = (EventId::new(uuid::Uuid::from_u128(n)), Revision::new(u64::try_from(n).unwrap()));
-            state.fold(&Envelope { id, tenant: tenant.clone(), revision, time: NOON, cause, event });
+            state.fold(&Envelope { id, tenant: tenant.clone(), revision, time: NOON, cause, event }, even(NOON).steady);
         }
         state
     }
 
     fn decide(state: &Tenant, command: Command, seen: Seen) -> Result<Vec<Event>, Refusal> {
         let (policy, by) = (Policy::default(), Authority::System);
-        let context = Context { now: NOON, policy: &policy, by: &by, once: None, expected: Some(seen), ended: &[] };
+        let steady = even(NOON).steady;
+        let context = Context { now: NOON, steady, policy: &policy, by: &by, once: None, expected: Some(seen), ended: &[] };
         state.decide(command, &context)
     }
 

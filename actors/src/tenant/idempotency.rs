@@ -13,7 +13,7 @@ use wasmwiz_events::{
     event::Event,
     id::{ExecutionId, KeyId},
     idempotency::Idempotency,
-    time::Timestamp,
+    time::{Moment, Steady, Timestamp},
 };
 
 use super::{Command, Refusal, Standing, Tenant};
@@ -80,7 +80,7 @@ pub enum Decision {
 #[derive(Debug, Clone)]
 struct Record {
     request: Digest,
-    at: Timestamp,
+    at: Moment,
     came: Came,
 }
 
@@ -88,17 +88,17 @@ struct Record {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Requests {
     by_key: BTreeMap<Digest, Record>,
-    /// In the order in which they were made. A clock that steps back only makes one be remembered longer.
-    oldest_first: VecDeque<(Timestamp, Digest)>,
+    /// In the order in which they were made.
+    oldest_first: VecDeque<(Moment, Digest)>,
 }
 
-fn is_kept(at: Timestamp, now: Timestamp) -> bool {
-    now.ms_since(at) < KEPT_MS
+fn is_kept(at: Moment, now: Steady) -> bool {
+    now.ms_since(at.steady) < KEPT_MS
 }
 
 impl Requests {
     /// The record of this request, if it was done before.
-    fn find(&self, asked: &Idempotency, now: Timestamp) -> Result<Option<&Record>, Refusal> {
+    fn find(&self, asked: &Idempotency, now: Steady) -> Result<Option<&Record>, Refusal> {
         match self.by_key.get(&asked.key).filter(|record| is_kept(record.at, now)) {
             Some(record) if record.request != asked.request => Err(Refusal::IdempotencyKeyReused),
             found => Ok(found),
@@ -106,14 +106,14 @@ impl Requests {
     }
 
     /// Refuses when there is no room for one more.
-    fn check_room(&self, limit: u32, now: Timestamp) -> Result<(), Refusal> {
+    fn check_room(&self, limit: u32, now: Steady) -> Result<(), Refusal> {
         let room = (self.oldest_first.len() as u64).checked_sub(u64::from(limit));
         let Some(over) = room else { return Ok(()) };
         // As many as are too many must have been forgotten by now, and one more, in the order in which they go.
         let leaves = usize::try_from(over).ok().and_then(|over| self.oldest_first.get(over));
         match leaves {
             Some((at, _)) if is_kept(*at, now) => {
-                let retry_after_ms = KEPT_MS.saturating_sub(now.ms_since(*at));
+                let retry_after_ms = KEPT_MS.saturating_sub(now.ms_since(at.steady));
                 Err(Refusal::TooManyIdempotencyKeys { limit, retry_after_ms })
             }
             _ => Ok(()),
@@ -121,9 +121,9 @@ impl Requests {
     }
 
     /// Remembers what came of a request, and forgets those whose time has passed.
-    fn came(&mut self, asked: &Idempotency, event: &Event, at: Timestamp) {
+    fn came(&mut self, asked: &Idempotency, event: &Event, at: Moment) {
         while let Some((oldest, key)) = self.oldest_first.front().copied()
-            && !is_kept(oldest, at)
+            && !is_kept(oldest, at.steady)
         {
             self.oldest_first.pop_front();
             if self.by_key.get(&key).is_some_and(|record| record.at == oldest) {
@@ -158,7 +158,7 @@ impl Tenant {
         }
         let events = self.decide(command, context)?;
         if !events.is_empty() {
-            self.requests.check_room(context.policy.idempotency_keys_max, context.now)?;
+            self.requests.check_room(context.policy.idempotency_keys_max, context.steady)?;
         }
         Ok(Decision::Events(events))
     }
@@ -180,20 +180,22 @@ impl Tenant {
             Err(refusal) => return Err(refusal),
         }
         self.authorise(command, context)?;
-        let found = self.requests.find(asked, context.now)?;
+        let found = self.requests.find(asked, context.steady)?;
         Ok(found.map(|record| Replayed {
             came: record.came.clone(),
             running: matches!(record.came, Came::Execution(id) if self.executions.is_open(id)),
-            at: record.at,
+            at: record.at.wall,
         }))
     }
 
-    /// Remembers an event as the log has it: what happened, and which request it was.
-    pub fn fold(&mut self, envelope: &Envelope) {
+    /// Remembers an event as the log has it: what happened, and which request it was. `seen` is when that was in this life
+    /// of the process.
+    pub fn fold(&mut self, envelope: &Envelope, seen: Steady) {
+        let at = Moment { wall: envelope.time, steady: seen };
         if let Some(asked) = &envelope.cause.idempotency {
-            self.requests.came(asked, &envelope.event, envelope.time);
+            self.requests.came(asked, &envelope.event, at);
         }
-        self.apply(&envelope.event);
+        self.apply(&envelope.event, at);
         self.note_revision(envelope);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wasmwiz_events::{digest::Digest, event::Event, execution::ModuleRef, id::ModuleName, module, time::Timestamp};
+use wasmwiz_events::{digest::Digest, event::Event, execution::ModuleRef, id::ModuleName, module, time::Steady};
 
 use super::Refusal;
 use crate::limits::Policy;
@@ -21,7 +21,7 @@ pub struct Modules {
     by_name: BTreeMap<ModuleName, Module>,
     /// Names with live versions.
     live: usize,
-    rejected_at: Option<Timestamp>,
+    rejected_at: Option<Steady>,
 }
 
 /// Rejected uploads are recorded at most this often, in milliseconds. Each is answered; the record shows that there were.
@@ -83,12 +83,12 @@ impl Modules {
         self.by_name.get(name).filter(|module| !module.versions.is_empty()).map(|module| module.latest)
     }
 
-    pub(super) fn rejected_lately(&self, now: Timestamp) -> bool {
+    pub(super) fn rejected_lately(&self, now: Steady) -> bool {
         self.rejected_at.is_some_and(|at| now.ms_since(at) < REJECTION_EVERY_MS)
     }
 
-    pub(super) fn rejected(&mut self, rejected: &module::Rejected) {
-        self.rejected_at = Some(rejected.at);
+    pub(super) const fn rejected(&mut self, at: Steady) {
+        self.rejected_at = Some(at);
     }
 
     pub(super) fn published(&mut self, published: &module::Published) {

@@ -4,73 +4,116 @@
 //! A bucket is kept as one time: when it will be full again (the generic cell rate algorithm, ITU-T I.371, in its virtual
 //! scheduling form). Whatever takes a token writes the new value into its event, so a replay needs no configuration.
 
-use wasmwiz_events::{event::Event, execution::Accepted, time::Timestamp};
+use wasmwiz_events::{
+    event::Event,
+    execution::Accepted,
+    time::{Moment, Steady, Timestamp},
+};
 
 use super::Refusal;
-use crate::limits::{Rate, TierLimits};
+use crate::{
+    aggregate::Context,
+    limits::{Rate, TierLimits},
+};
 
 const DAY_MS: u64 = 86_400_000;
 
 /// What has been used.
 #[derive(Debug, Clone, Default)]
 pub struct Quota {
-    bucket_full_at: Timestamp,
-    writes_full_at: Timestamp,
-    day: i64,
-    day_count: u64,
+    executions: Bucket,
+    writes: Bucket,
+    days: Days,
 }
 
 impl Quota {
     /// Admits one execution and gives the bucket's new state, if the tier has a rate.
-    pub(super) fn admit(&self, limits: &TierLimits, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
-        let per_day = limits.executions_per_day;
-        if per_day > 0 && self.day == now.utc_day() && self.day_count >= per_day {
+    pub(super) fn admit(&self, limits: &TierLimits, context: &Context<'_>) -> Result<Option<Timestamp>, Refusal> {
+        let (per_day, now) = (limits.executions_per_day, context.now);
+        if per_day > 0 && self.days.count_of(now.utc_day()) >= per_day {
             let retry_after_ms = DAY_MS - now.unix_ms().rem_euclid(86_400_000).unsigned_abs();
             return Err(Refusal::DailyQuotaUsed { per_day, retry_after_ms });
         }
         let Some(rate) = limits.executions_rate() else { return Ok(None) };
         let per_minute = rate.per_minute();
-        let taken = take(self.bucket_full_at, rate, now);
+        let taken = self.executions.take(rate, context);
         taken.map(Some).map_err(|retry_after_ms| Refusal::RateLimited { per_minute, retry_after_ms })
     }
 
     /// Takes a token for one change of keys or modules and gives the bucket's new state, if the tier has a rate.
-    pub(super) fn write(&self, limits: &TierLimits, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
+    pub(super) fn write(&self, limits: &TierLimits, context: &Context<'_>) -> Result<Option<Timestamp>, Refusal> {
         let Some(rate) = limits.writes_rate() else { return Ok(None) };
         let per_minute = rate.per_minute();
-        let taken = take(self.writes_full_at, rate, now);
+        let taken = self.writes.take(rate, context);
         taken.map(Some).map_err(|retry_after_ms| Refusal::WritesLimited { per_minute, retry_after_ms })
     }
 
-    pub(super) const fn wrote(&mut self, full_at: Option<Timestamp>) {
+    pub(super) const fn wrote(&mut self, full_at: Option<Timestamp>, at: Moment) {
         if let Some(full_at) = full_at {
-            self.writes_full_at = full_at;
+            self.writes = Bucket::recorded(full_at, at);
         }
     }
 
-    pub(super) fn accepted(&mut self, accepted: &Accepted) {
+    pub(super) fn accepted(&mut self, accepted: &Accepted, at: Moment) {
         if let Some(full_at) = accepted.bucket_full_at {
-            self.bucket_full_at = full_at;
+            self.executions = Bucket::recorded(full_at, at);
         }
-        let day = accepted.start_time.utc_day();
-        self.day_count = if self.day == day { self.day_count + 1 } else { 1 };
-        self.day = day;
+        self.days.count(accepted.start_time.utc_day());
     }
 }
 
-/// How far a clock may have been ahead of this one until what it said of a bucket is no longer believed, in milliseconds:
-/// far more than clocks differ that somebody looks after.
-const CLOCK_SLACK_MS: u64 = 60_000;
+/// A bucket of tokens, which fills at an even pace. Events write down when it will be full by the wall clock; here that is
+/// measured by the clock that does not step, from the moment of the event on. So a wall clock that steps neither fills it
+/// nor keeps it empty, and what was recorded by one that was wrong counts from when it is read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bucket {
+    /// `None`: no token was ever taken.
+    full_at: Option<Steady>,
+}
 
-/// Takes a token of the bucket that is full at `full_at`: when it is full then, or how many milliseconds there is none.
-fn take(full_at: Timestamp, rate: Rate, now: Timestamp) -> Result<Timestamp, u64> {
-    let horizon = now.plus_ms(rate.fill_ms());
-    if full_at > horizon.plus_ms(CLOCK_SLACK_MS) {
-        // Nothing empties a bucket more than wholly. A clock was wrong, or the rate was far slower: this is its last token.
-        return Ok(horizon);
+impl Bucket {
+    /// As an event of that moment says.
+    const fn recorded(full_at: Timestamp, at: Moment) -> Self {
+        Self { full_at: Some(at.steady.plus_ms(full_at.ms_since(at.wall))) }
     }
-    let full_at = full_at.max(now).plus_ms(rate.interval_ms());
-    if full_at > horizon { Err(full_at.ms_since(horizon)) } else { Ok(full_at) }
+
+    /// Takes a token: when the bucket is full then, or how many milliseconds there is none.
+    fn take(self, rate: Rate, context: &Context<'_>) -> Result<Timestamp, u64> {
+        let (now, fill_ms) = (context.steady, rate.fill_ms());
+        // Nothing empties a bucket more than wholly: what is left to fill of a slower rate's is at most what this one's has.
+        let missing_ms = self.full_at.map_or(0, |full_at| full_at.ms_since(now)).min(fill_ms);
+        let missing_ms = missing_ms.saturating_add(rate.interval_ms());
+        if missing_ms > fill_ms { Err(missing_ms - fill_ms) } else { Ok(context.now.plus_ms(missing_ms)) }
+    }
+}
+
+/// Executions of the two days that were counted last. A clock that was set to another day, and then right again, finds the
+/// count of this one: a day's quota is gained by it once at most, and none is lost.
+#[derive(Debug, Clone, Copy, Default)]
+struct Days {
+    /// The one that was counted last, and its count.
+    last: (i64, u64),
+    before: (i64, u64),
+}
+
+impl Days {
+    const fn count_of(self, day: i64) -> u64 {
+        if self.last.0 == day {
+            self.last.1
+        } else if self.before.0 == day {
+            self.before.1
+        } else {
+            0
+        }
+    }
+
+    const fn count(&mut self, day: i64) {
+        let count = self.count_of(day).saturating_add(1);
+        if self.last.0 != day {
+            self.before = self.last;
+        }
+        self.last = (day, count);
+    }
 }
 
 /// Where a change of keys or modules notes the state of its bucket; `None` for every other event.
@@ -204,21 +247,67 @@ mod tests {
         assert_eq!(accepted.bucket_full_at, None);
     }
 
+    /// Each step of the wall clock while 0 ms pass, and one second later by the clock that does not step.
     #[test]
-    fn a_clock_that_was_a_day_ahead_blocks_nobody_for_a_day() {
-        let mut tenant = given([registered("Acme", Tier::Free), key_issued(K1), published(HELLO)]).by(K1);
-        admitted_until_refused(&mut tenant, NOON.plus_ms(DAY_MS));
-        // Now it is right: one is admitted, and from then on the rate holds.
-        let (count, refusal) = admitted_until_refused(&mut tenant, NOON);
-        assert_eq!((count, refusal), (1, Refusal::RateLimited { per_minute: 10, retry_after_ms: 6_000 }));
-        assert_eq!(admitted_until_refused(&mut tenant, NOON.plus_ms(6_000)).0, 1);
+    fn a_wall_clock_that_steps_neither_fills_the_bucket_nor_keeps_it_empty() {
+        for step_ms in [-2_592_000_000, -86_400_000, -600_000, -1_000, 1_000, 600_000, 86_400_000, 2_592_000_000_i64] {
+            let mut tenant = given([registered("Acme", Tier::Free), key_issued(K1), published(HELLO)]).by(K1);
+            admitted_until_refused(&mut tenant, NOON);
+            tenant.step_wall_ms(step_ms);
+            let waits = |retry_after_ms| (0, Refusal::RateLimited { per_minute: 10, retry_after_ms });
+            assert_eq!(admitted_until_refused(&mut tenant, NOON), waits(6_000), "stepped by {step_ms}");
+            assert_eq!(admitted_until_refused(&mut tenant, NOON.plus_ms(1_000)), waits(5_000), "stepped by {step_ms}");
+            assert_eq!(admitted_until_refused(&mut tenant, NOON.plus_ms(6_000)).0, 1, "stepped by {step_ms}");
+            assert_eq!(admitted_until_refused(&mut tenant, NOON.plus_ms(600_000)).0, 5, "stepped by {step_ms}");
+        }
     }
 
     #[test]
-    fn a_clock_that_steps_back_neither_refills_nor_blocks() {
+    fn what_a_clock_that_was_ahead_recorded_counts_from_when_it_is_read() {
+        let full_at = |at: Timestamp| Moment { wall: at, steady: Steady::from_ms(0) };
+        let read = Moment { wall: NOON, steady: Steady::from_ms(0) };
+        let ahead = NOON.plus_ms(30 * DAY_MS);
+        let seen = read.of_record(ahead);
+        assert_eq!(seen.steady, full_at(NOON).steady);
+        let bucket = Bucket::recorded(ahead.plus_ms(30_000), seen);
+        assert_eq!(bucket.full_at, Some(Steady::from_ms(30_000)));
+    }
+
+    #[test]
+    fn a_day_that_comes_back_has_its_count() {
+        let mut days = Days::default();
+        for day in [5, 5, 35, 5, 35, 35, 6, 5] {
+            days.count(day);
+        }
+        // The 30 days ahead were counted apart, and forgotten for the days that followed.
+        assert_eq!((days.count_of(5), days.count_of(6), days.count_of(35)), (1, 1, 0));
+        let mut days = Days::default();
+        for day in [5, 5, 35, 5] {
+            days.count(day);
+        }
+        assert_eq!((days.count_of(5), days.count_of(35)), (3, 1));
+    }
+
+    #[test]
+    fn a_clock_that_steps_over_midnight_renews_no_quota_twice() {
         let mut tenant = given([registered("Acme", Tier::Free), key_issued(K1), published(HELLO)]).by(K1);
-        admitted_until_refused(&mut tenant, NOON);
-        let earlier = Timestamp::from_unix_ms(NOON.unix_ms() - 1_000);
-        assert!(matches!(tenant.admit_and_end(earlier), Err(Refusal::RateLimited { retry_after_ms: 7_000, .. })));
+        let use_up = |tenant: &mut Given, from: Timestamp| {
+            for minute in 0..20 {
+                let (count, _) = admitted_until_refused(tenant, from.plus_ms(minute * 60_000));
+                assert_eq!(count, 5);
+            }
+        };
+        use_up(&mut tenant, NOON);
+        let later = NOON.plus_ms(3_600_000);
+        for back in 0..3 {
+            assert!(matches!(tenant.admit_and_end(later), Err(Refusal::DailyQuotaUsed { .. })), "{back}");
+            tenant.step_wall_ms(86_400_000);
+            if back == 0 {
+                use_up(&mut tenant, later);
+            }
+            let after = later.plus_ms(3_600_000);
+            assert!(matches!(tenant.admit_and_end(after), Err(Refusal::DailyQuotaUsed { .. })), "{back}");
+            tenant.step_wall_ms(-86_400_000);
+        }
     }
 }

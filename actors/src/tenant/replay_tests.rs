@@ -93,7 +93,9 @@ fn decide(tenant: &Tenant, step: &Step, asked: u128, now: Timestamp) -> Result<D
     let once = step.once.map(|key| Idempotency { key: Digest::of(&[key]), request: Digest::of(&[key, step.which]) });
     // Of the two lives of the node, one has ended, as the step has it.
     let ended = [Life { node: node(), boot: boot(u128::from(step.n) % 2 + 1) }];
-    let context = Context { now, policy: &policy(), by: &by, once: once.as_ref(), expected: None, ended: &ended };
+    let steady = even(now).steady;
+    let context =
+        Context { now, steady, policy: &policy(), by: &by, once: once.as_ref(), expected: None, ended: &ended };
     tenant.decide_once(command(step, asked), &context)
 }
 
@@ -112,7 +114,7 @@ fn lived(steps: &[Step]) -> (Tenant, Vec<Envelope>, Timestamp) {
             idempotency,
         };
         let envelope = Envelope { id: EventId::new(id), tenant: acme(), revision, time, cause, event };
-        tenant.fold(&envelope);
+        tenant.fold(&envelope, even(time).steady);
         history.push(envelope);
     };
     first.into_iter().for_each(|event| remember(&mut tenant, &mut history, event, NOON, None));
@@ -141,14 +143,15 @@ proptest! {
     ) {
         let (tenant, history, now) = lived(&steps);
         let as_stored = |events: &[Envelope]| envelope::decode(&envelope::encode(events).unwrap()).unwrap();
+        let seen = |envelope: &Envelope| even(envelope.time).steady;
         // Read at once, and in two goes with a copy of what the first gave.
         let mut whole = Tenant::new(acme());
-        as_stored(&history).iter().for_each(|envelope| whole.fold(envelope));
+        as_stored(&history).iter().for_each(|envelope| whole.fold(envelope, seen(envelope)));
         let (before, after) = history.split_at(cut.index(history.len()));
         let mut first = Tenant::new(acme());
-        as_stored(before).iter().for_each(|envelope| first.fold(envelope));
+        as_stored(before).iter().for_each(|envelope| first.fold(envelope, seen(envelope)));
         let mut second = first.clone();
-        as_stored(after).iter().for_each(|envelope| second.fold(envelope));
+        as_stored(after).iter().for_each(|envelope| second.fold(envelope, seen(envelope)));
         for read_back in [&whole, &second] {
             prop_assert_eq!(format!("{read_back:?}"), format!("{tenant:?}"));
             let mut at = now;

@@ -8,7 +8,7 @@ use wasmwiz_events::{
     key::{self, Scopes},
     module,
     tenant::{self, Tier},
-    time::{Millis, Timestamp},
+    time::{Millis, Moment, Steady, Timestamp},
 };
 
 use super::{Command, Execute, ModuleChoice, NewKey, Refusal, Tenant};
@@ -30,6 +30,8 @@ pub(crate) struct Given {
     at: Timestamp,
     policy: Policy,
     life: u128,
+    /// How far the wall clock has been set on, or back.
+    wall_step_ms: i64,
 }
 
 #[derive(Debug)]
@@ -41,8 +43,13 @@ pub(crate) fn given(history: impl IntoIterator<Item = Event>) -> Given {
 
 pub(crate) fn given_of(tenant: &str, history: impl IntoIterator<Item = Event>) -> Given {
     let mut state = Tenant::new(TenantId::new(tenant).unwrap());
-    history.into_iter().for_each(|event| state.apply(&event));
-    Given { state, by: Authority::System, at: NOON, policy: Policy::default(), life: 1 }
+    history.into_iter().for_each(|event| state.apply(&event, even(NOON)));
+    Given { state, by: Authority::System, at: NOON, policy: Policy::default(), life: 1, wall_step_ms: 0 }
+}
+
+/// A moment at which both clocks say the same.
+pub(crate) const fn even(at: Timestamp) -> Moment {
+    Moment { wall: at, steady: Steady::from_ms(at.unix_ms()) }
 }
 
 impl Given {
@@ -75,11 +82,22 @@ impl Given {
         Then(self.decide(command, self.at))
     }
 
-    fn decide(&self, command: Command, now: Timestamp) -> Result<Vec<Event>, Refusal> {
+    /// Sets the wall clock on, or back, while no time passes.
+    pub(crate) const fn step_wall_ms(&mut self, ms: i64) {
+        self.wall_step_ms += ms;
+    }
+
+    /// What the clocks say when the steady one is at `at`.
+    const fn moment(&self, at: Timestamp) -> Moment {
+        Moment { wall: Timestamp::from_unix_ms(at.unix_ms() + self.wall_step_ms), ..even(at) }
+    }
+
+    fn decide(&self, command: Command, at: Timestamp) -> Result<Vec<Event>, Refusal> {
         let present = Life { node: node(), boot: boot(self.life) };
         let ended: Vec<Life> = self.state.executions().lives().filter(|life| **life != present).cloned().collect();
         let (policy, by) = (&self.policy, &self.by);
-        self.state.decide(command, &Context { now, policy, by, once: None, expected: None, ended: &ended })
+        let Moment { wall: now, steady } = self.moment(at);
+        self.state.decide(command, &Context { now, steady, policy, by, once: None, expected: None, ended: &ended })
     }
 
     pub(crate) fn decide_and_apply(&mut self, command: Command, at: Timestamp) -> Result<(), Refusal> {
@@ -89,13 +107,15 @@ impl Given {
     /// Decides as the platform does, applies, and gives the events.
     pub(crate) fn decide_apply_and_give(&mut self, command: Command, at: Timestamp) -> Result<Vec<Event>, Refusal> {
         let events = self.decide(command, at)?;
-        events.iter().for_each(|event| self.state.apply(event));
+        let moment = self.moment(at);
+        events.iter().for_each(|event| self.state.apply(event, moment));
         Ok(events)
     }
 
     pub(crate) fn admit_and_end(&mut self, at: Timestamp) -> Result<(), Refusal> {
         self.decide_and_apply(execute(HELLO), at)?;
-        self.state.apply(&finished(EXECUTED));
+        let moment = self.moment(at);
+        self.state.apply(&finished(EXECUTED), moment);
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use lru::LruCache;
 use poem::Addr;
-use wasmwiz_events::{id::KeyId, time::Timestamp};
+use wasmwiz_events::{id::KeyId, time::Steady};
 
 use super::config::AttemptsConfig;
 use crate::client;
@@ -42,12 +42,12 @@ enum Who {
 /// A bucket that drains: only the moment at which it will be empty again is kept.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
-    empty_at: Timestamp,
+    empty_at: Steady,
     /// Until when a pair is remembered.
-    known_until: Timestamp,
+    known_until: Steady,
 }
 
-const BEGIN: Timestamp = Timestamp::from_unix_ms(0);
+const BEGIN: Steady = Steady::from_ms(0);
 
 /// What is let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Rate {
     }
 
     /// How long until one more may fail; 0: now.
-    fn wait_ms(self, bucket: Bucket, now: Timestamp) -> u64 {
+    fn wait_ms(self, bucket: Bucket, now: Steady) -> u64 {
         if self.per_minute == 0 {
             return 0;
         }
@@ -70,7 +70,7 @@ impl Rate {
         bucket.empty_at.ms_since(now).saturating_sub(room)
     }
 
-    fn fail(self, bucket: &mut Bucket, now: Timestamp) {
+    fn fail(self, bucket: &mut Bucket, now: Steady) {
         let full = self.each_ms().saturating_mul(u64::from(self.burst.max(1)));
         bucket.empty_at = bucket.empty_at.max(now).plus_ms(self.each_ms()).min(now.plus_ms(full));
     }
@@ -103,7 +103,7 @@ impl Attempts {
     }
 
     /// May a credential that names this live key be looked at? One that names none may while its address is not over its limit.
-    pub(crate) fn admit(&self, from: Origin, key: Option<&KeyId>, now: Timestamp) -> Result<(), Wait> {
+    pub(crate) fn admit(&self, from: Origin, key: Option<&KeyId>, now: Steady) -> Result<(), Wait> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wait = |who: &Who, rate: Rate| seen.get(who).map_or(0, |bucket| rate.wait_ms(*bucket, now));
         let ms = match key {
@@ -122,7 +122,7 @@ impl Attempts {
     }
 
     /// Counts a failure. Says when to come back if that was one too many.
-    pub(crate) fn failed(&self, from: Origin, key: Option<&KeyId>, now: Timestamp) -> Option<Wait> {
+    pub(crate) fn failed(&self, from: Origin, key: Option<&KeyId>, now: Steady) -> Option<Wait> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let bucket = Bucket { empty_at: BEGIN, known_until: BEGIN };
         let address = seen.get_or_insert_mut(Who::Address(from), || bucket);
@@ -135,7 +135,7 @@ impl Attempts {
     }
 
     /// Remembers that a key was used from there.
-    pub(crate) fn succeeded(&self, from: Origin, key: &KeyId, now: Timestamp) {
+    pub(crate) fn succeeded(&self, from: Origin, key: &KeyId, now: Steady) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = Who::Pair(from, key.clone());
         let bucket = seen.get_or_insert_mut(pair, || Bucket { empty_at: BEGIN, known_until: BEGIN });
@@ -147,7 +147,7 @@ impl Attempts {
 mod tests {
     use super::*;
 
-    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+    const NOW: Steady = Steady::from_ms(1_000_000);
 
     fn attempts() -> Attempts {
         Attempts::new(AttemptsConfig {

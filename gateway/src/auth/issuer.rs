@@ -19,7 +19,7 @@ use wasmwiz_actors::aggregate::Subject;
 use wasmwiz_events::{
     id::TenantId,
     key::{Scope, Scopes},
-    time::{Clock, Timestamp},
+    time::{Clock, Moment, Steady, Timestamp},
 };
 
 use super::{
@@ -74,15 +74,15 @@ impl Issuers {
     pub(crate) fn verify(
         &self,
         token: Unverified<'_>,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<(TenantId, Subject, Timestamp), Refused> {
         let issuer = self.by_url.get(token.issuer()?).ok_or(Flaw::Issuer)?;
-        let key = issuer.key(token.kid(), now)?;
+        let key = issuer.key(token.kid(), now.steady)?;
         let config = &issuer.config;
         let claims = token.verify(&key, &config.types)?;
         claims.check_audience(&config.audience)?;
         let lifetime_seconds_max = i64::from(config.ttl_seconds_max);
-        let good = claims.check_times(now, Times { leeway_seconds: self.leeway_seconds, lifetime_seconds_max })?;
+        let good = claims.check_times(now.wall, Times { leeway_seconds: self.leeway_seconds, lifetime_seconds_max })?;
         let (tenant, subject) = admitted(config, &claims)?;
         Ok((tenant, subject, good.until))
     }
@@ -117,7 +117,7 @@ fn admitted(config: &IssuerConfig, claims: &Claims) -> Result<(TenantId, Subject
 struct Known {
     by_kid: HashMap<String, VerifyingKey>,
     /// `None`: never.
-    fetched_at: Option<Timestamp>,
+    fetched_at: Option<Steady>,
 }
 
 #[derive(Debug)]
@@ -127,7 +127,7 @@ struct Issuer {
     known: RwLock<Known>,
     /// Somebody has named an unknown key.
     wanted: Notify,
-    /// When a look may be caused by an unknown key again, in milliseconds since 1970.
+    /// When a look may be caused by an unknown key again, in milliseconds of the steady clock.
     look_again_at: AtomicI64,
 }
 
@@ -138,7 +138,7 @@ impl Issuer {
     }
 
     /// The key of this name. One that is unknown has the keys fetched again, once in a while.
-    fn key(&self, kid: &str, now: Timestamp) -> Result<VerifyingKey, Refused> {
+    fn key(&self, kid: &str, now: Steady) -> Result<VerifyingKey, Refused> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let is_fresh = known.fetched_at.is_some_and(|fetched_at| now.ms_since(fetched_at) <= self.fetch.stale_ms);
         if !is_fresh {
@@ -147,14 +147,14 @@ impl Issuer {
         if let Some(key) = known.by_kid.get(kid) {
             return Ok(key.clone());
         }
-        if now.unix_ms() < self.look_again_at.load(Ordering::Acquire) {
+        if now.as_ms() < self.look_again_at.load(Ordering::Acquire) {
             return Err(Flaw::UnknownKey.into());
         }
         self.wanted.notify_one();
         Err(Refused::Unknown)
     }
 
-    fn learned(&self, keys: HashMap<String, VerifyingKey>, now: Timestamp) {
+    fn learned(&self, keys: HashMap<String, VerifyingKey>, now: Steady) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         *known = Known { by_kid: keys, fetched_at: Some(now) };
     }
@@ -166,7 +166,7 @@ async fn keep(issuer: Arc<Issuer>, clock: Arc<dyn Clock>) {
     let mut is_failing = false;
     loop {
         let fetched = fetch::keys(&issuer.config, &issuer.fetch).await;
-        let now = clock.now();
+        let now = clock.steady();
         let (pause_ms, look_again_ms) = match fetched {
             Ok(keys) => {
                 if is_failing {
@@ -189,7 +189,7 @@ async fn keep(issuer: Arc<Issuer>, clock: Arc<dyn Clock>) {
             }
         };
         let look_again_ms = look_again_ms.min(pause_ms);
-        issuer.look_again_at.store(now.plus_ms(look_again_ms).unix_ms(), Ordering::Release);
+        issuer.look_again_at.store(now.plus_ms(look_again_ms).as_ms(), Ordering::Release);
         tokio::time::sleep(ms(look_again_ms)).await;
         let _ = tokio::time::timeout(ms(pause_ms - look_again_ms), issuer.wanted.notified()).await;
     }
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_causes_a_look_once_in_a_while() {
-        let at = Timestamp::from_unix_ms;
+        let at = Steady::from_ms;
         let issuer = Issuer::new(config(json!({"tenant": "acme"})), FetchConfig::default());
         assert_eq!(issuer.key("k", at(0)).unwrap_err(), Refused::Unknown);
         issuer.learned(HashMap::new(), at(0));

@@ -79,7 +79,8 @@ impl LastUsed {
     /// Notes that a key was let in, unless that was noted within the minute.
     pub(crate) fn note(&self, key: &KeyId, now: Timestamp) {
         let mut at = self.at();
-        if at.peek(key).is_some_and(|noted| now.ms_since(*noted) < NOTED_EVERY_MS) {
+        // A note of a clock that was ahead is replaced.
+        if at.peek(key).is_some_and(|noted| *noted <= now && now.ms_since(*noted) < NOTED_EVERY_MS) {
             return;
         }
         at.put(key.clone(), now);

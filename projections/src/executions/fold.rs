@@ -12,7 +12,7 @@ use wasmwiz_events::{
     event::Event,
     execution::{Accepted, Content, Finished, Lost, ModuleRef, Outcome, Started},
     id::ExecutionId,
-    revision::Position,
+    revision::{Position, Revision},
     time::{Millis, Timestamp},
 };
 
@@ -32,6 +32,7 @@ pub(super) struct Opening {
     pub(super) at: Timestamp,
     pub(super) started_at: Option<Timestamp>,
     pub(super) position: Position,
+    pub(super) revision: Revision,
 }
 
 /// What one batch knows of one execution.
@@ -55,7 +56,8 @@ pub(crate) struct ExecutionsProjection {
 }
 
 impl ExecutionsProjection {
-    fn accept(&mut self, tenant: Local, at: Timestamp, position: Position, accepted: &Accepted) {
+    fn accept(&mut self, tenant: Local, event: &Envelope, position: Position, accepted: &Accepted) {
+        let at = event.time;
         let opening = Opening {
             attempt: accepted.attempt,
             module: self.modules.local(&accepted.module, Clone::clone),
@@ -65,6 +67,7 @@ impl ExecutionsProjection {
             // One that somebody waits for begins at once.
             started_at: accepted.start_by.is_none().then_some(at),
             position,
+            revision: event.revision,
         };
         let change = Change { opening: Some(opening), ..Change::default() };
         let place = *self.places.entry((tenant, accepted.execution_id)).or_insert(self.changes.len());
@@ -139,18 +142,19 @@ fn lost_end(lost: &Lost, finished_at: Timestamp, finished_position: Position) ->
 
 impl Projection for ExecutionsProjection {
     const NAME: &'static str = "executions";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
         let position = recorded.position;
         let mut tenant = None;
-        for Envelope { time, event, .. } in events {
+        for envelope in events {
+            let Envelope { time, event, .. } = envelope;
             let mut local = || *tenant.get_or_insert_with(|| self.tenants.text(recorded.commit.tenant().as_str()));
             match event {
                 Event::ExecutionAccepted(accepted) => {
                     let tenant = local();
-                    self.accept(tenant, *time, position, accepted);
+                    self.accept(tenant, envelope, position, accepted);
                 }
                 Event::ExecutionStarted(started) => {
                     let tenant = local();
@@ -189,12 +193,14 @@ impl Projection for ExecutionsProjection {
         let mut insertion = rows::Insertion::prepare(transaction)?;
         let mut starting = rows::Starting::prepare(transaction)?;
         let mut ending = rows::Ending::prepare(transaction)?;
+        let mut spans = rows::Spans::default();
         for (tenant, id, change) in &self.changes {
             let tenant = self.tenants.number(*tenant)?;
             match (&change.opening, &change.end) {
                 (Some(opening), end) => {
                     let (module, key) = (self.modules.number(opening.module)?, self.keys.number(opening.key)?);
                     insertion.insert(tenant, *id, module, key, opening, end.as_ref())?;
+                    spans.note(tenant, opening);
                 }
                 (None, end) => {
                     if let Some((attempt, at)) = change.started
@@ -209,6 +215,7 @@ impl Projection for ExecutionsProjection {
                 }
             }
         }
+        spans.write(transaction)?;
         Ok(())
     }
 

@@ -1,12 +1,14 @@
 //! Executions as rows.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, Transaction, params};
 use uuid::Uuid;
 use wasmwiz_events::{
     digest::Digest,
     execution::{Content, ModuleRef, NotAnOutcome, Outcome, Output},
     id::{ExecutionId, TenantId},
-    revision::Position,
+    revision::{Position, Revision},
     time::{Millis, Timestamp},
 };
 
@@ -24,6 +26,7 @@ CREATE TABLE modules (n INTEGER PRIMARY KEY, name TEXT, version INTEGER, digest 
 CREATE INDEX modules_by_digest ON modules (digest);
 CREATE TABLE executions (
     tenant INTEGER NOT NULL,
+    accepted_revision INTEGER NOT NULL,
     id BLOB NOT NULL,
     attempt INTEGER NOT NULL,
     module INTEGER NOT NULL,
@@ -47,17 +50,48 @@ CREATE TABLE executions (
     wall_us INTEGER,
     peak_memory_bytes INTEGER,
     message TEXT,
-    PRIMARY KEY (tenant, id)
+    PRIMARY KEY (tenant, accepted_revision)
 ) WITHOUT ROWID;
-CREATE INDEX open_executions ON executions (tenant) WHERE outcome IS NULL;";
+CREATE UNIQUE INDEX executions_by_id ON executions (tenant, id);
+CREATE INDEX open_executions ON executions (tenant) WHERE outcome IS NULL;
+CREATE TABLE spans (
+    tenant INTEGER NOT NULL,
+    span INTEGER NOT NULL,
+    earliest_at INTEGER NOT NULL,
+    latest_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant, span)
+) WITHOUT ROWID;";
 
 const STDOUT_TRUNCATED: i64 = 1;
 const STDERR_TRUNCATED: i64 = 2;
 const DETERMINISTIC: i64 = 4;
 
-/// How far the time in an id may be from the time of acceptance, in milliseconds: the id is drawn by one node's clock,
-/// the acceptance is timed by another one's.
-const CLOCK_SLACK_MS: i64 = 10 * 60 * 1_000;
+/// Revisions of a stream that share one row of `spans`: a thousandth of the history is looked at to find the rest. A power
+/// of two, so that the row of a revision is a shift.
+const SPAN_REVISIONS: i64 = 1_024;
+
+/// What one batch knows of the times in each span.
+#[derive(Debug, Default)]
+pub(super) struct Spans(BTreeMap<(i64, i64), (i64, i64)>);
+
+impl Spans {
+    pub(super) fn note(&mut self, tenant: i64, opening: &Opening) {
+        let (span, at) = (row::signed(opening.revision.get()) / SPAN_REVISIONS, opening.at.unix_ms());
+        let (earliest, latest) = self.0.entry((tenant, span)).or_insert((at, at));
+        (*earliest, *latest) = ((*earliest).min(at), (*latest).max(at));
+    }
+
+    pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        let mut statement = transaction.prepare_cached(
+            "INSERT INTO spans VALUES (?1, ?2, ?3, ?4) ON CONFLICT (tenant, span) DO UPDATE SET \
+             earliest_at = min(earliest_at, excluded.earliest_at), latest_at = max(latest_at, excluded.latest_at)",
+        )?;
+        for ((tenant, span), (earliest, latest)) in &self.0 {
+            statement.execute(params![tenant, span, earliest, latest])?;
+        }
+        Ok(())
+    }
+}
 
 pub(super) fn module_number(rows: &Connection, module: &ModuleRef) -> rusqlite::Result<i64> {
     let name = module.name.as_ref().map(|name| name.as_str());
@@ -129,7 +163,7 @@ pub(super) struct Insertion<'t>(CachedStatement<'t>);
 impl<'t> Insertion<'t> {
     pub(super) fn prepare(transaction: &'t Transaction<'_>) -> rusqlite::Result<Self> {
         let sql = "INSERT OR REPLACE INTO executions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-                   ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)";
+                   ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)";
         Ok(Self(transaction.prepare_cached(sql)?))
     }
 
@@ -146,6 +180,7 @@ impl<'t> Insertion<'t> {
         let columns = columns.as_ref();
         self.0.execute(params![
             tenant,
+            row::signed(opening.revision.get()),
             id.as_uuid().as_bytes(),
             opening.attempt,
             module,
@@ -234,7 +269,7 @@ impl<'t> Ending<'t> {
 const EXECUTION: &str = "e.id, e.attempt, m.name, m.version, m.digest, k.label, e.accepted_position, e.accepted_at, \
      e.stdin_bytes, e.stdin_digest, e.outcome, e.exit_code, e.finished_position, e.finished_at, e.stdout_bytes, \
      e.stdout_digest, e.stderr_bytes, e.stderr_digest, e.flags, e.fuel, e.cpu_us, e.wall_us, e.peak_memory_bytes, \
-     e.message, e.started_at";
+     e.message, e.started_at, e.accepted_revision";
 const JOINED: &str = "executions e CROSS JOIN modules m ON m.n = e.module CROSS JOIN keys k ON k.n = e.key";
 
 pub(super) fn get(rows: &Connection, tenant: &TenantId, id: ExecutionId) -> rusqlite::Result<Option<ExecutionRecord>> {
@@ -252,14 +287,18 @@ pub(super) fn list(
 ) -> rusqlite::Result<Listed<ExecutionRecord, ExecutionCursor>> {
     let mut listed = Listed { items: Vec::new(), next: None };
     let Some(tenant) = text_number(rows, "tenants", tenant.as_str())? else { return Ok(listed) };
-    let (oldest, newest) = (id_at(filter.from, -CLOCK_SLACK_MS), id_at(filter.to, CLOCK_SLACK_MS));
-    let newest = newest.unwrap_or([0xff; 16]);
-    let before = page.after.map_or(newest, |cursor| newest.min(*cursor.before.as_uuid().as_bytes()));
-    // CROSS JOIN fixes the order of the tables: executions by key, the labels one by one.
+    let before = page.after.map_or(i64::MAX, |cursor| row::signed(cursor.before.get()));
+    let (from, to) = (filter.from.map_or(i64::MIN, Timestamp::unix_ms), filter.to.map_or(i64::MAX, Timestamp::unix_ms));
+    // CROSS JOIN fixes the order of the tables: spans and their executions by key, the labels one by one.
     let mut statement = rows.prepare_cached(&format!(
-        "SELECT {EXECUTION} FROM {JOINED} WHERE e.tenant = ?1 AND e.id >= ?2 AND e.id < ?3 ORDER BY e.id DESC"
+        "SELECT {EXECUTION} FROM spans s CROSS JOIN executions e ON e.tenant = s.tenant \
+         AND e.accepted_revision >= s.span * {SPAN_REVISIONS} \
+         AND e.accepted_revision < min((s.span + 1) * {SPAN_REVISIONS}, ?5) \
+         CROSS JOIN modules m ON m.n = e.module CROSS JOIN keys k ON k.n = e.key \
+         WHERE s.tenant = ?1 AND s.span <= ?2 AND s.latest_at >= ?3 AND s.earliest_at < ?4 \
+         ORDER BY s.span DESC, e.accepted_revision DESC"
     ))?;
-    let mut found = statement.query(params![tenant, oldest.unwrap_or_default(), before])?;
+    let mut found = statement.query(params![tenant, before / SPAN_REVISIONS, from, to, before])?;
     let (mut scanned, mut last) = (0, None);
     while let Some(row) = found.next()? {
         if listed.items.len() == page.items() || scanned == SCANNED_ROWS {
@@ -267,7 +306,7 @@ pub(super) fn list(
             break;
         }
         scanned += 1;
-        last = Some(execution_id(row)?);
+        last = Some(Revision::new(row::unsigned(row, 25)?));
         if passes(filter, row)? {
             listed.items.push(read_execution(row)?);
         }
@@ -281,13 +320,6 @@ pub(super) fn open_tenants(rows: &Connection) -> rusqlite::Result<Vec<TenantId>>
     )?
     .query_map([], |found| row::parsed(found, 0))?
     .collect()
-}
-
-/// The first id that a clock `slack_ms` off could have drawn at `moment`: a UUIDv7 begins with 48 bits of milliseconds.
-fn id_at(moment: Option<Timestamp>, slack_ms: i64) -> Option<[u8; 16]> {
-    let unix_ms = moment?.unix_ms().saturating_add(slack_ms);
-    let unix_ms = u64::try_from(unix_ms).unwrap_or_default().min((1 << 48) - 1);
-    Some((u128::from(unix_ms) << 80).to_be_bytes())
 }
 
 /// The filter on the row's own columns, before anything is allocated for it.

@@ -168,3 +168,61 @@ async fn a_filter_that_few_pass_looks_at_a_bounded_number_of_rows_and_goes_on() 
     let second = views.executions().list(&acme, filter, Page::following(10, first.next.unwrap())).await.unwrap();
     assert_eq!((numbers(&second.items), second.next), (vec![0], None));
 }
+
+/// What a list shows, page by page.
+async fn listed(views: &crate::Views, filter: &ExecutionFilter, items: u32) -> Vec<u128> {
+    let acme = tenant_id("acme");
+    let (mut all, mut page) = (Vec::new(), Page::first(items));
+    loop {
+        let listed = views.executions().list(&acme, filter.clone(), page).await.unwrap();
+        all.extend(numbers(&listed.items));
+        let Some(next) = listed.next else { return all };
+        page = Page::following(items, next);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_takes_no_execution_out_of_a_list_and_shows_none_twice() {
+    const DAY_MS: i64 = 86_400_000;
+    let acme = tenant_id("acme");
+    let mut history = History::new(1);
+    let mut commits = vec![history.commit(&acme, vec![registered("Acme")])];
+    // Each with its recorded time, in the order of the stream.
+    let mut all: Vec<(u128, i64)> = Vec::new();
+    let steps = [0, -1_000, 1_000, -600_000, 600_000, -DAY_MS, 30 * DAY_MS, -30 * DAY_MS, DAY_MS, 7];
+    for (round, step) in (0..).zip(steps) {
+        history.step_ms(step);
+        for commit in 0..60 {
+            let first = round * 600 + commit * 10;
+            // Ids are drawn by several clocks: here they run against the stream.
+            let ids = (first..first + 10).map(|n| 1_000_000 - n);
+            let at = history.now().unix_ms();
+            all.extend(ids.clone().map(|id| (u128::from(id), at)));
+            let events = ids.map(|id| accepted(id, "k123", module_ref("hello", 1))).collect();
+            commits.push(history.commit(&acme, events));
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let views = views_of(folder.path(), &commits).await;
+    all.reverse();
+    let at = |ms: i64| Some(Timestamp::from_unix_ms(EPOCH_MS + ms));
+    let windows = [
+        (None, None),
+        (at(0), None),
+        (None, at(0)),
+        (at(-500), at(500)),
+        (at(-DAY_MS), at(-DAY_MS / 2)),
+        (at(DAY_MS), at(40 * DAY_MS)),
+        (at(-2 * DAY_MS), at(-599_000)),
+    ];
+    for (from, to) in windows {
+        let filter = ExecutionFilter { from, to, ..ExecutionFilter::default() };
+        let is_in = |ms: i64| {
+            from.is_none_or(|from| from.unix_ms() <= ms) && to.is_none_or(|to| ms < to.unix_ms())
+        };
+        let expected: Vec<_> = all.iter().filter(|(_, ms)| is_in(*ms)).map(|(id, _)| *id).collect();
+        for items in [7, 200] {
+            assert_eq!(listed(&views, &filter, items).await, expected, "{filter:?} by {items}");
+        }
+    }
+}

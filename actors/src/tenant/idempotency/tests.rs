@@ -58,14 +58,22 @@ impl Asked {
         };
         let (id, tenant) = (EventId::new(uuid::Uuid::from_u128(revision.get().into())), self.state.id.clone());
         let envelope = Envelope { id, tenant, revision, time, cause, event };
-        self.state.fold(&envelope);
+        self.state.fold(&envelope, even(time).steady);
         self.stream.push(envelope);
     }
 
     fn decide(&self, by: &Authority, command: Command, at: Timestamp, once: &Idempotency) -> Result<Decision, Refusal> {
         self.state.decide_once(
             command,
-            &Context { now: at, policy: &self.policy, by, once: Some(once), expected: None, ended: &[] },
+            &Context {
+                now: at,
+                steady: even(at).steady,
+                policy: &self.policy,
+                by,
+                once: Some(once),
+                expected: None,
+                ended: &[],
+            },
         )
     }
 
@@ -81,7 +89,7 @@ impl Asked {
     /// The same tenant, read back from its stream.
     fn read_back(&mut self) {
         self.state = Tenant::new(TenantId::new("acme").unwrap());
-        self.stream.iter().for_each(|envelope| self.state.fold(envelope));
+        self.stream.iter().for_each(|envelope| self.state.fold(envelope, even(envelope.time).steady));
     }
 }
 
@@ -206,7 +214,8 @@ fn there_is_a_most_that_is_remembered_and_time_makes_room() {
     // What is remembered is answered, and whoever sends no key is not affected.
     assert!(matches!(acme.ask(execute_as(4), now, request(1, 1)), Ok(Decision::Replayed(_))));
     let by = Authority::Key(key_id(K1));
-    let without = Context { now, policy: &acme.policy, by: &by, once: None, expected: None, ended: &[] };
+    let steady = even(now).steady;
+    let without = Context { now, steady, policy: &acme.policy, by: &by, once: None, expected: None, ended: &[] };
     assert!(matches!(acme.state.decide_once(execute_as(4), &without), Ok(Decision::Events(_))));
     assert!(matches!(acme.ask(execute_as(4), in_a_day, request(4, 4)), Ok(Decision::Events(_))));
     assert!(matches!(acme.ask(execute_as(5), in_a_day, request(5, 5)), Err(Refusal::TooManyIdempotencyKeys { .. })));

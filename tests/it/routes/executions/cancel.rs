@@ -17,7 +17,7 @@ use super::{
 const RACES: usize = 200;
 
 /// How long a guest may take to be stopped here, with its commit and its view, on a machine that does other things too.
-const STOPPED_WITHIN: Duration = Duration::from_secs(2);
+const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_guest_is_stopped_and_whoever_waits_for_it_is_told() -> anyhow::Result<()> {
