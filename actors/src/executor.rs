@@ -255,9 +255,11 @@ impl Executors {
     /// Says what does not work.
     pub async fn check(&self) -> Result<(), String> {
         if self.0.scans && self.0.memory_reset == MemoryReset::Auto && !swap::is_impossible() {
-            return Err("swap was switched on while memory is reset by a scan that does not see swapped pages; start the \
+            return Err(
+                "swap was switched on while memory is reset by a scan that does not see swapped pages; start the \
                         node again, or switch swap off"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         check::check(self).await
     }

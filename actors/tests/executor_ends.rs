@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use guests::{MIB, command, echo, job, job_of, module, prepare, run, run_prepared, spin, start};
+use wasmwiz_actors::executor::Job;
 use wasmwiz_events::execution::{Outcome, Seed};
 
 /// How late a deadline may be noticed on a machine that others use too. A guest that is not stopped goes on for ever.
@@ -74,7 +75,10 @@ async fn a_fault_of_the_guest_is_a_trap() {
             ),
         ),
         ("unreachable", module("(memory (export \"memory\") 1) (func $boom unreachable) (start $boom)", "")),
-        ("cannot be answered: it named a place outside", command("(drop (call $random (i32.const 0) (i32.const 65537)))")),
+        (
+            "cannot be answered: it named a place outside",
+            command("(drop (call $random (i32.const 0) (i32.const 65537)))"),
+        ),
         ("cannot be answered: it named a place outside", command("(drop (call $random (i32.const -1) (i32.const 2)))")),
         (
             "cannot be answered: it named a place outside",

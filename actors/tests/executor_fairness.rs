@@ -81,7 +81,11 @@ async fn a_thousand_sleeps_keep_nobody_waiting() {
         asked.elapsed()
     };
     let (slept, waited) = tokio::join!(futures_util::future::join_all(sleepers), asking);
-    assert!(slept.iter().all(|ran| ran.outcome == Outcome::DeadlineExceeded && ran.wall.as_ms() < SLEEP_MS as f64 + OVERSHOOT_MS));
+    assert!(
+        slept
+            .iter()
+            .all(|ran| ran.outcome == Outcome::DeadlineExceeded && ran.wall.as_ms() < SLEEP_MS as f64 + OVERSHOOT_MS)
+    );
     // It did not wait for any of them to end.
     assert!(waited < Duration::from_millis(SLEEP_MS), "{waited:?}");
 }

@@ -213,7 +213,8 @@ impl Clock for SystemClock {
 
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock for everybody")]
     fn steady(&self) -> Steady {
-        let since = std::time::Instant::now().saturating_duration_since(*BEGINNING.get_or_init(std::time::Instant::now));
+        let since =
+            std::time::Instant::now().saturating_duration_since(*BEGINNING.get_or_init(std::time::Instant::now));
         Steady(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 }

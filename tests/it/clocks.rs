@@ -1,5 +1,7 @@
 //! A wall clock that steps: what a tenant is told, what runs, what lists show and what a day allows, whatever the clock did.
 
+mod real;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
@@ -20,21 +22,15 @@ use wasmwiz_events::{
     key::Scopes,
     log::{EventLog, memory::MemoryLog},
     tenant::Tier,
-    time::{Clock as _, ManualClock, Timestamp},
+    time::{ManualClock, Timestamp},
 };
-use wasmwiz_projections::{
-    Config, Views,
-    audit::AuditFilter,
-    executions::ExecutionFilter,
-    page::Page,
-};
+use wasmwiz_projections::{Config, Views, audit::AuditFilter, executions::ExecutionFilter, page::Page};
 
 const SECOND_MS: i64 = 1_000;
 const DAY_MS: i64 = 86_400 * SECOND_MS;
 
 /// How far the clock is set.
-const STEPS_MS: [i64; 7] =
-    [-SECOND_MS, SECOND_MS, -600 * SECOND_MS, 600 * SECOND_MS, -DAY_MS, DAY_MS, 30 * DAY_MS];
+const STEPS_MS: [i64; 7] = [-SECOND_MS, SECOND_MS, -600 * SECOND_MS, 600 * SECOND_MS, -DAY_MS, DAY_MS, 30 * DAY_MS];
 
 /// Executions that the tenant may start in a day, at once, and until the bucket is full again.
 const PER_DAY: u64 = 13;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ractor::ActorRef;
-use wasmwiz_events::{commit::Recorded, id::TenantId, ledger::Verifier, log::ReadLimit, revision::Position, time::Moment};
+use wasmwiz_events::{
+    commit::Recorded, id::TenantId, ledger::Verifier, log::ReadLimit, revision::Position, time::Moment,
+};
 
 use super::{Message, Places, Rehydrated, World};
 use crate::{metrics, tenant::Tenant};

@@ -39,29 +39,33 @@ fn domain(seed: Seed, purpose: &[u8]) -> [u8; 32] {
 /// Replaces `random_get`: the original makes all the bytes in the host's memory first, and so has to refuse many. This one
 /// draws them in pieces, where they belong. The bytes are the original's, which takes one of each 32 bits that are drawn.
 pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    linker.func_wrap_async(IMPORT_MODULE, "random_get", |mut caller: Caller<'_, Guest>, (at, length): (i32, i32)| {
-        Box::new(async move {
-            // Addresses of guests are unsigned.
-            let (at, length) = (at.cast_unsigned() as usize, length.cast_unsigned() as usize);
-            let memory = caller.get_export("memory").and_then(wasmtime::Extern::into_memory);
-            let memory = memory.ok_or(HostCallError::NoMemory)?;
-            let end = at.checked_add(length).filter(|end| *end <= memory.data_size(&caller));
-            let end = end.ok_or(HostCallError::OutOfBounds)?;
-            let mut next = at;
-            while next < end {
-                let to = next.saturating_add(PIECE_BYTES).min(end);
-                let (bytes, guest) = memory.data_and_store_mut(&mut caller);
-                let piece = bytes.get_mut(next..to).ok_or(HostCallError::OutOfBounds)?;
-                for byte in piece {
-                    [*byte, ..] = guest.random.next_u32().to_le_bytes();
+    linker.func_wrap_async(
+        IMPORT_MODULE,
+        "random_get",
+        |mut caller: Caller<'_, Guest>, (at, length): (i32, i32)| {
+            Box::new(async move {
+                // Addresses of guests are unsigned.
+                let (at, length) = (at.cast_unsigned() as usize, length.cast_unsigned() as usize);
+                let memory = caller.get_export("memory").and_then(wasmtime::Extern::into_memory);
+                let memory = memory.ok_or(HostCallError::NoMemory)?;
+                let end = at.checked_add(length).filter(|end| *end <= memory.data_size(&caller));
+                let end = end.ok_or(HostCallError::OutOfBounds)?;
+                let mut next = at;
+                while next < end {
+                    let to = next.saturating_add(PIECE_BYTES).min(end);
+                    let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+                    let piece = bytes.get_mut(next..to).ok_or(HostCallError::OutOfBounds)?;
+                    for byte in piece {
+                        [*byte, ..] = guest.random.next_u32().to_le_bytes();
+                    }
+                    next = to;
+                    if next < end {
+                        tokio::task::yield_now().await;
+                    }
                 }
-                next = to;
-                if next < end {
-                    tokio::task::yield_now().await;
-                }
-            }
-            Ok(0_i32)
-        })
-    })?;
+                Ok(0_i32)
+            })
+        },
+    )?;
     Ok(())
 }

@@ -140,7 +140,10 @@ pub(crate) async fn run(
 
 fn store(node: &Node, job: &Job, stdout: Sink, stderr: Sink) -> Store<Guest> {
     let limiter = Limiter::new(Arc::clone(&node.budget), job.limits.memory_bytes);
-    let mut store = Store::new(&node.engine, Guest { wasi: wasi::context(job, stdout, stderr), random: random::generator(job.seed, b"secure"), limiter });
+    let mut store = Store::new(
+        &node.engine,
+        Guest { wasi: wasi::context(job, stdout, stderr), random: random::generator(job.seed, b"secure"), limiter },
+    );
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(wasi::host_call_bytes(job));
     store.set_epoch_deadline(1);

@@ -40,6 +40,8 @@ impl Denials {
 mod tests {
     use std::collections::BTreeMap;
 
+    use wasmwiz_events::time::Timestamp;
+
     use super::*;
     use crate::tenant::{Command, scenario::*};
 

@@ -108,7 +108,8 @@ mod tests {
     fn decide(state: &Tenant, command: Command, seen: Seen) -> Result<Vec<Event>, Refusal> {
         let (policy, by) = (Policy::default(), Authority::System);
         let steady = even(NOON).steady;
-        let context = Context { now: NOON, steady, policy: &policy, by: &by, once: None, expected: Some(seen), ended: &[] };
+        let context =
+            Context { now: NOON, steady, policy: &policy, by: &by, once: None, expected: Some(seen), ended: &[] };
         state.decide(command, &context)
     }
 

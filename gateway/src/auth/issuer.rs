@@ -71,11 +71,7 @@ impl Issuers {
     }
 
     /// Verifies a token of an issuer: whom it is for, and what it may do.
-    pub(crate) fn verify(
-        &self,
-        token: Unverified<'_>,
-        now: Moment,
-    ) -> Result<(TenantId, Subject, Timestamp), Refused> {
+    pub(crate) fn verify(&self, token: Unverified<'_>, now: Moment) -> Result<(TenantId, Subject, Timestamp), Refused> {
         let issuer = self.by_url.get(token.issuer()?).ok_or(Flaw::Issuer)?;
         let key = issuer.key(token.kid(), now.steady)?;
         let config = &issuer.config;

@@ -122,9 +122,11 @@ pub(crate) async fn readyz(gateway: Gateway, _: Request) -> Answer {
 
 /// GET /health
 pub(crate) async fn health(gateway: Gateway, _: Request) -> Answer {
-    let executor = gateway.executor_check().result(&gateway).await.map(|()| {
-        format!("a module ran; {}", gateway.deps().dispatch.memory_reset())
-    });
+    let executor = gateway
+        .executor_check()
+        .result(&gateway)
+        .await
+        .map(|()| format!("a module ran; {}", gateway.deps().dispatch.memory_reset()));
     let checks = Checks {
         event_log: check(event_log(&gateway).await),
         projections: check(projections(&gateway)),

@@ -39,8 +39,10 @@ const CLOSE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 /// List, issue, rotate and revoke operators' keys in the log itself. The node must not be running: while it does, an operator
 /// has `wasmwiz key`. A log on JetStream belongs to running nodes: `wasmwiz token mint --operator` lets you in to those.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  wasmwiz operator list --data .wasmwiz\n  wasmwiz operator issue --config wasmwiz.toml\n  \
-                        wasmwiz operator revoke 4kD2xYz0aBcD --config wasmwiz.toml")]
+#[command(
+    after_help = "Examples:\n  wasmwiz operator list --data .wasmwiz\n  wasmwiz operator issue --config wasmwiz.toml\n  \
+                        wasmwiz operator revoke 4kD2xYz0aBcD --config wasmwiz.toml"
+)]
 pub struct Operator {
     #[command(subcommand)]
     action: Action,
@@ -129,7 +131,8 @@ impl Action {
             Self::Issue { name } => {
                 let secret = draw(&hasher);
                 let scopes = Scopes::NONE.with(Scope::Operator);
-                let new = NewKey { key_id: secret.key_id().clone(), name, scopes, hash: secret.hash(), expires_at: None };
+                let new =
+                    NewKey { key_id: secret.key_id().clone(), name, scopes, hash: secret.hash(), expires_at: None };
                 ask(config, store, &system, Command::IssueKey(new)).await?;
                 reveal(&secret);
                 Ok(())
@@ -210,7 +213,13 @@ fn show(rows: &[Row], output: Output) {
             output::line(format_args!("{:<14}{:<26}{:<26}NAME", "ID", "ISSUED", "STANDING"));
             for row in rows {
                 let standing = row.revoked_at.map_or_else(|| "live".to_owned(), |at| format!("revoked {at}"));
-                output::line(format_args!("{:<14}{:<26}{:<26}{}", row.id, row.created_at, standing, row.name.escape_debug()));
+                output::line(format_args!(
+                    "{:<14}{:<26}{:<26}{}",
+                    row.id,
+                    row.created_at,
+                    standing,
+                    row.name.escape_debug()
+                ));
             }
         }
     }

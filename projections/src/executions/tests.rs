@@ -217,9 +217,7 @@ async fn a_clock_that_steps_takes_no_execution_out_of_a_list_and_shows_none_twic
     ];
     for (from, to) in windows {
         let filter = ExecutionFilter { from, to, ..ExecutionFilter::default() };
-        let is_in = |ms: i64| {
-            from.is_none_or(|from| from.unix_ms() <= ms) && to.is_none_or(|to| ms < to.unix_ms())
-        };
+        let is_in = |ms: i64| from.is_none_or(|from| from.unix_ms() <= ms) && to.is_none_or(|to| ms < to.unix_ms());
         let expected: Vec<_> = all.iter().filter(|(_, ms)| is_in(*ms)).map(|(id, _)| *id).collect();
         for items in [7, 200] {
             assert_eq!(listed(&views, &filter, items).await, expected, "{filter:?} by {items}");

@@ -188,7 +188,11 @@ impl Projection for KeysProjection {
         let mut taken = Vec::new();
         for key in self.keys.values() {
             if !rows::write_key(transaction, key)? {
-                taken.push(RefusedKey { id: key.id.clone(), tenant: key.tenant.clone(), revision: key.created_revision });
+                taken.push(RefusedKey {
+                    id: key.id.clone(),
+                    tenant: key.tenant.clone(),
+                    revision: key.created_revision,
+                });
             }
         }
         for refused in taken {
