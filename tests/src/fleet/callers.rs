@@ -132,7 +132,7 @@ impl Callers {
     /// Waits until each caller was answered so many more times.
     ///
     /// # Errors
-    /// When one is not within [`ANSWERED_WITHIN`].
+    /// When one is not within a minute.
     pub async fn each_answered(&self, more: u64) -> anyhow::Result<()> {
         let count = || self.answered.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
         let before = count();
