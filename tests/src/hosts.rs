@@ -187,6 +187,11 @@ mod tests {
         python.args(["-c", &text]).stderr(Stdio::null()).status().unwrap().success()
     }
 
+    /// The same at last: a cable takes a moment to come up, and a busy machine takes longer.
+    fn reaches_soon(hosts: &Hosts, from: u8, to: u8) -> bool {
+        (0..20).any(|_| reaches(hosts, from, to))
+    }
+
     fn greeter(hosts: &Hosts, host: u8) -> std::process::Child {
         let port = 7_000 + u16::from(host);
         let text = format!(
@@ -207,13 +212,13 @@ mod tests {
         }
         let hosts = Hosts::new(3).unwrap();
         let mut greeters: Vec<_> = (1..=3).map(|host| greeter(&hosts, host)).collect();
-        assert!(reaches(&hosts, 1, 2) && reaches(&hosts, 2, 1));
+        assert!(reaches_soon(&hosts, 1, 2) && reaches_soon(&hosts, 2, 1));
         hosts.isolate(1).unwrap();
         assert!(!reaches(&hosts, 1, 2) && !reaches(&hosts, 3, 1));
-        assert!(reaches(&hosts, 2, 3), "others are cut off as well");
+        assert!(reaches_soon(&hosts, 2, 3), "others are cut off as well");
         assert!(std::net::TcpStream::connect((hosts.address(1), 7_001)).is_ok(), "the test is cut off");
         hosts.rejoin(1).unwrap();
-        assert!(reaches(&hosts, 1, 2) && reaches(&hosts, 2, 1));
+        assert!(reaches_soon(&hosts, 1, 2) && reaches_soon(&hosts, 2, 1));
         for greeter in &mut greeters {
             greeter.kill().unwrap();
             greeter.wait().unwrap();

@@ -340,14 +340,15 @@ async fn the_wal_is_copied_and_used_again() {
     let log = Arc::new(SqliteLog::open(dir.path(), config).unwrap());
     let mut stream = Stream::fresh();
     stream.epoch = Epoch::new(2);
-    for _ in 0..100 {
+    // 10 MB, of which the WAL holds what the other thread has not copied yet: on a busy machine that is more than it should be.
+    for _ in 0..1_000 {
         let commit = stream.seal_named(1, &"x".repeat(10_000));
         log.append(bare(commit.clone())).await.unwrap();
         stream.head = commit.head();
     }
     let size = |name: &str| fs::metadata(dir.path().join(name)).unwrap().len();
-    assert!(size("events.db-wal") < 600_000, "{}", size("events.db-wal"));
-    assert!(size("events.db") > 800_000, "{}", size("events.db"));
+    assert!(size("events.db-wal") < 5_000_000, "{}", size("events.db-wal"));
+    assert!(size("events.db") > 5_000_000, "{}", size("events.db"));
     log.close();
     assert_eq!(size("events.db-wal"), 0);
 }
