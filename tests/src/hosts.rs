@@ -6,8 +6,9 @@
 //!      └───────┬───────┴───────┬───────┘
 //!              └── bridge 10.x.y.254 ── the test
 //! ```
-//! What may be cut is the way from one host to another; the test reaches every host at all times. Needs root and `ip` of
-//! iproute2: [`Hosts::possible`] says whether both are there.
+//! What may be cut is the way from one host to another; the test reaches every host at all times. The bridge has a namespace
+//! of its own: in the machine's, a packet filter that drops what is forwarded (Docker sets one up) would cut all ways. Needs
+//! root and `ip` of iproute2: [`Hosts::possible`] says whether both are there.
 
 use std::{
     ffi::OsString,
@@ -21,6 +22,10 @@ use anyhow::{Context, ensure};
 
 /// The test's own address ends with it.
 const GATE: u8 = 254;
+
+/// The bridge, and the end of the test's cable, in the namespace that they have to themselves.
+const BRIDGE: &str = "bridge";
+const TEST: &str = "test";
 
 /// The address of a network card that is nowhere.
 const NOBODY: &str = "02:00:00:00:00:01";
@@ -60,15 +65,19 @@ impl Hosts {
         let middle = u8::try_from((process >> 8) % 128).unwrap_or_default();
         let network = [10, 128 | middle, low.wrapping_add(number)];
         let hosts = Self { name: format!("ww{process}{}", char::from(b'a' + number % 26)), network, count };
-        let bridge = hosts.bridge();
-        ip(["link", "add", &bridge, "type", "bridge"])?;
-        ip(["address", "add", &format!("{}/24", hosts.address_of(GATE)), "dev", &bridge])?;
-        ip(["link", "set", &bridge, "up"])?;
+        let (switch, gate) = (hosts.switch(), hosts.gate());
+        ip(["netns", "add", &switch])?;
+        ip(["-n", &switch, "link", "add", BRIDGE, "type", "bridge"])?;
+        ip(["-n", &switch, "link", "set", BRIDGE, "up"])?;
+        ip(["link", "add", &gate, "type", "veth", "peer", "name", TEST, "netns", &switch])?;
+        ip(["-n", &switch, "link", "set", TEST, "master", BRIDGE, "up"])?;
+        ip(["address", "add", &format!("{}/24", hosts.address_of(GATE)), "dev", &gate])?;
+        ip(["link", "set", &gate, "up"])?;
         for host in 1..=count {
             let (space, cable) = (hosts.space(host), hosts.cable(host));
             ip(["netns", "add", &space])?;
-            ip(["link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &space])?;
-            ip(["link", "set", &cable, "master", &bridge, "up"])?;
+            ip(["-n", &switch, "link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &space])?;
+            ip(["-n", &switch, "link", "set", &cable, "master", BRIDGE, "up"])?;
             ip(["-n", &space, "address", "add", &format!("{}/24", hosts.address(host)), "dev", "eth0"])?;
             ip(["-n", &space, "link", "set", "eth0", "up"])?;
             ip(["-n", &space, "link", "set", "lo", "up"])?;
@@ -143,8 +152,14 @@ impl Hosts {
         Ipv4Addr::new(a, b, c, last)
     }
 
-    fn bridge(&self) -> String {
-        format!("{}br", self.name)
+    /// The namespace of the bridge.
+    fn switch(&self) -> String {
+        format!("{}-0", self.name)
+    }
+
+    /// The test's own end of its cable.
+    fn gate(&self) -> String {
+        format!("{}gt", self.name)
     }
 
     fn cable(&self, host: u8) -> String {
@@ -162,7 +177,8 @@ impl Drop for Hosts {
             // The cable goes with the namespace; each fails only when it was not made.
             let _ = ip(["netns", "del", &self.space(host)]);
         }
-        let _ = ip(["link", "del", &self.bridge()]);
+        let _ = ip(["link", "del", &self.gate()]);
+        let _ = ip(["netns", "del", &self.switch()]);
     }
 }
 
