@@ -61,9 +61,9 @@ mod tests {
         given(ready()).at(at(500)).when(denied(3)).then([recorded(3, at(500))]);
         let history = || given(ready().into_iter().chain([recorded(3, at(500))]));
         let lately = |retry_after_ms| Refusal::DenialsRecordedLately { retry_after_ms };
-        history().at(at(500)).when(denied(4)).then_refused(lately(60_000));
-        history().at(at(60_499)).when(denied(4)).then_refused(lately(1));
-        history().at(at(60_500)).when(denied(4)).then([recorded(4, at(60_500))]);
+        history().at(NOON).when(denied(4)).then_refused(lately(60_000));
+        history().at(at(59_999)).when(denied(4)).then_refused(lately(1));
+        history().at(at(60_000)).when(denied(4)).then([recorded(4, at(60_000))]);
     }
 
     #[test]

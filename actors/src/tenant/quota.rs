@@ -232,9 +232,9 @@ mod tests {
         let mut events = given(history.clone()).by(K1).when(Command::IssueKey(new_key(K2))).events();
         let [Event::KeyIssued(issued)] = &mut events[..] else { panic!("{events:?}") };
         assert_eq!(issued.writes_full_at, Some(NOON.plus_ms(2_000)));
-        issued.writes_full_at = Some(NOON.plus_ms(60_000));
+        issued.writes_full_at = Some(NOON.plus_ms(29_000));
         let replayed = given(history.into_iter().chain(events)).by(K1);
-        let refusal = Refusal::WritesLimited { per_minute: 30, retry_after_ms: 32_000 };
+        let refusal = Refusal::WritesLimited { per_minute: 30, retry_after_ms: 1_000 };
         replayed.when(publish(HELLO, b"one")).then_refused(refusal);
     }
 
