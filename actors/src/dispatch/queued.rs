@@ -44,6 +44,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a tenant is asked to see to an execution of which it is not known whether it was accepted.
 const NUDGES: u32 = 60;
 
+/// The first of these, in which "there is no such execution" is not believed: some 30 seconds, with the pauses in between.
+/// A commit that was offered to a log elsewhere may be stored long after nobody waits for it any more.
+const LATE_COMMITS: u32 = 12;
+
 /// An asynchronous execution that is accepted.
 #[derive(Debug, Clone)]
 pub struct Queued {
@@ -140,10 +144,12 @@ impl Shared {
     /// Gives a command until it is decided, in whatever way.
     pub(super) async fn nudge(self: Arc<Self>, tenant: TenantId, command: Command) {
         let mut pause = FIRST_PAUSE;
-        for _ in 0..NUDGES {
+        for nudge in 0..NUDGES {
             tokio::time::sleep(pause).await;
-            if let Ok(_) | Err(AskError::Refused(_)) = self.ask_system(&tenant, command.clone(), None).await {
-                return;
+            match self.ask_system(&tenant, command.clone(), None).await {
+                Err(AskError::Refused(Refusal::ExecutionNotOpen)) if nudge < LATE_COMMITS => {}
+                Ok(_) | Err(AskError::Refused(_)) => return,
+                Err(AskError::Busy { .. } | AskError::Unavailable { .. }) => {}
             }
             pause = longer(pause);
         }
