@@ -5,43 +5,90 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use clap::builder::PossibleValuesParser;
 
 use crate::{
+    checks::{self, Outcome},
     process::{command, run as run_command},
-    setup,
+    setup, workspace,
 };
 
-/// Check format, lints, documentation, dependencies and licences
+/// Check format, lints, documentation, dependencies, and the files of the delivery
 ///
-/// Runs rustfmt, clippy, rustdoc and cargo-deny over the whole workspace, each with warnings as errors, and stops at the
-/// first that complains, with the command that fixes or shows it. The tests are `cargo xtask test`; `.ci/run` does both.
+/// Runs rustfmt, clippy, rustdoc and cargo-deny over the whole workspace, each with warnings as errors; then looks at the
+/// workflows, the Dockerfile, scripts, alerts, words and for secrets, with tools of its own. Needs no network once the tools
+/// are there. Stops at the first that complains, with the command that fixes or shows it. The tests are `cargo xtask test`;
+/// `.ci/run` does both.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// Only these; all of them when none is named
+    #[arg(value_name = "CHECK", value_parser = PossibleValuesParser::new(names()))]
+    only: Vec<String>,
+    /// Fail where a tool is not there, instead of passing the check over
+    #[arg(long)]
+    no_skips: bool,
+}
 
 struct Step {
     name: &'static str,
-    command: Command,
+    work: Work,
     /// What to do when it fails.
     remedy: &'static str,
 }
 
-pub(crate) fn run(_: &Arguments) -> anyhow::Result<()> {
-    for mut step in steps() {
+enum Work {
+    Run(Command),
+    Look(fn(&std::path::Path) -> anyhow::Result<Outcome>),
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let chosen = |step: &Step| arguments.only.is_empty() || arguments.only.iter().any(|name| name == step.name);
+    for mut step in steps().filter(chosen) {
         eprintln!("ci: {}", step.name);
         let started = now();
-        if step.name == DEPENDENCIES {
-            setup::for_checks()?;
+        let outcome = step.run().with_context(|| format!("{} failed: {}", step.name, step.remedy))?;
+        match outcome {
+            Outcome::Passed => eprintln!("ci: {} passed in {}", step.name, seconds(started.elapsed())),
+            Outcome::Skipped(why) if arguments.no_skips => bail!("{} was not done: {why}", step.name),
+            Outcome::Skipped(why) => eprintln!("ci: {} skipped: {why}", step.name),
         }
-        run_command(&mut step.command).with_context(|| format!("{} failed: {}", step.name, step.remedy))?;
-        eprintln!("ci: {} passed in {}", step.name, seconds(started.elapsed()));
     }
     Ok(())
 }
 
+impl Step {
+    fn run(&mut self) -> anyhow::Result<Outcome> {
+        match &mut self.work {
+            Work::Run(command) => {
+                if self.name == DEPENDENCIES {
+                    setup::for_dependencies()?;
+                }
+                run_command(command)?;
+                Ok(Outcome::Passed)
+            }
+            Work::Look(look) => {
+                checks::tools::install()?;
+                look(workspace::root())
+            }
+        }
+    }
+}
+
 const DEPENDENCIES: &str = "dependencies";
 
-fn steps() -> [Step; 4] {
+/// What each step is called.
+fn names() -> Vec<&'static str> {
+    steps().map(|step| step.name).collect()
+}
+
+fn steps() -> impl Iterator<Item = Step> {
+    let looks = checks::ALL.into_iter();
+    let looks = looks.map(|check| Step { name: check.name, work: Work::Look(check.look), remedy: check.remedy });
+    of_cargo().into_iter().chain(looks)
+}
+
+fn of_cargo() -> [Step; 4] {
     let mut format = command("cargo");
     format.args(["fmt", "--all", "--check"]);
     let mut lints = command("cargo");
@@ -51,20 +98,20 @@ fn steps() -> [Step; 4] {
     let mut dependencies = command("cargo");
     dependencies.args(["deny", "--workspace", "--all-features", "check", "bans", "licenses", "sources"]);
     [
-        Step { name: "format", command: format, remedy: "run `cargo fmt --all`" },
+        Step { name: "format", work: Work::Run(format), remedy: "run `cargo fmt --all`" },
         Step {
             name: "lints",
-            command: lints,
+            work: Work::Run(lints),
             remedy: "fix what it names; `cargo clippy --workspace --all-targets --all-features` shows it again",
         },
         Step {
             name: "documentation",
-            command: documentation,
+            work: Work::Run(documentation),
             remedy: "fix the named comments; `cargo doc --workspace --no-deps --open` shows the pages",
         },
         Step {
             name: DEPENDENCIES,
-            command: dependencies,
+            work: Work::Run(dependencies),
             remedy: "drop the dependency, or add an exception with its reason to deny.toml",
         },
     ]
@@ -81,14 +128,25 @@ fn seconds(took: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::steps;
+    use super::{Work, names, of_cargo, steps};
     use crate::process::describe;
 
     #[test]
-    fn every_check_has_warnings_as_errors_and_a_remedy() {
+    fn every_step_has_a_name_of_its_own_and_a_remedy() {
+        let names = names();
+        for (at, name) in names.iter().enumerate() {
+            assert!(!names[..at].contains(name), "{name} is there twice");
+        }
         for step in steps() {
             assert!(!step.remedy.is_empty(), "{} says nothing on failure", step.name);
-            assert!(describe(&step.command).starts_with("cargo "));
+        }
+    }
+
+    #[test]
+    fn what_cargo_does_is_done_by_cargo() {
+        for step in of_cargo() {
+            let Work::Run(command) = step.work else { panic!("{} is no command", step.name) };
+            assert!(describe(&command).starts_with("cargo "));
         }
     }
 }

@@ -1,27 +1,40 @@
-//! `cargo xtask mutant`: can the checker of histories fail?
+//! `cargo xtask mutant`: can the checkers of histories fail?
 //!
-//! A copy of the tree in which nothing keeps a stale owner from appending is built, and its node goes through the partitions
-//! that every change goes through. The checker must name a broken history; if it finds none, it would find none in a node
-//! that is wrong by accident either.
+//! A copy of the tree is broken on purpose and built, and its node goes through what every change, or every night, goes through.
+//! The checker must name what is broken; if it finds nothing, it would find nothing in a node that is wrong by accident either.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, bail, ensure};
 
+use clap::ValueEnum;
+
 use crate::{
-    process::{command, read, run as run_command},
+    process::{built, command, describe, read, run as run_command},
     setup, workspace,
 };
 
-/// Build a node without its fences, and see the checker of histories catch it
+/// Build a node that is broken on purpose, and see a checker of histories catch it
 ///
-/// Copies the tracked files to `target/mutant`, takes the fences out, builds the node there (ten minutes the first time) and
-/// runs the scenarios of partitions with it. Succeeds when they fail because a history is broken.
+/// Copies the tracked files to `target/mutant`, breaks them, builds the node there (ten minutes the first time) and runs what
+/// has to notice. Succeeds when that fails because a history is broken.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How many disturbances there are at most
+    /// What is broken
+    #[arg(value_enum, default_value_t = Mutant::Fences, value_name = "MUTANT")]
+    mutant: Mutant,
+    /// How many disturbances there are at most; for `fences`
     #[arg(long, default_value_t = 20, value_name = "RUNS")]
     runs: u16,
+}
+
+/// What is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mutant {
+    /// Nothing keeps a stale owner from appending; the scenarios of partitions have to notice
+    Fences,
+    /// What a dead node was running is never ended; `cargo xtask chaos` has to notice
+    Ends,
 }
 
 /// A text of a file, which is there once, and what takes its place.
@@ -50,38 +63,75 @@ const FENCES: [Mutation; 3] = [
     },
 ];
 
-/// What the checker says of a history that it does not take.
-const FOUND: &str = "is broken at revision";
+/// What ends an execution whose node is gone.
+const ENDS: [Mutation; 1] = [Mutation {
+    file: "actors/src/tenant/executions.rs",
+    is: "is_over(open)).take(LOST_AT_ONCE);",
+    becomes: "is_over(open)).take(LOST_AT_ONCE.min(0));",
+}];
+
+impl Mutant {
+    const fn mutations(self) -> &'static [Mutation] {
+        match self {
+            Self::Fences => &FENCES,
+            Self::Ends => &ENDS,
+        }
+    }
+
+    /// What the checker says of a history that it does not take.
+    const fn found(self) -> &'static str {
+        match self {
+            Self::Fences => "is broken at revision",
+            Self::Ends => "was accepted 1 times and ended 0 times",
+        }
+    }
+
+    /// What has to notice.
+    fn trial(self, runs: u16) -> anyhow::Result<Command> {
+        match self {
+            Self::Fences => {
+                let mut testing = command("cargo");
+                testing.args(["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]);
+                testing.args(["-E", "binary(it) & test(/^fleet::partitions::/)"]);
+                testing.env("WASMWIZ_TESTS_PARTITION_RUNS", runs.to_string());
+                Ok(testing)
+            }
+            Self::Ends => {
+                let mut chaos = built("debug", "chaos")?;
+                chaos.args(["--only", "kill"]);
+                Ok(chaos)
+            }
+        }
+    }
+}
 
 /// Does it.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    setup::for_tests()?;
+    let mutant = arguments.mutant;
+    if mutant == Mutant::Fences {
+        setup::for_tests()?;
+    }
     let (tree, build) = (workspace::root().join("target/mutant/tree"), workspace::root().join("target/mutant/build"));
-    eprintln!("mutant: a node without fences");
+    eprintln!("mutant: a node without {mutant:?}");
     copy_to(&tree)?;
-    FENCES.iter().try_for_each(|fence| fence.apply(&tree))?;
+    mutant.mutations().iter().try_for_each(|mutation| mutation.apply(&tree))?;
     let mut building = command("cargo");
-    building
-        .args(["build", "--package", "wasmwiz", "--bin", "wasmwiz", "--manifest-path"])
-        .arg(tree.join("Cargo.toml"));
-    run_command(building.arg("--target-dir").arg(&build))?;
+    building.args(["build", "--workspace", "--all-features", "--bin", "wasmwiz", "--manifest-path"]);
+    run_command(building.arg(tree.join("Cargo.toml")).arg("--target-dir").arg(&build))?;
     run_command(command("cargo").args(["build", "--workspace", "--all-features", "--bins"]))?;
-    eprintln!("mutant: the scenarios of partitions, with that node");
-    let mut testing = command("cargo");
-    testing.args(["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]);
-    testing.args(["-E", "binary(it) & test(/^fleet::partitions::/)"]);
-    testing.env("WASMWIZ_TESTS_NODE", build.join("debug/wasmwiz"));
-    testing.env("WASMWIZ_TESTS_PARTITION_RUNS", arguments.runs.to_string());
-    let output = testing.output().context("cannot start cargo-nextest")?;
+    eprintln!("mutant: what has to notice, with that node");
+    let mut trial = mutant.trial(arguments.runs)?;
+    let output = trial.env("WASMWIZ_TESTS_NODE", build.join("debug/wasmwiz")).output();
+    let output = output.with_context(|| format!("cannot start `{}`", describe(&trial)))?;
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    let named = said.lines().find(|line| line.contains(FOUND));
+    let named = said.lines().find(|line| line.contains(mutant.found()));
     match (output.status.success(), named) {
         (false, Some(line)) => {
             eprintln!("mutant: caught: {}", line.trim());
             Ok(())
         }
-        (true, _) => bail!("a node without fences passed {} disturbances: the checker sees nothing", arguments.runs),
-        (false, None) => bail!("the scenarios failed, and no broken history was named:\n{said}"),
+        (true, _) => bail!("a node without {mutant:?} passed: the checker sees nothing"),
+        (false, None) => bail!("it failed, and no broken history was named:\n{said}"),
     }
 }
 
@@ -117,7 +167,7 @@ impl Mutation {
     fn of(&self, text: &str) -> anyhow::Result<String> {
         ensure!(
             text.matches(self.is).count() == 1,
-            "{} has another fence than this chore takes out: bring `FENCES` up to date with it",
+            "{} does not have once what this chore breaks: bring its mutations up to date with it",
             self.file
         );
         Ok(text.replace(self.is, self.becomes))
@@ -129,11 +179,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_fence_is_where_this_chore_takes_it_out() {
-        for fence in &FENCES {
-            let text = fs::read_to_string(workspace::root().join(fence.file)).unwrap();
-            let without = fence.of(&text).unwrap();
-            fence.of(&without).unwrap_err();
+    fn what_this_chore_breaks_is_where_it_looks_for_it() {
+        for mutation in Mutant::value_variants().iter().flat_map(|mutant| mutant.mutations()) {
+            let text = fs::read_to_string(workspace::root().join(mutation.file)).unwrap();
+            let broken = mutation.of(&text).unwrap();
+            mutation.of(&broken).unwrap_err();
         }
     }
 }

@@ -16,6 +16,16 @@ pub(crate) fn command(program: &str) -> Command {
     command
 }
 
+/// A program of the workspace that was built: `folder` is the one of its profile, beside that of this program's own.
+///
+/// # Errors
+/// When this program does not know where it is itself.
+pub(crate) fn built(folder: &str, program: &str) -> anyhow::Result<Command> {
+    let own = std::env::current_exe().context("cannot find the folder of what is built")?;
+    let target = own.ancestors().nth(2).context("this program is not in a folder of Cargo's")?;
+    Ok(command(&target.join(folder).join(program).to_string_lossy()))
+}
+
 /// Runs it and shows what it says.
 ///
 /// # Errors

@@ -1,6 +1,11 @@
 //! Where things are in the workspace.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
 
 /// The folder of the root manifest.
 pub(crate) fn root() -> &'static Path {
@@ -21,4 +26,13 @@ pub(crate) fn tool_bin() -> PathBuf {
 /// Where the compiled C guests are. The test harness looks here, whatever `CARGO_TARGET_DIR` says.
 pub(crate) fn guests() -> PathBuf {
     root().join("target").join("guests")
+}
+
+/// The folders of the crates, below the root.
+pub(crate) fn members() -> anyhow::Result<Vec<String>> {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).context("cannot read Cargo.toml")?;
+    let manifest: toml::Table = manifest.parse().context("Cargo.toml is no TOML")?;
+    let members = manifest.get("workspace").and_then(|workspace| workspace.get("members"));
+    let members = members.and_then(toml::Value::as_array).context("Cargo.toml names no members")?;
+    Ok(members.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect())
 }
