@@ -6,12 +6,14 @@
 //! Contents are checked where they are: what rides with a commit must be named by one of its events, and a blob must be
 //! the bytes that its digest names. A content that is gone is no break of the history: it is counted apart.
 //!
-//! What a chain alone cannot show is that its newest commits are missing: compare the heads with those that were
-//! published elsewhere (the feed, a backup).
+//! What chains alone cannot show, heads do that were kept elsewhere ([`Heads`]): that the newest commits, or whole tenants, are
+//! gone, that all of it was hashed anew, or that tenants' commits stand in another order.
 
 use std::{collections::HashMap, fmt, path::Path};
 
 use contents::{Blobs, Kept, Named};
+use executions::Executions;
+use heads::{Expected, Order};
 
 use crate::{
     commit::{Commit, Header},
@@ -24,8 +26,11 @@ use crate::{
 };
 
 pub(crate) mod contents;
+mod executions;
+mod heads;
 mod log;
 
+pub use heads::{Heads, KeptHead};
 pub use log::{Unfinished, verify_log};
 
 /// The most findings that a report lists; more are counted. So with contents that are gone.
@@ -40,6 +45,10 @@ pub struct Report {
     pub events: u64,
     /// Tenants that have at least one.
     pub tenants: u64,
+    /// Executions that have no end yet, of tenants of which that can be told.
+    pub open: u64,
+    /// Heads that were kept elsewhere and were met again; absent when none were given.
+    pub expected: Option<u64>,
     /// What is wrong, in the order of the walk.
     pub findings: Vec<Finding>,
     /// Findings beyond the thousand that are listed.
@@ -53,6 +62,9 @@ pub struct Report {
     pub missing: Vec<Finding>,
     /// Such contents beyond the thousand that are listed.
     pub more_missing: u64,
+    /// Where the streams end, to be kept elsewhere. Of a history that is broken it says nothing.
+    #[serde(skip)]
+    pub heads: Option<Heads>,
 }
 
 /// Was the file itself checked?
@@ -75,6 +87,8 @@ pub struct Checks<'a> {
     pub blobs: Option<&'a Path>,
     /// Check the file also while a node holds the log?
     pub held_file: bool,
+    /// Heads that were kept elsewhere, to be met again.
+    pub expected: Option<&'a Heads>,
 }
 
 impl Report {
@@ -122,7 +136,7 @@ impl fmt::Display for Finding {
 /// `progress` how far it is after each commit.
 pub fn verify(log: &SqliteAudit, checks: Checks<'_>, mut progress: impl FnMut(&Report)) -> Report {
     let blobs = checks.blobs.map(|folder| Blobs::of(folder.to_owned()));
-    let mut audit = Audit { next: 1, blobs, ..Audit::default() };
+    let mut audit = Audit { next: 1, blobs, expected: checks.expected.map(Expected::new), ..Audit::default() };
     for found in log.rows() {
         match found {
             Found::Row(row) => audit.row(*row),
@@ -137,19 +151,20 @@ pub fn verify(log: &SqliteAudit, checks: Checks<'_>, mut progress: impl FnMut(&R
             audit.found(None, None, None, format!("the file: {line}"));
         }
     }
-    audit.report.tenants = audit.streams.values().filter(|stream| stream.good).count() as u64;
-    audit.report
+    audit.finish()
 }
 
 /// How far the walk has come.
 #[derive(Debug, Default)]
-struct Audit {
+struct Audit<'a> {
     report: Report,
     streams: HashMap<TenantId, Stream>,
     /// The position that follows.
     next: i64,
     /// `None` when blobs are not checked.
     blobs: Option<Blobs>,
+    order: Order,
+    expected: Option<Expected<'a>>,
 }
 
 /// How far the walk has come in one stream.
@@ -160,11 +175,15 @@ struct Stream {
     astray: bool,
     /// Was there a commit without fault?
     good: bool,
+    /// Was every commit without fault? Otherwise what is open is not known.
+    whole: bool,
+    executions: Executions,
 }
 
 impl Stream {
     fn new(tenant: TenantId) -> Self {
-        Self { verifier: Verifier::new(tenant), astray: false, good: false }
+        let (verifier, executions) = (Verifier::new(tenant), Executions::default());
+        Self { verifier, astray: false, good: false, whole: true, executions }
     }
 
     /// The revision that follows the last good commit.
@@ -196,11 +215,12 @@ impl Stream {
             self.verifier = walk;
         }
         self.good |= stepped.is_ok();
+        self.whole &= stepped.is_ok();
         stepped
     }
 }
 
-impl Audit {
+impl Audit<'_> {
     fn found(&mut self, tenant: Option<TenantId>, revision: Option<Revision>, at: Option<i64>, what: String) {
         if self.report.findings.len() >= MAX_FINDINGS {
             self.report.more_findings += 1;
@@ -228,6 +248,7 @@ impl Audit {
         self.contiguous(row.position, Some(tenant.clone()), Some(first));
         let stepped = self.stream(&tenant).step(&commit);
         let sound = stepped.is_ok();
+        self.order.step(Position::new(u64::try_from(row.position).unwrap_or_default()), commit.hash());
         match stepped {
             Ok(()) => {
                 self.report.commits += 1;
@@ -235,6 +256,10 @@ impl Audit {
             }
             Err(broken) => self.found(Some(tenant.clone()), Some(broken.revision), at, broken.fault.to_string()),
         }
+        if sound {
+            self.promises(&commit, at);
+        }
+        self.meets(&commit, at);
         match unpacked(row.payloads) {
             Ok(payloads) => {
                 for payload in payloads.iter().filter(|payload| !payload.is_intact()) {
@@ -248,6 +273,63 @@ impl Audit {
             }
             Err(what) => self.found(Some(tenant), Some(first), at, what),
         }
+    }
+
+    /// Holds the events of a commit against what every history promises.
+    fn promises(&mut self, commit: &Commit, at: Option<i64>) {
+        let events = commit.events().map_or(&[][..], |events| events);
+        for event in events {
+            let stream = self.stream(commit.tenant());
+            if !stream.whole {
+                return;
+            }
+            if let Some(what) = stream.executions.step(&event.event) {
+                self.found(Some(commit.tenant().clone()), Some(event.revision), at, what);
+            }
+        }
+    }
+
+    /// Holds a commit against the heads that were kept.
+    fn meets(&mut self, commit: &Commit, at: Option<i64>) {
+        let Some(expected) = &mut self.expected else { return };
+        let (tenant, revision) = (commit.tenant(), commit.last_revision());
+        let (of_head, of_order) = (expected.meets(tenant, revision, commit.hash()), expected.passes(&self.order));
+        if let Some(what) = of_head {
+            self.found(Some(tenant.clone()), Some(revision), at, what);
+        }
+        if let Some(what) = of_order {
+            self.found(None, None, at, what);
+        }
+    }
+
+    /// The report, once everything was walked.
+    fn finish(mut self) -> Report {
+        let Order { commits, position, .. } = self.order;
+        if let Some(expected) = self.expected.take() {
+            let (met, left, shorter) = expected.left();
+            self.report.expected = Some(met);
+            for (tenant, KeptHead { revision, .. }) in left {
+                let end = self.streams.get(&tenant).map(|stream| stream.verifier.head().revision);
+                let what = match end {
+                    Some(end) => format!("it ends at revision {end}; what is behind it up to the kept head is gone"),
+                    None => "it is gone, and its head was kept".to_owned(),
+                };
+                self.found(Some(tenant), Some(revision), None, what);
+            }
+            if let Some(kept) = shorter {
+                let what = format!("the log has {commits} commits, and had {kept} when its heads were kept");
+                self.found(None, None, None, what);
+            }
+        }
+        self.report.tenants = self.streams.values().filter(|stream| stream.good).count() as u64;
+        let whole = self.streams.values().filter(|stream| stream.whole);
+        self.report.open = whole.map(|stream| stream.executions.open()).sum();
+        let heads = self.streams.into_iter().map(|(tenant, stream)| {
+            let head = stream.verifier.head();
+            (tenant, KeptHead::new(head.revision, head.hash))
+        });
+        self.report.heads = Some(Heads { position, commits, order: self.order.digest(), heads: heads.collect() });
+        self.report
     }
 
     /// Compares what the events of a commit name with what rides with it, and with the blobs.
@@ -330,7 +412,7 @@ impl Audit {
     fn unreadable(&mut self, tenant: Option<TenantId>, at: Option<i64>, what: String) {
         let next = tenant.as_ref().map(|tenant| {
             let stream = self.stream(tenant);
-            stream.astray = true;
+            (stream.astray, stream.whole) = (true, false);
             stream.next()
         });
         self.found(tenant, next, at, what);
@@ -343,7 +425,7 @@ impl Audit {
             return self.found(None, None, Some(position), format!("the file is damaged: {what}"));
         };
         let stream = self.stream(&tenant);
-        stream.astray = true;
+        (stream.astray, stream.whole) = (true, false);
         let (good, next) = (stream.verifier.head().revision, stream.next());
         let what = format!("the file is damaged: {what}; revision {good} is the last good one, {next} follows");
         self.found(Some(tenant), Some(revision), Some(position), what);
@@ -352,7 +434,7 @@ impl Audit {
 
 /// The commit as its tenant's: if the row names another tenant than the one for whom the commit was sealed, that is a
 /// finding, and the commit counts as the true owner's.
-fn owned(commit: Commit, audit: &mut Audit, at: Option<i64>) -> Commit {
+fn owned(commit: Commit, audit: &mut Audit<'_>, at: Option<i64>) -> Commit {
     let first = commit.events().ok().and_then(|events| events.first().map(|first| first.tenant.clone()));
     let Some(owner) = first.filter(|owner| owner != commit.tenant()) else { return commit };
     let header = Header { tenant: owner.clone(), ..commit.header().clone() };

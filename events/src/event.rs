@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::{execution, id::TenantId, key, module, requests, tenant, upcast};
+use crate::{execution, id::TenantId, key, module, requests, tenant, upcast, verification};
 
 /// Everything that can happen in a tenant's stream.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub enum Event {
     ExecutionFinished(Box<execution::Finished>),
     /// See [`execution::Lost`].
     ExecutionLost(execution::Lost),
+    /// See [`verification::Verified`].
+    ExecutionVerified(verification::Verified),
     /// See [`requests::Denied`].
     RequestsDenied(requests::Denied),
     /// An event of a type that this version does not know. It is kept, shown and hashed, and changes no state.
@@ -125,6 +127,7 @@ known_events! {
     ExecutionStarted = "dev.wasmwiz.execution.started.v1";
     ExecutionFinished = "dev.wasmwiz.execution.finished.v1";
     ExecutionLost = "dev.wasmwiz.execution.lost.v1";
+    ExecutionVerified = "dev.wasmwiz.execution.verified.v1";
     RequestsDenied = "dev.wasmwiz.requests.denied.v1";
 }
 
@@ -148,6 +151,7 @@ impl Event {
             Self::ExecutionStarted(started) => format!("executions/{}", started.execution_id),
             Self::ExecutionFinished(finished) => format!("executions/{}", finished.execution_id),
             Self::ExecutionLost(lost) => format!("executions/{}", lost.execution_id),
+            Self::ExecutionVerified(verified) => format!("executions/{}", verified.execution_id),
             Self::RequestsDenied(_) => format!("requests/{tenant}"),
         }
     }

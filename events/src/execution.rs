@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{
     digest::Digest,
     id::{BootId, ExecutionId, KeyId, ModuleName, NodeId},
+    reproducibility::Reproducibility,
     time::{Millis, Timestamp},
 };
 
@@ -128,7 +129,7 @@ pub struct Accepted {
     pub limits: Limits,
     /// Where its random numbers come from.
     pub seed: Seed,
-    /// The time it starts at.
+    /// The time it starts at: where the guest's clocks begin, in every attempt.
     pub start_time: Timestamp,
     /// Version and settings of the engine that compiles it, as a short fingerprint.
     pub engine: String,
@@ -265,8 +266,11 @@ pub struct Finished {
     /// Digest of the recorded clock readings, when they were recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_digest: Option<Digest>,
-    /// Will a run from this record give the same result by construction?
+    /// Will a run from this record give the same result by construction? Follows from its reproducibility.
     pub deterministic: bool,
+    /// What its end depended on. Absent in records from before there was a word for it: their guests read the host's clocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproducibility: Option<Reproducibility>,
     /// Why it ended as it did, for people. At most 1 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -289,8 +293,14 @@ impl Finished {
             peak_memory_bytes: 0,
             trace_digest: None,
             deterministic: false,
+            reproducibility: Some(Reproducibility::Unverifiable),
             message: Some(message),
         }
+    }
+
+    /// What its end depended on; of a record without a word for it nothing is known.
+    pub fn class(&self) -> Reproducibility {
+        self.reproducibility.unwrap_or(Reproducibility::Unverifiable)
     }
 
     /// How long the guest ran; `None` if it never did.

@@ -22,8 +22,10 @@ pub mod time;
 pub mod execution;
 pub mod key;
 pub mod module;
+pub mod reproducibility;
 pub mod requests;
 pub mod tenant;
+pub mod verification;
 
 pub mod envelope;
 pub mod event;

@@ -99,7 +99,8 @@ pub enum ReadError {
     /// The log had an I/O error, or is closed.
     #[error("the log cannot be read: {0}")]
     Unavailable(Arc<str>),
-    /// What is stored is not what a log stores.
+    /// What is stored is not what a log stores. A read of several commits gives those before the place first: it fails
+    /// when the first one that it would give is damaged.
     #[error("the log is damaged at position {position}: {what}")]
     Damaged {
         /// Where.
@@ -150,6 +151,10 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// The commit at `position`, if there is one.
     async fn read_at(&self, position: Position) -> Result<Option<Arc<Recorded>>, ReadError>;
+
+    /// Whose the commit at `position` is, as something says that is kept beside the commit, so that damage to the one leaves the
+    /// other; `None` when nothing does: then it may be anybody's. Costs up to a look at each commit of the log.
+    async fn tenant_at(&self, position: Position) -> Result<Option<TenantId>, ReadError>;
 
     /// The payloads that rode with the commit at `position`; none when they were not kept.
     async fn payloads(&self, position: Position) -> Result<Vec<Payload>, ReadError>;

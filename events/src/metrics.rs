@@ -8,6 +8,8 @@ pub const LOG_BATCH_APPENDS: &str = "wasmwiz_log_batch_appends";
 pub const LOG_COMMITS_TOTAL: &str = "wasmwiz_log_commits_total";
 /// Counter: events made durable.
 pub const LOG_EVENTS_TOTAL: &str = "wasmwiz_log_events_total";
+/// Gauge: bytes of the files of a log that is on this machine.
+pub const LOG_BYTES: &str = "wasmwiz_log_bytes";
 /// Counter, label `reason`: appends refused.
 pub const LOG_REFUSED_TOTAL: &str = "wasmwiz_log_refused_total";
 /// Counter: events that the feed's stream has acknowledged, repetitions among them.
@@ -29,6 +31,7 @@ pub fn describe() {
     metrics::describe_histogram!(LOG_BATCH_APPENDS, "Appends that shared one fsync");
     metrics::describe_counter!(LOG_COMMITS_TOTAL, "Commits made durable");
     metrics::describe_counter!(LOG_EVENTS_TOTAL, "Events made durable");
+    metrics::describe_gauge!(LOG_BYTES, metrics::Unit::Bytes, "Files of a log that is on this machine");
     metrics::describe_counter!(LOG_REFUSED_TOTAL, "Appends refused, by reason");
     metrics::describe_counter!(FEED_PUBLISHED_TOTAL, "Events that the feed's stream has acknowledged");
     metrics::describe_counter!(FEED_RETRIES_TOTAL, "Attempts of the feed that failed, by reason");

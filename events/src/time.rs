@@ -1,7 +1,12 @@
 //! Times and durations as the log writes them, and where "now" comes from.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
+use jiff::{
+    SignedDuration,
+    civil::{self, DateTime},
+    fmt::temporal::Pieces,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A moment in UTC with millisecond precision. Text form: RFC 3339, for instance `2026-11-23T20:41:31.250Z`.
@@ -16,6 +21,9 @@ pub struct NotATime;
 impl Timestamp {
     /// 0000-01-01T00:00:00Z: RFC 3339 has four digits for a year and no sign, so no earlier time is read from a text.
     pub const EARLIEST: Self = Self(-62_167_219_200_000);
+
+    /// 9999-12-31T23:59:59.999Z: no later time has four digits for its year.
+    pub const LATEST: Self = Self(253_402_300_799_999);
 
     /// From milliseconds since 1970-01-01T00:00:00Z.
     pub const fn from_unix_ms(unix_ms: i64) -> Self {
@@ -47,8 +55,8 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = jiff::Timestamp::from_millisecond(self.0).map_err(|_| fmt::Error)?;
-        write!(f, "{moment:.3}")
+        let moment = UNIX_EPOCH.checked_add(SignedDuration::from_millis(self.0)).map_err(|_| fmt::Error)?;
+        write!(f, "{moment:.3}Z")
     }
 }
 
@@ -62,9 +70,31 @@ impl FromStr for Timestamp {
     type Err = NotATime;
 
     fn from_str(text: &str) -> Result<Self, NotATime> {
-        // The other end is the parser's own: it knows no year after 9999.
-        let moment = text.parse::<jiff::Timestamp>().map_err(|_| NotATime)?;
-        Some(Self(moment.as_millisecond())).filter(|time| *time >= Self::EARLIEST).ok_or(NotATime)
+        // A moment of jiff's ends a day before the year does, so that every offset can show it: here it is taken apart instead.
+        let text = to_nanoseconds(text);
+        let pieces = Pieces::parse(&*text).map_err(|_| NotATime)?;
+        let (time, offset) = pieces.time().zip(pieces.to_numeric_offset()).ok_or(NotATime)?;
+        if offset.seconds().abs() >= 86_400 {
+            return Err(NotATime);
+        }
+        let local = pieces.date().to_datetime(time).duration_since(UNIX_EPOCH);
+        let since_epoch = local - SignedDuration::from_secs(offset.seconds().into());
+        // The whole milliseconds before it, also of what lies before 1970.
+        let ms = since_epoch.as_nanos().div_euclid(1_000_000);
+        let time = i64::try_from(ms).map(Self).map_err(|_| NotATime)?;
+        (Self::EARLIEST..=Self::LATEST).contains(&time).then_some(time).ok_or(NotATime)
+    }
+}
+
+const UNIX_EPOCH: DateTime = civil::date(1970, 1, 1).at(0, 0, 0, 0);
+
+/// RFC 3339 has any number of digits in a fraction; those after the ninth are cut off, as jiff reads no more.
+fn to_nanoseconds(text: &str) -> Cow<'_, str> {
+    let Some((whole, fraction)) = text.split_once('.') else { return text.into() };
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+    match (fraction.get(..9), fraction.get(digits..)) {
+        (Some(kept), Some(offset)) if digits > 9 => [whole, ".", kept, offset].concat().into(),
+        _ => text.into(),
     }
 }
 
@@ -131,8 +161,9 @@ impl<'de> Deserialize<'de> for Millis {
 }
 
 /// A moment of this life of the process, on a clock that only goes forward at an even pace: what durations and deadlines are
-/// measured by. In milliseconds from a beginning of the process's own: it means nothing to another process, and is never stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// measured by. In milliseconds from a beginning of the process's own: it means nothing to another process. What is kept for
+/// the next one is shifted onto the wall clock before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Steady(i64);
 
 impl Steady {
@@ -158,6 +189,12 @@ impl Steady {
         Self(self.0.saturating_sub_unsigned(ms))
     }
 
+    /// This moment on a clock that is ahead by `ms` milliseconds.
+    #[must_use]
+    pub const fn shifted_ms(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
     /// Milliseconds from `earlier` to this moment; 0 when `earlier` is not earlier.
     pub const fn ms_since(self, earlier: Self) -> u64 {
         let ms = self.0.saturating_sub(earlier.0);
@@ -166,7 +203,7 @@ impl Steady {
 }
 
 /// One reading of both clocks: the wall's, which is a fact to be recorded, and the steady one, which measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Moment {
     /// What the wall clock said. It may have stepped since the last reading, either way.
     pub wall: Timestamp,
@@ -273,7 +310,8 @@ mod tests {
     #[test]
     fn a_time_has_a_year_of_four_digits_without_a_sign() {
         assert_eq!(Timestamp::EARLIEST.to_string(), "0000-01-01T00:00:00.000Z");
-        for text in ["0000-01-01T00:00:00.000Z", "9999-12-30T22:00:00.000Z"] {
+        assert_eq!(Timestamp::LATEST.to_string(), "9999-12-31T23:59:59.999Z");
+        for text in ["0000-01-01T00:00:00.000Z", "9999-12-30T22:00:00.000Z", "9999-12-31T23:59:59.999Z"] {
             assert_eq!(text.parse::<Timestamp>().map(|time| time.to_string()), Ok(text.to_owned()));
         }
         for text in [
@@ -282,6 +320,43 @@ mod tests {
             "0000-01-01T00:00:00+01:00",
             "+010000-01-01T00:00:00Z",
             "10000-01-01T00:00:00Z",
+            "9999-12-31T23:59:59-00:01",
+            "9999-12-31T23:59:59.999-23:59",
+        ] {
+            assert_eq!(text.parse::<Timestamp>(), Err(NotATime), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_rfc_3339_is_read() {
+        for (text, written) in [
+            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.000Z"),
+            ("9999-12-31t23:59:59.9999999z", "9999-12-31T23:59:59.999Z"),
+            ("9999-12-31T23:59:59+23:59", "9999-12-31T00:00:59.000Z"),
+            ("9999-12-31T23:59:59.999-00:00", "9999-12-31T23:59:59.999Z"),
+            ("9999-12-31T00:00:00-23:59", "9999-12-31T23:59:00.000Z"),
+            ("0000-01-01T23:59:00+23:59", "0000-01-01T00:00:00.000Z"),
+            ("0000-01-01T00:00:00-23:59", "0000-01-01T23:59:00.000Z"),
+            ("1969-12-31T23:59:59.9999Z", "1969-12-31T23:59:59.999Z"),
+            ("2026-11-23T20:41:31.1234567890123456789+00:00", "2026-11-23T20:41:31.123Z"),
+            ("2026-11-23 20:41:31Z", "2026-11-23T20:41:31.000Z"),
+            ("2024-02-29T12:00:00Z", "2024-02-29T12:00:00.000Z"),
+            ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.000Z"),
+        ] {
+            assert_eq!(text.parse::<Timestamp>().map(|time| time.to_string()), Ok(written.to_owned()), "{text}");
+        }
+        for text in [
+            "",
+            "2026-11-23",
+            "2026-11-23T20:41:31",
+            "2026-11-23T20:41:31[UTC]",
+            "2026-02-29T12:00:00Z",
+            "2026-13-01T12:00:00Z",
+            "2026-11-23T24:00:00Z",
+            "2026-11-23T20:41:31.Z",
+            "2026-11-23T20:41:31+24:00",
+            "2026-11-23T20:41:31Zjunk",
+            "1795466491",
         ] {
             assert_eq!(text.parse::<Timestamp>(), Err(NotATime), "{text}");
         }

@@ -63,6 +63,7 @@ pub(crate) fn named(event: &Event) -> Option<Vec<Named>> {
         | Event::ModuleDeleted(_)
         | Event::ExecutionStarted(_)
         | Event::ExecutionLost(_)
+        | Event::ExecutionVerified(_)
         | Event::RequestsDenied(_) => Vec::new(),
         Event::Unknown(_) => return None,
     })

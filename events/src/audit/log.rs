@@ -1,8 +1,9 @@
 //! An audit of a log that is no file: through the same interface by which a node reads it, commit after commit.
 
 use super::{
-    Audit, FileCheck, Report, StoredRow,
+    Audit, FileCheck, Heads, Report, StoredRow,
     contents::{self, Kept},
+    heads::Expected,
 };
 use crate::{
     blobs::{BlobError, Blobs},
@@ -31,17 +32,18 @@ pub enum Unfinished {
 }
 
 /// Walks a whole log up to the end that it has now, beside the nodes that write to it, and the blobs that its events name, if
-/// they are given. `progress` is shown how far it is after each commit.
+/// they are given, and against `expected`, heads that were kept elsewhere. `progress` is shown how far it is after each commit.
 ///
 /// # Errors
 /// [`Unfinished`]: what is in the way. Whatever is wrong with the history itself is a finding.
 pub async fn verify_log(
     log: &dyn EventLog,
     blobs: Option<&dyn Blobs>,
+    expected: Option<&Heads>,
     mut progress: impl FnMut(&Report),
 ) -> Result<Report, Unfinished> {
     let looked_at = blobs.map(|_| contents::Blobs::default());
-    let mut audit = Audit { next: 1, blobs: looked_at, ..Audit::default() };
+    let mut audit = Audit { next: 1, blobs: looked_at, expected: expected.map(Expected::new), ..Audit::default() };
     audit.report.file = FileCheck::None;
     let (end, mut after) = (log.tail().await?, Position::START);
     while after < end {
@@ -72,8 +74,7 @@ pub async fn verify_log(
             progress(&audit.report);
         }
     }
-    audit.report.tenants = audit.streams.values().filter(|stream| stream.good).count() as u64;
-    Ok(audit.report)
+    Ok(audit.finish())
 }
 
 /// A commit as the walk takes it, with what rides with it.
@@ -92,7 +93,7 @@ async fn row(log: &dyn EventLog, recorded: &Recorded) -> Result<StoredRow, Unfin
     })
 }
 
-impl Audit {
+impl Audit<'_> {
     /// A place whose commit cannot be read. Gives the place.
     fn unread(&mut self, position: Position, what: &str) -> Position {
         let at = i64::try_from(position.get()).unwrap_or(i64::MAX);
@@ -163,11 +164,11 @@ mod tests {
         let mut other = Stream::fresh();
         let shared: Arc<dyn EventLog> = log.clone();
         other.append(&shared, 3).await;
-        let report = verify_log(&*log, Some(&blobs), |_| ()).await.unwrap();
+        let report = verify_log(&*log, Some(&blobs), None, |_| ()).await.unwrap();
         assert!(report.is_clean(), "{:?}", report.findings);
         assert_eq!((report.tenants, report.commits, report.events), (2, 2, 5));
         assert_eq!((report.blobs, report.missing(), report.file), (Some(1), 1, FileCheck::None));
-        assert_eq!(verify_log(&*log, None, |_| ()).await.unwrap().blobs, None);
+        assert_eq!(verify_log(&*log, None, None, |_| ()).await.unwrap().blobs, None);
     }
 
     #[tokio::test]
@@ -177,10 +178,10 @@ mod tests {
         let stream = Stream::fresh();
         let payload = Payload::new(Bytes::from_static(b"nobody names it"));
         log.append(Append { commit: stream.seal(1), payloads: vec![payload] }).await.unwrap();
-        let report = verify_log(&*log, Some(&blobs), |_| ()).await.unwrap();
+        let report = verify_log(&*log, Some(&blobs), None, |_| ()).await.unwrap();
         assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
         log.damage_last_body();
-        let report = verify_log(&*log, Some(&blobs), |_| ()).await.unwrap();
+        let report = verify_log(&*log, Some(&blobs), None, |_| ()).await.unwrap();
         assert_eq!((report.commits, report.findings.first().unwrap().tenant.as_ref()), (0, Some(&stream.tenant)));
     }
 }

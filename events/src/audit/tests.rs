@@ -10,12 +10,15 @@ use super::*;
 use crate::{
     blobs::{Blobs as _, fs::FsBlobs},
     digest::Digest,
+    envelope::Envelope,
     event::Event,
-    execution::Output,
+    execution::{Content, Finished, Output},
+    id::{CommitId, ExecutionId},
     log::{
         Append, EventLog, ReadLimit, conformance,
         sqlite::{SqliteLog, SqliteLogConfig},
     },
+    revision::Epoch,
 };
 
 /// Two tenants, alternating: `a` has revisions 1-2, 3-4, 5-6 at positions 1, 3, 5; `b` the same at 2, 4, 6.
@@ -41,19 +44,42 @@ fn payloads<const N: usize>(bytes: [&'static [u8]; N]) -> Vec<Payload> {
 /// An execution that has written this.
 fn finished(stdout: &[u8], stderr: &[u8]) -> Event {
     let output = |bytes: &[u8]| Output { digest: Digest::of(bytes), size_bytes: bytes.len() as u64, truncated: false };
-    let golden = include_str!("../../golden/dev.wasmwiz.execution.finished.v1.json");
-    let mut golden = envelope::decode(format!("[{golden}]").as_bytes()).unwrap();
-    let Event::ExecutionFinished(finished) = &mut golden[0].event else { panic!("not finished") };
+    let golden = golden(include_str!("../../golden/dev.wasmwiz.execution.finished.v1.json"));
+    let Event::ExecutionFinished(mut finished) = golden else { panic!("not finished") };
     (finished.stdout, finished.stderr) = (output(stdout), output(stderr));
-    golden[0].event.clone()
+    Event::ExecutionFinished(finished)
 }
 
-/// A commit at the end of a stream; where there is no event, it has the small one of [`conformance::Stream::seal`].
+fn golden(text: &str) -> Event {
+    envelope::decode(format!("[{text}]").as_bytes()).unwrap()[0].event.clone()
+}
+
+/// The acceptance of the execution that ends by `finished`, of a module whose bytes are what it writes.
+fn accepted(finished: &Finished) -> Event {
+    let golden = golden(include_str!("../../golden/dev.wasmwiz.execution.accepted.v1.json"));
+    let Event::ExecutionAccepted(mut accepted) = golden else { panic!("not accepted") };
+    (accepted.execution_id, accepted.module.digest) = (finished.execution_id, finished.stdout.digest);
+    accepted.stdin = Content { digest: Digest::of(b""), size_bytes: 0 };
+    Event::ExecutionAccepted(accepted)
+}
+
+/// A commit at the end of a stream, of an execution that nobody has seen before. Where there is no event, it has its
+/// acceptance.
 fn seal(stream: &conformance::Stream, events: Vec<Option<Event>>) -> Commit {
     let plain = stream.seal(events.len());
     let mut envelopes = plain.events().unwrap().to_vec();
+    let id = ExecutionId::new(uuid::Uuid::from_u128(stream.head.revision.get().into()));
+    let ends = |event: Option<Event>| {
+        let Some(Event::ExecutionFinished(finished)) = event else { return event };
+        Some(Event::ExecutionFinished(Box::new(Finished { execution_id: id, ..*finished })))
+    };
+    let events: Vec<_> = events.into_iter().map(ends).collect();
+    let finished = events.iter().flatten().find_map(|event| match event {
+        Event::ExecutionFinished(finished) => Some(accepted(finished)),
+        _ => None,
+    });
     for (envelope, event) in envelopes.iter_mut().zip(events) {
-        envelope.event = event.unwrap_or_else(|| envelope.event.clone());
+        envelope.event = event.or_else(|| finished.clone()).unwrap();
     }
     let Header { commit_id, owner_epoch, recorded_at, .. } = plain.header().clone();
     Commit::seal(&stream.head, stream.tenant.clone(), commit_id, owner_epoch, recorded_at, envelopes).unwrap()
@@ -173,7 +199,7 @@ async fn one_altered_commit_is_one_finding_and_the_walk_goes_on() {
     let audit = open(dir.path());
     let change = |sql: &str| audit.connection().execute_batch(sql).unwrap();
     change(
-        "UPDATE commits SET body = CAST(replace(CAST(body AS TEXT), 'a name', 'A name') AS BLOB) WHERE position = 3",
+        "UPDATE commits SET body = CAST(replace(CAST(body AS TEXT), '--greet', '--Greet') AS BLOB) WHERE position = 3",
     );
     let report = verify(&audit);
     assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
@@ -215,7 +241,7 @@ async fn a_rewritten_commit_with_a_fitting_hash_breaks_the_chain() {
     let audit = open(dir.path());
     let Some(Found::Row(row)) = audit.rows().nth(2) else { panic!("no third row") };
     let commit = row.commit.unwrap();
-    let body = Bytes::from(String::from_utf8(commit.body().to_vec()).unwrap().replace("a name", "A name"));
+    let body = Bytes::from(String::from_utf8(commit.body().to_vec()).unwrap().replace("--greet", "--Greet"));
     let hash = ledger::chain_hash(commit.header(), &body);
     let update = "UPDATE commits SET body = ?1, hash = ?2 WHERE position = 3";
     audit.connection().execute(update, (&body[..], hash.as_bytes())).unwrap();
@@ -254,10 +280,10 @@ async fn a_wrong_size_of_a_payload_is_found() {
     let stream = conformance::Stream::fresh();
     let Event::ExecutionFinished(mut longer) = finished(b"out", b"") else { panic!("not finished") };
     longer.stdout.size_bytes = 4;
-    let commit = seal(&stream, vec![Some(Event::ExecutionFinished(longer))]);
+    let commit = seal(&stream, vec![None, Some(Event::ExecutionFinished(longer))]);
     log.append(Append { commit, payloads: payloads([b"out"]) }).await.unwrap();
     let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
-    assert!(names(&report, &stream.tenant, 1) && report.findings[0].what.contains("3 bytes"), "{:?}", report.findings);
+    assert!(names(&report, &stream.tenant, 2) && report.findings[0].what.contains("3 bytes"), "{:?}", report.findings);
 }
 
 #[tokio::test]
@@ -307,13 +333,13 @@ async fn a_changed_blob_is_a_finding_and_a_missing_one_is_counted() {
         fs::write(&file, bytes).unwrap();
         let report = with_blobs();
         assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
-        assert!(names(&report, &stream.tenant, 2) && report.findings[0].what.contains(&hex), "{:?}", report.findings);
+        assert!(names(&report, &stream.tenant, 1) && report.findings[0].what.contains(&hex), "{:?}", report.findings);
         assert!(verify(&audit).is_clean() && verify(&audit).blobs.is_none(), "they were not to be checked");
     }
     fs::remove_file(&file).unwrap();
     let gone = with_blobs();
     assert!(gone.is_clean() && gone.missing() == 1, "{gone:?}");
-    assert_eq!(gone.missing[0].revision, Some(Revision::new(2)));
+    assert_eq!(gone.missing[0].revision, Some(Revision::new(1)));
 }
 
 #[tokio::test]
@@ -331,7 +357,14 @@ async fn the_file_is_checked_unless_somebody_holds_the_log() {
 
 #[tokio::test]
 async fn every_changed_byte_of_a_body_in_the_file_is_found() {
-    let (dir, tenants) = log().await;
+    // Small ones: a page that was split would hold a second copy, which nobody reads.
+    let (dir, mut stream) = (tempfile::tempdir().unwrap(), conformance::Stream::fresh());
+    let log = Arc::new(SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap());
+    for _ in 0..3 {
+        stream.append(&(Arc::clone(&log) as conformance::Log), 1).await;
+    }
+    log.close();
+    drop(log);
     let Some(Found::Row(row)) = open(dir.path()).rows().nth(2) else { panic!("no third row") };
     let body = row.body.unwrap();
     let path = dir.path().join("events.db");
@@ -342,7 +375,7 @@ async fn every_changed_byte_of_a_body_in_the_file_is_found() {
         bytes[index] ^= 0x04;
         fs::write(&path, &bytes).unwrap();
         let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
-        assert!(names(&report, &tenants[0], 3), "byte {index}: {:?}", report.findings);
+        assert!(names(&report, &stream.tenant, 3), "byte {index}: {:?}", report.findings);
     }
 }
 
@@ -398,4 +431,106 @@ async fn a_page_that_cannot_be_read_costs_its_rows_only() {
     assert!(report.commits > 150, "{}", report.commits);
     let named = report.findings.iter().filter(|found| found.tenant.as_ref() == Some(&stream.tenant));
     assert!(named.count() > 0 && names(&report, &stream.tenant, 101), "{:?}", report.findings);
+}
+
+/// The heads of a log, as somebody keeps them elsewhere.
+fn kept(dir: &Path) -> Heads {
+    let heads = verify(&SqliteLog::open_read_only(dir).unwrap()).heads.unwrap();
+    serde_json::from_str(&serde_json::to_string(&heads).unwrap()).unwrap()
+}
+
+fn against(dir: &Path, heads: &Heads) -> Report {
+    let checks = Checks { expected: Some(heads), ..Checks::default() };
+    super::verify(&SqliteLog::open_read_only(dir).unwrap(), checks, |_| {})
+}
+
+/// Writes a log anew, as somebody who may change all of it would: these commits, in this order, each sealed on its stream's
+/// last one.
+async fn written_anew(commits: Vec<(TenantId, Vec<Envelope>)>) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
+    let mut heads = HashMap::new();
+    for (tenant, mut envelopes) in commits {
+        let head = heads.entry(tenant.clone()).or_insert_with(|| Head::genesis(&tenant));
+        for (envelope, n) in envelopes.iter_mut().zip(1..) {
+            envelope.revision = head.revision.plus(n);
+        }
+        let (id, at) = (CommitId::new(envelopes[0].id.as_uuid()), envelopes[0].time);
+        let commit = Commit::seal(head, tenant, id, Epoch::FIRST, at, envelopes).unwrap();
+        *head = commit.head();
+        log.append(Append { commit, payloads: Vec::new() }).await.unwrap();
+    }
+    log.close();
+    dir
+}
+
+/// Everything that is in a log.
+async fn all(dir: &Path) -> Vec<(TenantId, Vec<Envelope>)> {
+    let log = SqliteLog::open(dir, SqliteLogConfig::default()).unwrap();
+    let commits = log.read_all(Position::START, ReadLimit::default()).await.unwrap();
+    log.close();
+    commits.iter().map(|it| (it.commit.tenant().clone(), it.commit.events().unwrap().to_vec())).collect()
+}
+
+#[tokio::test]
+async fn what_chains_alone_do_not_show_kept_heads_do() {
+    let (dir, [a, b]) = log().await;
+    let heads = kept(dir.path());
+    let met = against(dir.path(), &heads);
+    assert!(met.is_clean() && met.expected == Some(2) && heads.commits == 6, "{met:?}");
+
+    let commits = all(dir.path()).await;
+    let altered = || {
+        let mut commits = commits.clone();
+        commits[2].1[0].cause.traceparent = None;
+        commits
+    };
+    let swapped = || {
+        let mut commits = commits.clone();
+        commits.swap(2, 3);
+        commits
+    };
+    let cases: [(&str, Vec<_>, Option<&TenantId>); 5] = [
+        ("the newest commit is gone", commits[..5].to_vec(), Some(&b)),
+        ("all newest commits are gone", commits[..2].to_vec(), Some(&a)),
+        ("it is hashed anew from the middle", altered(), Some(&a)),
+        ("a tenant is gone", commits.iter().filter(|(tenant, _)| *tenant == a).cloned().collect(), Some(&b)),
+        ("two commits are swapped", swapped(), None),
+    ];
+    for (case, commits, tenant) in cases {
+        let rewritten = written_anew(commits).await;
+        let alone = verify(&SqliteLog::open_read_only(rewritten.path()).unwrap());
+        assert!(alone.is_clean(), "{case}: {:?}", alone.findings);
+        let report = against(rewritten.path(), &heads);
+        assert!(report.findings.iter().any(|found| found.tenant.as_ref() == tenant), "{case}: {:?}", report.findings);
+    }
+}
+
+#[tokio::test]
+async fn a_history_that_went_on_still_meets_its_heads() {
+    let (dir, _) = log().await;
+    let heads = kept(dir.path());
+    let log: conformance::Log = Arc::new(SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap());
+    conformance::Stream::fresh().append(&log, 3).await;
+    let report = against(dir.path(), &heads);
+    assert!(report.is_clean() && report.expected == Some(2) && report.tenants == 3, "{report:?}");
+}
+
+#[tokio::test]
+async fn an_execution_has_one_end_and_nothing_ends_that_was_not_accepted() {
+    let (dir, [a, _]) = log().await;
+    let commits = all(dir.path()).await;
+    let (mine, end) = (commits[0].1.clone(), commits[0].1[1].clone());
+    for (case, events) in [
+        ("two ends", vec![mine[0].clone(), end.clone(), end.clone()]),
+        ("an end without acceptance", vec![end.clone()]),
+        ("two acceptances", vec![mine[0].clone(), mine[0].clone()]),
+    ] {
+        let rewritten = written_anew(vec![(a.clone(), events)]).await;
+        let report = verify(&SqliteLog::open_read_only(rewritten.path()).unwrap());
+        assert_eq!(report.findings.len(), 1, "{case}: {:?}", report.findings);
+    }
+    let open = written_anew(vec![(a.clone(), vec![mine[0].clone()])]).await;
+    let report = verify(&SqliteLog::open_read_only(open.path()).unwrap());
+    assert!(report.is_clean() && report.open == 1, "{report:?}");
 }

@@ -57,6 +57,11 @@ impl FsBlobs {
         Ok(Self { dir: dir.into(), next: Arc::default() })
     }
 
+    /// The store in `dir`, for reading alone: nothing is made or removed. `None` when there is none.
+    pub fn existing(dir: &Path) -> Option<Self> {
+        dir.join("sha256").is_dir().then(|| Self { dir: dir.into(), next: Arc::default() })
+    }
+
     /// Begins a blob whose bytes come in pieces and whose digest is not known yet.
     ///
     /// # Errors

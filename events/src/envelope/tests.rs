@@ -12,9 +12,12 @@ use crate::{
     execution::{self, Content, Limits, ModuleRef, Outcome, Output, Seed},
     id::{BootId, ExecutionId, ModuleName, NodeId},
     key::{self, Scope, Scopes},
-    module, requests,
+    module,
+    reproducibility::Reproducibility,
+    requests,
     tenant::{self, Tier},
     time::Millis,
+    verification::{Aspect, Difference, Verified},
 };
 
 fn golden() -> BTreeMap<String, String> {
@@ -244,11 +247,12 @@ fn finished() -> impl Strategy<Value = Event> {
         any::<u64>(),
         option::of(digest()),
         any::<bool>(),
+        option::of(proptest::sample::select(Reproducibility::ALL.to_vec())),
         option::of(text()),
     );
     (what, how).prop_map(|(what, how)| {
         let (execution_id, attempt, outcome, exit_code, stdout, stderr) = what;
-        let (fuel, cpu_ms, wall_ms, peak_memory_bytes, trace_digest, deterministic, message) = how;
+        let (fuel, cpu_ms, wall_ms, peak_memory_bytes, trace_digest, deterministic, reproducibility, message) = how;
         Event::ExecutionFinished(Box::new(execution::Finished {
             execution_id,
             attempt,
@@ -262,6 +266,7 @@ fn finished() -> impl Strategy<Value = Event> {
             peak_memory_bytes,
             trace_digest,
             deterministic,
+            reproducibility,
             message,
         }))
     })
@@ -271,6 +276,18 @@ fn lost() -> impl Strategy<Value = Event> {
     (execution_id(), any::<u32>(), text()).prop_map(|(execution_id, attempt, reason)| {
         Event::ExecutionLost(execution::Lost { execution_id, attempt, reason })
     })
+}
+
+fn verified() -> impl Strategy<Value = Event> {
+    let what = [Aspect::Outcome, Aspect::Stdout, Aspect::Fuel];
+    let difference = (proptest::sample::select(what.to_vec()), text(), text())
+        .prop_map(|(what, recorded, found)| Difference { what, recorded, found });
+    (execution_id(), text(), vec(difference, 0..3), millis(), option::of(time())).prop_map(
+        |(execution_id, engine, differences, cpu_ms, bucket_full_at)| {
+            let reproduced = differences.is_empty();
+            Event::ExecutionVerified(Verified { execution_id, engine, reproduced, differences, cpu_ms, bucket_full_at })
+        },
+    )
 }
 
 fn cause() -> impl Strategy<Value = Cause> {
@@ -293,7 +310,8 @@ fn cause() -> impl Strategy<Value = Cause> {
 }
 
 fn an_envelope() -> impl Strategy<Value = Envelope> {
-    let event = prop_oneof![tenant_event(), key_event(), module_event(), accepted(), started(), finished(), lost()];
+    let event =
+        prop_oneof![tenant_event(), key_event(), module_event(), accepted(), started(), finished(), lost(), verified()];
     (uuid(), tenant_id(), any::<u64>(), time(), cause(), event).prop_map(
         |(id, tenant, revision, time, cause, event)| Envelope {
             id: EventId::new(id),

@@ -174,6 +174,10 @@ impl EventLog for JetstreamLog {
         Ok(read::at(&self.shared, position).await?.map(|stored| stored.recorded))
     }
 
+    async fn tenant_at(&self, position: Position) -> Result<Option<TenantId>, ReadError> {
+        read::tenant_at(&self.shared, position).await
+    }
+
     async fn payloads(&self, position: Position) -> Result<Vec<Payload>, ReadError> {
         let Some(stored) = read::at(&self.shared, position).await? else { return Ok(Vec::new()) };
         stored.payloads().map_err(|what| ReadError::Damaged { position, what: what.into() })

@@ -89,6 +89,11 @@ impl MemoryLog {
         self.shared.stored().faults.push_back(Fault::LoseAnswer);
     }
 
+    /// Faults that have not come yet do not come.
+    pub fn forget_faults(&self) {
+        self.shared.stored().faults.clear();
+    }
+
     /// From now on the log refuses everything, as after an I/O error.
     pub fn poison(&self, reason: &str) {
         self.shared.poison.send_replace(Some(reason.into()));
@@ -270,6 +275,11 @@ impl EventLog for MemoryLog {
     async fn read_at(&self, position: Position) -> Result<Option<Arc<Recorded>>, ReadError> {
         let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
         Ok(index.and_then(|index| self.shared.stored().commits.get(index).cloned()))
+    }
+
+    async fn tenant_at(&self, _position: Position) -> Result<Option<TenantId>, ReadError> {
+        // It keeps nothing beside the commits.
+        Ok(None)
     }
 
     async fn payloads(&self, position: Position) -> Result<Vec<Payload>, ReadError> {

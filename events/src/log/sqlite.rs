@@ -366,6 +366,10 @@ impl EventLog for SqliteLog {
         }
     }
 
+    async fn tenant_at(&self, position: Position) -> Result<Option<TenantId>, ReadError> {
+        self.shared.readers.tenant_at(position).await
+    }
+
     async fn payloads(&self, position: Position) -> Result<Vec<Payload>, ReadError> {
         self.shared.readers.payloads(position).await
     }

@@ -71,6 +71,18 @@ pub(super) async fn at(shared: &Shared, position: Position) -> Result<Option<Sto
     reading!(shared, |session| session.at(position.get()))
 }
 
+/// Whose subject one message is of.
+pub(super) async fn tenant_at(shared: &Shared, position: Position) -> Result<Option<TenantId>, ReadError> {
+    let whose = async |session: Arc<Session>| {
+        let found = session.subject_at(position.get()).await?;
+        Ok(found.and_then(|found| {
+            let tenant = TenantId::new(found.rsplit_once('.')?.1).ok()?;
+            (subject(&shared.config, &tenant) == found).then_some(tenant)
+        }))
+    };
+    reading!(shared, |session| whose(session))
+}
+
 /// Commits of a tenant from a revision on.
 pub(super) async fn stream(
     shared: &Shared,
@@ -105,14 +117,17 @@ async fn page(
     limit: ReadLimit,
 ) -> Result<Vec<Arc<Recorded>>, Failure> {
     let subject = subject(&shared.config, tenant);
-    let tail = session.tail(&subject, tenant).await?;
-    if tail.head.revision < from || tail.sequence == 0 {
-        return Ok(Vec::new());
-    }
+    let until = match session.tail(&subject, tenant).await {
+        Ok(tail) if tail.head.revision < from || tail.sequence == 0 => return Ok(Vec::new()),
+        Ok(tail) => tail.head.revision,
+        // What comes before it can be read, and the page ends there.
+        Err(Failure::Damaged(..)) => Revision::new(u64::MAX),
+        Err(failure) => return Err(failure),
+    };
     let mark = shared.mark(tenant).filter(|(revision, _)| *revision <= from);
     let (at, first) = mark.unwrap_or((Revision::NONE, 1));
-    let mut page = Page { from, until: tail.head.revision, limit, bytes: 0, found: Vec::new() };
-    if tail.head.revision.get().saturating_sub(at.get()) <= FEW {
+    let mut page = Page { from, until, limit, bytes: 0, found: Vec::new() };
+    if until.get().saturating_sub(at.get()) <= FEW {
         one_by_one(session, &subject, first, &mut page).await?;
     } else {
         by_consumer(session, subject, first, &mut page).await?;
@@ -135,6 +150,9 @@ async fn whole_page(session: &Session, after: Position, limit: ReadLimit) -> Res
 
 /// Takes messages until it has what it wants.
 trait Takes {
+    /// Has it taken any that it wants?
+    fn has_some(&self) -> bool;
+
     /// Takes one. Is that all?
     fn take(&mut self, recorded: Arc<Recorded>) -> Result<bool, Failure>;
 
@@ -152,6 +170,10 @@ struct Page {
 }
 
 impl Takes for Page {
+    fn has_some(&self) -> bool {
+        !self.found.is_empty()
+    }
+
     fn take(&mut self, recorded: Arc<Recorded>) -> Result<bool, Failure> {
         let commit = &recorded.commit;
         if let Some(last) = self.found.last()
@@ -189,6 +211,10 @@ struct WholePage {
 }
 
 impl Takes for WholePage {
+    fn has_some(&self) -> bool {
+        !self.found.is_empty()
+    }
+
     fn take(&mut self, recorded: Arc<Recorded>) -> Result<bool, Failure> {
         let sequence = recorded.position.get();
         // Nothing is ever removed, so a gap is a message that did not come. The page ends before it.
@@ -220,9 +246,13 @@ fn fits(found: &[Arc<Recorded>], bytes: usize, size: usize, limit: ReadLimit) ->
 
 async fn one_by_one(session: &Session, subject: &str, mut sequence: u64, page: &mut Page) -> Result<(), Failure> {
     loop {
-        let Some(stored) = session.next(subject, sequence).await? else {
+        let stored = match session.next(subject, sequence).await {
+            Ok(Some(stored)) => stored,
             // The end was there a moment ago.
-            return Err(Failure::Passing("the stream's leader has changed".to_owned()));
+            Ok(None) => return Err(Failure::Passing("the stream's leader has changed".to_owned())),
+            // The next page begins with it.
+            Err(Failure::Damaged(..)) if page.has_some() => return Ok(()),
+            Err(failure) => return Err(failure),
         };
         sequence = stored.recorded.position.get().saturating_add(1);
         if page.take(stored.recorded)? {
@@ -266,7 +296,13 @@ async fn fetch_all(
             let message = message.map_err(|error| Failure::Passing(error.to_string()))?;
             let info = message.info().map_err(|error| Failure::Passing(error.to_string()))?;
             came = true;
-            if page.take(stored(info.stream_sequence, &message.payload)?.recorded)? {
+            let stored = match stored(info.stream_sequence, &message.payload) {
+                Ok(stored) => stored,
+                // The next page begins with it.
+                Err(Failure::Damaged(..)) if page.has_some() => return Ok(()),
+                Err(failure) => return Err(failure),
+            };
+            if page.take(stored.recorded)? {
                 return Ok(());
             }
         }

@@ -259,6 +259,15 @@ impl Session {
         }
     }
 
+    /// The subject of one message, whatever it holds.
+    pub(super) async fn subject_at(&self, sequence: u64) -> Result<Option<String>, Failure> {
+        match self.unless_lost(self.stream.get_raw_message(sequence)).await? {
+            Ok(message) => Ok(Some(message.subject.to_string())),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(Failure::Passing(with_causes(&error))),
+        }
+    }
+
     /// The first message of a subject at a sequence or behind it, as the leader has it.
     pub(super) async fn next(&self, subject: &str, sequence: u64) -> Result<Option<Stored>, Failure> {
         match self.unless_lost(self.stream.get_first_raw_message_by_subject(subject, sequence)).await? {

@@ -68,8 +68,8 @@ impl Readers {
         limit: ReadLimit,
     ) -> Result<Vec<Arc<Recorded>>, ReadError> {
         let sql = format!("SELECT {} FROM commits WHERE position > ?1 ORDER BY position", row::COLUMNS);
-        self.with(move |connection| commits(connection, &sql, params![row::bound(after.get())], limit, Revision::NONE))
-            .await
+        let span = Span { after, from: Revision::NONE };
+        self.with(move |connection| commits(connection, &sql, params![row::bound(after.get())], limit, span)).await
     }
 
     pub(super) async fn stream(
@@ -85,7 +85,8 @@ impl Readers {
             row::COLUMNS
         );
         self.with(move |connection| {
-            commits(connection, &sql, params![tenant.as_str(), row::bound(from.get())], limit, from)
+            let span = Span { after: Position::START, from };
+            commits(connection, &sql, params![tenant.as_str(), row::bound(from.get())], limit, span)
         })
         .await
     }
@@ -94,9 +95,29 @@ impl Readers {
         let sql = format!("SELECT {} FROM commits WHERE position = ?1", row::COLUMNS);
         let one = ReadLimit { commits: 1, bytes: usize::MAX };
         let read = move |connection: &Connection| {
-            commits(connection, &sql, params![row::bound(position.get())], one, Revision::NONE)
+            let span = Span { after: Position::new(position.get().saturating_sub(1)), from: Revision::NONE };
+            commits(connection, &sql, params![row::bound(position.get())], one, span)
         };
         self.with(read).await.map(|commits| commits.into_iter().next())
+    }
+
+    /// From the index of the streams, which is not where the commit is: what has damaged the one has not damaged the other.
+    pub(super) async fn tenant_at(self: &Arc<Self>, position: Position) -> Result<Option<TenantId>, ReadError> {
+        let read = move |connection: &Connection| {
+            let sql = format!("SELECT tenant FROM commits INDEXED BY {} WHERE position = ?1", schema::BY_STREAM);
+            let mut statement = connection.prepare_cached(&sql).map_err(unavailable)?;
+            let named = statement.query_map(params![row::bound(position.get())], |row| {
+                Ok(row.get_ref(0)?.as_str().ok().and_then(|tenant| TenantId::new(tenant).ok()))
+            });
+            match named.and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>) {
+                // Two that claim the place are none that it can be said of.
+                Ok(mut named) if named.len() == 1 => Ok(named.pop().flatten()),
+                Ok(_) => Ok(None),
+                Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => Ok(None),
+                Err(error) => Err(unavailable(error)),
+            }
+        };
+        self.with(read).await
     }
 
     pub(super) async fn payloads(self: &Arc<Self>, position: Position) -> Result<Vec<Payload>, ReadError> {
@@ -115,18 +136,36 @@ impl Readers {
     }
 }
 
+/// Where a read begins.
+struct Span {
+    /// Behind this place, as far as it is known: damage that does not say where it is, is said to be there.
+    after: Position,
+    /// With this revision of a stream.
+    from: Revision,
+}
+
 fn commits(
     connection: &Connection,
     sql: &str,
     parameters: impl Params,
     limit: ReadLimit,
-    from: Revision,
+    Span { after, from }: Span,
 ) -> Result<Vec<Arc<Recorded>>, ReadError> {
-    let (mut found, mut bytes, mut last) = (Vec::new(), 0_usize, Position::START);
+    let (mut found, mut bytes, mut last) = (Vec::new(), 0_usize, after);
     let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
     let mut rows = statement.query(parameters).map_err(unavailable)?;
-    while let Some(row) = rows.next().map_err(|error| at(last.next(), error.into()))? {
-        let recorded = row::recorded(row).map_err(|error| at(position(row, last), error))?;
+    loop {
+        let next = match rows.next() {
+            Ok(Some(row)) => row::recorded(row).map_err(|error| at(position(row, last), error)),
+            Ok(None) => break,
+            Err(error) => Err(at(last.next(), error.into())),
+        };
+        let recorded = match next {
+            Ok(recorded) => recorded,
+            // The next read begins with it.
+            Err(ReadError::Damaged { .. }) if !found.is_empty() => break,
+            Err(error) => return Err(error),
+        };
         last = recorded.position;
         if recorded.commit.last_revision() < from {
             continue;

@@ -35,6 +35,9 @@ pub(super) const PAGE_BYTES: usize = 8_192;
 const SETTINGS: &str = "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
      PRAGMA wal_autocheckpoint = 0; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;";
 
+/// The index that SQLite makes for the table's only UNIQUE constraint: which commit holds which revisions of which stream.
+pub(super) const BY_STREAM: &str = "sqlite_autoindex_commits_1";
+
 /// The columns that can be large come last, `payloads` behind `body`: reading a commit never touches its payloads.
 const TABLE: &str = "CREATE TABLE commits (
     position INTEGER PRIMARY KEY,

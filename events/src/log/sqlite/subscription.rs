@@ -33,7 +33,15 @@ impl Subscription for Follower {
         loop {
             let tail = *self.tail.borrow_and_update();
             if self.after < tail {
-                let found = self.shared.read_all(self.after, limit).await?;
+                let mut found = self.shared.read_all(self.after, limit).await?;
+                // Positions have no gaps: where there is one, a commit is missing.
+                let mut expected = self.after;
+                let follows = |recorded: &Arc<Recorded>| {
+                    expected = expected.next();
+                    recorded.position == expected
+                };
+                let whole = found.iter().map(follows).take_while(|follows| *follows).count();
+                found.truncate(whole);
                 let Some(last) = found.last() else {
                     let (position, what) = (self.after.next(), "a durable commit is missing".into());
                     return Err(ReadError::Damaged { position, what });

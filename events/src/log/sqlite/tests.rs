@@ -326,11 +326,49 @@ async fn damaged_bytes_are_never_served() {
         ReadError::Unavailable(reason) => panic!("{reason}"),
     };
     let all = ReadLimit::default();
-    assert_eq!(damaged_at(log.read_all(Position::START, all).await.unwrap_err()), 2);
+    assert_eq!(log.read_all(Position::START, all).await.unwrap().len(), 1, "what comes before the damage is served");
+    assert_eq!(log.read_stream(&stream.tenant, Revision::new(1), all).await.unwrap().len(), 1);
+    assert_eq!(damaged_at(log.read_all(Position::new(1), all).await.unwrap_err()), 2);
     assert_eq!(damaged_at(log.read_at(Position::new(2)).await.unwrap_err()), 2);
     assert_eq!(damaged_at(log.read_stream(&stream.tenant, Revision::new(2), all).await.unwrap_err()), 2);
     assert_eq!(damaged_at(log.payloads(Position::new(1)).await.unwrap_err()), 1);
     assert_eq!(log.read_all(Position::new(2), all).await.unwrap().len(), 1, "what is not damaged is served");
+}
+
+#[tokio::test]
+async fn whose_a_damaged_commit_is_the_index_tells() {
+    let (log, dir) = fresh();
+    let (mut one, mut other) = (Stream::fresh(), Stream::fresh());
+    let writer = Arc::clone(&log) as Log;
+    one.append(&writer, 2).await;
+    other.append(&writer, 2).await;
+    one.append(&writer, 2).await;
+    drop(writer);
+    log.close();
+    drop(log);
+    let path = dir.path().join("events.db");
+    let bytes = fs::read(&path).unwrap();
+    let name = one.tenant.as_str().as_bytes();
+    // Each place of the name: in rows, in the index of streams, in the table of heads, in bodies.
+    for at in (0..bytes.len() - name.len()).filter(|at| bytes[*at..].starts_with(name)) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        let log = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
+        let mut unread = 0;
+        for (position, stream) in [(1, &one), (2, &other), (3, &one)] {
+            let position = Position::new(position);
+            if log.read_at(position).await.is_err() {
+                unread += 1;
+                assert_eq!(log.tenant_at(position).await.unwrap().as_ref(), Some(&stream.tenant));
+            }
+        }
+        assert!(unread <= 1, "one byte damages one commit");
+        log.close();
+    }
+    fs::write(&path, &bytes).unwrap();
+    let log = open(dir.path());
+    assert_eq!(log.tenant_at(Position::new(4)).await.unwrap(), None);
 }
 
 #[tokio::test]
