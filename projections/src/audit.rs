@@ -97,8 +97,8 @@ impl Audit {
         filter: AuditFilter,
         page: Page<AuditCursor>,
     ) -> Result<Listed<EventRef, AuditCursor>, QueryError> {
-        let tenant = tenant.clone();
-        self.readers.read(move |connection| rows::find(connection, &tenant, &filter, &page)).await
+        let whose = tenant.clone();
+        self.readers.read_of(tenant, move |connection| rows::find(connection, &whose, &filter, &page)).await
     }
 
     /// The end of the tenant's stream as far as the view has come; `None` when it has no event yet.
@@ -106,8 +106,8 @@ impl Audit {
     /// # Errors
     /// [`QueryError`] when the view cannot be read.
     pub async fn head(&self, tenant: &TenantId) -> Result<Option<AuditHead>, QueryError> {
-        let tenant = tenant.clone();
-        self.readers.read(move |connection| rows::head(connection, &tenant)).await
+        let whose = tenant.clone();
+        self.readers.read_of(tenant, move |connection| rows::head(connection, &whose)).await
     }
 }
 

@@ -20,6 +20,9 @@ CREATE TABLE checkpoint (
     digest BLOB NOT NULL
 );";
 
+/// Stands for the hash of a commit that cannot be read.
+const UNREAD: ChainHash = ChainHash::from_bytes([0; 32]);
+
 /// How far a view has folded the log, and which log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -27,7 +30,7 @@ pub struct Checkpoint {
     pub position: Position,
     /// How many commits were folded since the beginning.
     pub commits: u64,
-    /// Hash of the last commit folded: tells whether the log is still the one that was folded.
+    /// Hash of the last commit folded: tells whether the log is still the one that was folded. Zeros when the commit cannot be read.
     pub last_hash: ChainHash,
     /// When the last commit folded was recorded.
     pub last_at: Timestamp,
@@ -88,6 +91,23 @@ impl Delta {
             last_at: recorded.commit.header().recorded_at,
             digest: hasher.finalize().into(),
         };
+        Ok(())
+    }
+
+    /// Adds the next place, whose commit cannot be read.
+    ///
+    /// # Errors
+    /// [`Misplaced::Overlap`] when it is not after the delta's end.
+    pub fn pass_over(&mut self, position: Position) -> Result<(), Misplaced> {
+        if position <= self.end.position {
+            return Err(Misplaced::Overlap { checkpoint: self.end.position, from: position });
+        }
+        let mut hasher = Sha256::new();
+        hasher.update(self.end.digest);
+        hasher.update(position.get().to_be_bytes());
+        hasher.update(UNREAD.as_bytes());
+        let (commits, digest) = (self.end.commits.saturating_add(1), hasher.finalize().into());
+        self.end = Checkpoint { position, commits, last_hash: UNREAD, digest, ..self.end };
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use wasmwiz_events::{
     execution::{Content, ModuleRef, Outcome, Output},
     id::{ExecutionId, KeyId, ModuleName, TenantId},
+    reproducibility::Reproducibility,
     revision::{Position, Revision},
     time::{Millis, Timestamp},
 };
@@ -65,8 +66,8 @@ pub struct ExecutionEnd {
     pub wall: Millis,
     /// The most memory it held.
     pub peak_memory_bytes: u64,
-    /// Will a run from the record give the same result by construction?
-    pub deterministic: bool,
+    /// What its end depended on.
+    pub reproducibility: Reproducibility,
     /// Why it ended as it did, for people.
     pub message: Option<String>,
     /// When its end was recorded.
@@ -113,13 +114,13 @@ impl Executions {
     /// # Errors
     /// [`QueryError`] when the view cannot be read.
     pub async fn get(&self, tenant: &TenantId, id: ExecutionId) -> Result<Option<ExecutionRecord>, QueryError> {
-        let tenant = tenant.clone();
-        self.readers.read(move |connection| rows::get(connection, &tenant, id)).await
+        let whose = tenant.clone();
+        self.readers.read_of(tenant, move |connection| rows::get(connection, &whose, id)).await
     }
 
     /// Executions of this tenant, the last accepted first.
     ///
-    /// One call looks at no more than [`SCANNED_ROWS`] rows: a filter that few rows pass gives a short page, even an
+    /// One call looks at no more than [`SCANNED_ROWS`] executions, and at a row for each thousand revisions in between: a filter that few rows pass gives a short page, even an
     /// empty one, and a cursor that goes on from there. Times are of acceptance, as recorded; stretches of the history of
     /// which all times are outside of those wanted are not even looked at.
     ///
@@ -131,8 +132,8 @@ impl Executions {
         filter: ExecutionFilter,
         page: Page<ExecutionCursor>,
     ) -> Result<Listed<ExecutionRecord, ExecutionCursor>, QueryError> {
-        let tenant = tenant.clone();
-        self.readers.read(move |connection| rows::list(connection, &tenant, &filter, &page)).await
+        let whose = tenant.clone();
+        self.readers.read_of(tenant, move |connection| rows::list(connection, &whose, &filter, &page)).await
     }
 
     /// The tenants that have executions without an end. At start-up, after the view has caught up with the log, these are
@@ -141,7 +142,11 @@ impl Executions {
     /// # Errors
     /// [`QueryError`] when the view cannot be read.
     pub async fn open_tenants(&self) -> Result<Vec<TenantId>, QueryError> {
-        self.readers.read(rows::open_tenants).await
+        let mut tenants = self.readers.read(rows::open_tenants).await?;
+        // What they have accepted since is not known here; their entities may know.
+        let aside = self.readers.quarantine().all().into_iter().map(|aside| aside.tenant);
+        tenants.extend(aside.filter(|tenant| !tenants.contains(tenant)).collect::<Vec<_>>());
+        Ok(tenants)
     }
 }
 

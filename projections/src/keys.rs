@@ -6,7 +6,7 @@
 //! authorises reads; entities authorise commands.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -28,6 +28,7 @@ pub(crate) use fold::KeysProjection;
 
 use crate::{
     page::{Listed, Page},
+    quarantine::SetAside,
     readers::{QueryError, Readers},
 };
 
@@ -163,7 +164,7 @@ pub(crate) struct Directory(RwLock<Mirror>);
 struct Mirror {
     tenants: HashMap<TenantId, Arc<TenantRecord>>,
     keys: HashMap<KeyId, Arc<KeyRecord>>,
-    refused: Vec<RefusedKey>,
+    refused: BTreeMap<(KeyId, TenantId), Revision>,
 }
 
 impl Directory {
@@ -177,17 +178,18 @@ impl Directory {
 
     fn replace_all(&self, tenants: Vec<TenantRecord>, keys: Vec<KeyRecord>, refused: Vec<RefusedKey>) {
         let mut mirror = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *mirror = Mirror { refused, ..Mirror::default() };
+        *mirror = Mirror::default();
         mirror.put(tenants.into_iter(), keys.into_iter());
+        mirror.refuse(refused.into_iter());
     }
 
     fn is_refused(&self, tenant: &TenantId, id: &KeyId) -> bool {
         let mirror = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        mirror.refused.iter().any(|refused| refused.id == *id && refused.tenant == *tenant)
+        mirror.refused.contains_key(&(id.clone(), tenant.clone()))
     }
 
     fn refuse(&self, refused: impl Iterator<Item = RefusedKey>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).refused.extend(refused);
+        self.0.write().unwrap_or_else(PoisonError::into_inner).refuse(refused);
     }
 
     fn put(&self, tenants: impl Iterator<Item = TenantRecord>, keys: impl Iterator<Item = KeyRecord>) {
@@ -196,6 +198,10 @@ impl Directory {
 }
 
 impl Mirror {
+    fn refuse(&mut self, refused: impl Iterator<Item = RefusedKey>) {
+        self.refused.extend(refused.map(|RefusedKey { id, tenant, revision }| ((id, tenant), revision)));
+    }
+
     fn put(&mut self, tenants: impl Iterator<Item = TenantRecord>, keys: impl Iterator<Item = KeyRecord>) {
         self.tenants.extend(tenants.map(|tenant| (tenant.id.clone(), Arc::new(tenant))));
         for key in keys {
@@ -220,13 +226,24 @@ impl Keys {
         Self { directory, readers }
     }
 
+    /// The tenant's stream, if this view has set it aside: then what it says of the tenant and its keys is not true any more,
+    /// and nobody may come in for it.
+    pub fn set_aside(&self, tenant: &TenantId) -> Option<SetAside> {
+        self.readers.quarantine().of(tenant)
+    }
+
+    /// The stream that issued a key after it was set aside: whether the key opens anything is not known.
+    pub fn set_aside_with(&self, id: &KeyId) -> Option<SetAside> {
+        self.readers.quarantine().of_key(id)
+    }
+
     /// The key with this id, of whatever tenant, for authentication: the caller names the tenant by the key. In memory, and
-    /// `None` once it is revoked.
+    /// `None` once it is revoked. Of a tenant whose stream is set aside it is the key as it was: see [`Keys::set_aside`].
     pub fn authenticate_lookup(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {
         self.directory.key(id)
     }
 
-    /// A tenant. In memory.
+    /// A tenant. In memory. One whose stream is set aside is the tenant as it was: see [`Keys::set_aside`].
     pub fn tenant(&self, id: &TenantId) -> Option<Arc<TenantRecord>> {
         self.directory.tenant(id)
     }
@@ -236,13 +253,18 @@ impl Keys {
     /// # Errors
     /// [`QueryError`] when the view cannot be read.
     pub async fn holder(&self, id: &KeyId) -> Result<Option<TenantId>, QueryError> {
+        if let Some(aside) = self.set_aside_with(id) {
+            self.readers.quarantine().admit(&aside.tenant)?;
+        }
         let id = id.clone();
         self.readers.read(move |connection| rows::holder(connection, &id)).await
     }
 
     /// Keys that the log issues under ids which were taken. In memory: there are as many as somebody's mistakes.
     pub fn refused(&self) -> Vec<RefusedKey> {
-        self.directory.0.read().unwrap_or_else(PoisonError::into_inner).refused.clone()
+        let mirror = self.directory.0.read().unwrap_or_else(PoisonError::into_inner);
+        let refused = mirror.refused.iter();
+        refused.map(|((id, tenant), at)| RefusedKey { id: id.clone(), tenant: tenant.clone(), revision: *at }).collect()
     }
 
     /// A key of this tenant: from memory, or from its row when it is revoked.
@@ -250,11 +272,12 @@ impl Keys {
     /// # Errors
     /// [`QueryError`] when the view cannot be read.
     pub async fn get_key(&self, tenant: &TenantId, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, QueryError> {
+        self.readers.quarantine().admit(tenant)?;
         if let Some(key) = self.directory.key(id) {
             return Ok(Some(key).filter(|key| key.tenant == *tenant));
         }
-        let (tenant, id) = (tenant.clone(), id.clone());
-        let row = self.readers.read(move |connection| rows::key(connection, &tenant, &id)).await?;
+        let (whose, id) = (tenant.clone(), id.clone());
+        let row = self.readers.read_of(tenant, move |connection| rows::key(connection, &whose, &id)).await?;
         Ok(row.map(Arc::new))
     }
 
@@ -267,11 +290,11 @@ impl Keys {
         tenant: &TenantId,
         page: Page<KeyCursor>,
     ) -> Result<Listed<KeyRecord, KeyCursor>, QueryError> {
-        let tenant = tenant.clone();
-        self.readers.read(move |connection| rows::list_keys(connection, &tenant, &page)).await
+        let whose = tenant.clone();
+        self.readers.read_of(tenant, move |connection| rows::list_keys(connection, &whose, &page)).await
     }
 
-    /// All tenants, the last registered first.
+    /// All tenants, the last registered first. Those whose streams are set aside are as they were: see [`Keys::set_aside`].
     ///
     /// # Errors
     /// [`QueryError`] when the view cannot be read.

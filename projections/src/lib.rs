@@ -13,13 +13,16 @@
 //! **Invariants**
 //! - A view equals the fold of the log at its checkpoint, however often the process died on the way.
 //! - Folding asks no clock, no network and no randomness; the same log gives the same rows, byte for byte.
-//! - No event is skipped. One that cannot be folded stops its view, which stays readable; the other views go on.
+//! - No event is skipped in silence. A commit that cannot be read or folded sets its stream aside ([`SetAside`]): the view
+//!   tells nothing of that tenant until the stream is folded to its end, and goes on with all others. Where it cannot be told
+//!   whose commit it is, the view stops and stays readable; the other views go on.
 //! - A query names its tenant and never returns a row of another one.
 
 mod checksum;
 mod dictionary;
 mod progress;
 mod projection;
+mod quarantine;
 mod readers;
 mod rebuild;
 mod row;
@@ -39,6 +42,7 @@ pub mod views;
 
 pub use page::{Listed, Page};
 pub use progress::{Behind, State, ViewStatus};
+pub use quarantine::SetAside;
 pub use readers::QueryError;
 pub use views::{Config, OpenError, Views};
 

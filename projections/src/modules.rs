@@ -107,8 +107,8 @@ impl Modules {
         tenant: &TenantId,
         page: Page<ModuleCursor>,
     ) -> Result<Listed<ModuleRecord, ModuleCursor>, QueryError> {
-        let tenant = tenant.clone();
-        self.readers.read(move |rows| list(rows, &tenant, &page)).await
+        let whose = tenant.clone();
+        self.readers.read_of(tenant, move |rows| list(rows, &whose, &page)).await
     }
 
     /// The latest version of a live name.
@@ -116,15 +116,15 @@ impl Modules {
     /// # Errors
     /// [`QueryError`] when the view cannot be read.
     pub async fn get(&self, tenant: &TenantId, name: &ModuleName) -> Result<Option<ModuleRecord>, QueryError> {
-        let (tenant, name) = (tenant.clone(), name.clone());
+        let (whose, name) = (tenant.clone(), name.clone());
         let sql = format!(
             "SELECT {MODULE} FROM names n JOIN modules m ON m.tenant = n.tenant AND m.name = n.name
              AND m.version = n.latest WHERE n.tenant = ?1 AND n.name = ?2"
         );
         self.readers
-            .read(move |rows| {
+            .read_of(tenant, move |rows| {
                 let mut found = rows.prepare_cached(&sql)?;
-                found.query_row([tenant.as_str(), name.as_str()], read_module).optional()
+                found.query_row([whose.as_str(), name.as_str()], read_module).optional()
             })
             .await
     }
@@ -139,8 +139,8 @@ impl Modules {
         name: &ModuleName,
         page: Page<VersionCursor>,
     ) -> Result<Listed<ModuleRecord, VersionCursor>, QueryError> {
-        let (tenant, name) = (tenant.clone(), name.clone());
-        self.readers.read(move |rows| versions(rows, &tenant, &name, &page)).await
+        let (whose, name) = (tenant.clone(), name.clone());
+        self.readers.read_of(tenant, move |rows| versions(rows, &whose, &name, &page)).await
     }
 
     /// One version, also when it is deleted: see [`ModuleRecord::deleted_at`].
@@ -153,12 +153,12 @@ impl Modules {
         name: &ModuleName,
         version: u32,
     ) -> Result<Option<ModuleRecord>, QueryError> {
-        let (tenant, name) = (tenant.clone(), name.clone());
+        let (whose, name) = (tenant.clone(), name.clone());
         let sql = format!("SELECT {MODULE} FROM modules m WHERE tenant = ?1 AND name = ?2 AND version = ?3");
         self.readers
-            .read(move |rows| {
+            .read_of(tenant, move |rows| {
                 let mut found = rows.prepare_cached(&sql)?;
-                found.query_row(params![tenant.as_str(), name.as_str(), version], read_module).optional()
+                found.query_row(params![whose.as_str(), name.as_str(), version], read_module).optional()
             })
             .await
     }
@@ -254,6 +254,7 @@ impl Projection for ModulesProjection {
                 | Event::ExecutionStarted(_)
                 | Event::ExecutionFinished(_)
                 | Event::ExecutionLost(_)
+                | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
                 | Event::Unknown(_) => {}
             }

@@ -6,7 +6,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 use wasmwiz_events::{revision::Position, time::Timestamp};
 
-use crate::checkpoint::Checkpoint;
+use crate::{
+    checkpoint::Checkpoint,
+    quarantine::{Quarantine, SetAside},
+};
 
 /// What a view is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,6 +45,8 @@ pub struct ViewStatus {
     pub state: State,
     /// What keeps it from going on at the moment, for operators. It tries again by itself.
     pub trouble: Option<Arc<str>>,
+    /// Streams that it cannot fold. It goes on with all others, and tells nothing of these.
+    pub set_aside: Vec<SetAside>,
 }
 
 /// A view has not come as far as was waited for.
@@ -73,13 +78,16 @@ pub(crate) struct Progress {
     name: &'static str,
     standing: watch::Sender<Standing>,
     waiting: watch::Sender<usize>,
+    /// How often it was asked to try the streams again that are set aside, and has.
+    tried: watch::Sender<u64>,
+    quarantine: Quarantine,
 }
 
 impl Progress {
-    pub(crate) fn new(name: &'static str, checkpoint: Checkpoint) -> Self {
+    pub(crate) fn new(name: &'static str, checkpoint: Checkpoint, quarantine: Quarantine) -> Self {
         let tail = checkpoint.position;
         let standing = watch::Sender::new(Standing { checkpoint, tail, state: State::CatchingUp, trouble: None });
-        Self { name, standing, waiting: watch::Sender::new(0) }
+        Self { name, standing, waiting: watch::Sender::new(0), tried: watch::Sender::new(0), quarantine }
     }
 
     pub(crate) fn advance(&self, checkpoint: Checkpoint) {
@@ -125,7 +133,30 @@ impl Progress {
             last_recorded_at: (checkpoint.commits > 0).then_some(checkpoint.last_at),
             state,
             trouble,
+            set_aside: self.quarantine.all(),
         }
+    }
+
+    /// The streams that are set aside were tried again, as asked for the `asked`th time.
+    pub(crate) fn tried(&self, asked: u64) {
+        self.tried.send_replace(asked);
+    }
+
+    /// Waits until that has happened, or never will.
+    pub(crate) async fn until_tried(&self, asked: u64, timeout: Duration) -> Result<(), Behind> {
+        let (mut tried, mut standing) = (self.tried.subscribe(), self.standing.subscribe());
+        let done = async {
+            tokio::select! {
+                done = tried.wait_for(|done| *done >= asked) => done.is_ok(),
+                _stopped = standing.wait_for(|standing| matches!(standing.state, State::Stopped { .. })) => false,
+            }
+        };
+        if tokio::time::timeout(timeout, done).await == Ok(true) {
+            return Ok(());
+        }
+        let Standing { checkpoint, tail, state, .. } = self.standing();
+        let stopped = matches!(state, State::Stopped { .. });
+        Err(Behind { view: self.name, position: checkpoint.position, wanted: tail, stopped })
     }
 
     /// Waits until somebody waits for this view: then its thread must not linger.

@@ -25,6 +25,9 @@ pub(crate) trait Projection: Send + 'static {
     /// The statements that create its tables.
     const SCHEMA: &'static str;
 
+    /// Does it say which keys there are? Then the keys of streams that are set aside are remembered too.
+    const KNOWS_KEYS: bool = false;
+
     /// Reads what it keeps in memory from the rows. Called once, before the first fold.
     fn load(&mut self, _rows: &Connection) -> Result<(), Fault> {
         Ok(())
@@ -74,9 +77,14 @@ impl From<StoreError> for Fault {
 }
 
 impl Fault {
-    /// Is it what the log says, and not what the file does, that stops the view?
+    /// Is it what the log says, and not what the file does?
     pub(crate) const fn is_of_content(&self) -> bool {
         !matches!(self, Self::Sqlite(_) | Self::Checkpoint(_))
+    }
+
+    /// Is it what one stream of the log says? Then it concerns nobody else.
+    pub(crate) const fn is_of_stream(&self) -> bool {
+        self.is_of_content() && !matches!(self, Self::Misplaced(_))
     }
 
     /// Will the same batch perhaps be taken later, because something outside was in the way: another process that holds the

@@ -8,6 +8,9 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
+use wasmwiz_events::{id::TenantId, revision::Position};
+
+use crate::quarantine::Quarantine;
 
 /// How much of a view's file a reader maps, in bytes; the rest is read through the page cache.
 const MMAP_BYTES: i64 = 256 << 20;
@@ -27,6 +30,16 @@ pub enum QueryError {
     /// The process is going down, or the query panicked.
     #[error("the query was broken off")]
     BrokenOff,
+    /// The tenant's stream is set aside by the view: what the view has of it is not true any more.
+    #[error(
+        "view {view} has set the tenant's stream aside, as its commit at position {position} cannot be read or folded"
+    )]
+    SetAside {
+        /// Which view.
+        view: &'static str,
+        /// The commit.
+        position: Position,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -38,16 +51,35 @@ struct Pool {
     permits: Arc<Semaphore>,
     wait: Duration,
     idle: Mutex<Vec<Connection>>,
+    quarantine: Quarantine,
 }
 
 impl Readers {
     /// At most `count` connections to the file at `path`, each opened when it is first needed.
-    pub(crate) fn new(path: PathBuf, count: usize, wait: Duration) -> Self {
+    pub(crate) fn new(path: PathBuf, count: usize, wait: Duration, quarantine: Quarantine) -> Self {
         let permits = Arc::new(Semaphore::new(count.max(1)));
-        Self(Arc::new(Pool { path, permits, wait, idle: Mutex::new(Vec::new()) }))
+        Self(Arc::new(Pool { path, permits, wait, idle: Mutex::new(Vec::new()), quarantine }))
     }
 
-    /// Runs `query` on a connection, on a thread that may block.
+    /// Streams of which nothing is told.
+    pub(crate) fn quarantine(&self) -> &Quarantine {
+        &self.0.quarantine
+    }
+
+    /// Runs a query about one tenant, unless its stream is set aside.
+    pub(crate) async fn read_of<T, F>(&self, tenant: &TenantId, query: F) -> Result<T, QueryError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.0.quarantine.admit(tenant)?;
+        let answer = self.read(query).await?;
+        // It may have been set aside while the query waited for its turn.
+        self.0.quarantine.admit(tenant)?;
+        Ok(answer)
+    }
+
+    /// Runs `query`, which is about no tenant, on a connection, on a thread that may block.
     pub(crate) async fn read<T, F>(&self, query: F) -> Result<T, QueryError>
     where
         T: Send + 'static,

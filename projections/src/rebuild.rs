@@ -17,6 +17,7 @@ use crate::{
     checkpoint::Checkpoint,
     metrics,
     projection::{Projection, is_damage},
+    quarantine,
 };
 
 /// Pages of the write-ahead log between two checkpoints of SQLite: 16 MiB, so that a busy view syncs about once a second.
@@ -134,8 +135,10 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-fn schema_digest<P: Projection>() -> [u8; 32] {
-    Sha256::digest(P::SCHEMA).into()
+/// Which tables a file of the view has.
+pub(crate) fn schema_digest<P: Projection>() -> [u8; 32] {
+    // A program that knows of no quarantine would tell what is set aside.
+    Sha256::new().chain_update(P::SCHEMA).chain_update(quarantine::SCHEMA).finalize().into()
 }
 
 fn open_existing<P: Projection>(path: &Path) -> rusqlite::Result<Option<(Connection, Checkpoint)>> {
@@ -157,6 +160,7 @@ fn create<P: Projection>(path: &Path) -> rusqlite::Result<(Connection, Checkpoin
     configure(&connection)?;
     let transaction = connection.transaction()?;
     transaction.execute_batch(P::SCHEMA)?;
+    transaction.execute_batch(quarantine::SCHEMA)?;
     Checkpoint::create(&transaction, schema_digest::<P>())?;
     transaction.commit()?;
     Ok((connection, Checkpoint::START))

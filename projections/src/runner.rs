@@ -15,9 +15,12 @@ use crate::{
     metrics,
     progress::{Progress, State},
     projection::{Fault, Projection},
+    quarantine::{Change, PassedOver, Quarantine},
     rebuild::ViewFile,
     views::Config,
 };
+
+mod aside;
 
 /// Body bytes of one read, 1 MiB: with about 1 KiB an event, half a batch.
 const READ_BYTES: usize = 1 << 20;
@@ -48,10 +51,18 @@ pub(crate) enum Order {
 /// Why following ended.
 enum End {
     Ordered,
-    Fault {
+    /// The file cannot be written, or holds what it should not.
+    Broken {
         position: Position,
         fault: Fault,
     },
+    /// A commit cannot be folded.
+    Unfoldable {
+        recorded: Arc<Recorded>,
+        fault: Fault,
+    },
+    /// Somebody wants what is set aside to be tried again.
+    TryAgain,
     /// Something is in the way that may pass: trying again may help.
     Hindered(Arc<str>),
     Damaged {
@@ -65,9 +76,13 @@ pub(crate) struct Runner<P> {
     pub(crate) file: ViewFile,
     pub(crate) connection: Connection,
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) quarantine: Quarantine,
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) orders: watch::Receiver<Order>,
+    pub(crate) retries: watch::Receiver<u64>,
+    /// When the streams that are set aside are tried again; `None`: when somebody asks.
+    pub(crate) again_at: Option<Instant>,
     pub(crate) config: Config,
 }
 
@@ -76,11 +91,13 @@ struct Batch {
     commits: Vec<Arc<Recorded>>,
     events: usize,
     delta: Delta,
+    passed_over: PassedOver,
 }
 
 impl Batch {
-    const fn beginning_at(checkpoint: &Checkpoint) -> Self {
-        Self { commits: Vec::new(), events: 0, delta: Delta::beginning_at(checkpoint) }
+    fn beginning_at(checkpoint: &Checkpoint) -> Self {
+        let (delta, passed_over) = (Delta::beginning_at(checkpoint), PassedOver::default());
+        Self { commits: Vec::new(), events: 0, delta, passed_over }
     }
 }
 
@@ -108,6 +125,8 @@ impl<P: Projection> Runner<P> {
 
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
+        // A node that has started anew may read what the one before could not, or be another version.
+        let mut try_again = true;
         loop {
             let before = self.checkpoint.position;
             // Folding and writing await nothing in between, so a view can be abandoned wherever it waits.
@@ -115,11 +134,25 @@ impl<P: Projection> Runner<P> {
             let end = tokio::select! {
                 biased;
                 () = abandoned(orders) => return,
-                end = self.follow() => end,
+                end = self.follow(&mut try_again) => end,
+            };
+            try_again |= matches!(end, End::TryAgain);
+            let end = match end {
+                End::TryAgain => continue,
+                End::Unfoldable { .. } | End::Damaged { .. } => match self.set_aside(end).await {
+                    Ok(()) => continue,
+                    Err(end) => end,
+                },
+                end => end,
             };
             match end {
                 End::Ordered => return,
-                End::Fault { position, fault } => {
+                // Handled above: setting aside gives neither.
+                End::TryAgain => {}
+                End::Unfoldable { recorded, fault } => {
+                    return self.stop(recorded.position, &fault.in_full(), false).await;
+                }
+                End::Broken { position, fault } => {
                     return self.stop(position, &fault.in_full(), fault.is_damage()).await;
                 }
                 End::Damaged { position, what } => {
@@ -155,7 +188,14 @@ impl<P: Projection> Runner<P> {
     }
 
     /// Follows the log until something ends it. What was folded and not written is forgotten.
-    async fn follow(&mut self) -> End {
+    async fn follow(&mut self, try_again: &mut bool) -> End {
+        if *try_again {
+            if let Err(end) = self.try_again().await {
+                self.projection.discard();
+                return end;
+            }
+            *try_again = false;
+        }
         let ended = match self.log.subscribe(self.checkpoint.position).await {
             Ok(mut subscription) => match self.fold_and_write(&mut *subscription).await {
                 Ok(never) => match never {},
@@ -179,6 +219,9 @@ impl<P: Projection> Runner<P> {
             self.write(batch)?;
             if let Some(end) = ended {
                 return Err(end);
+            }
+            if self.again_at.is_some_and(|at| at <= Instant::now()) {
+                return Err(End::TryAgain);
             }
             if tail_asked.elapsed() >= TAIL_EVERY || goal.is_some() {
                 self.progress.tail_seen(self.log.tail().await.map_err(unreadable)?);
@@ -214,7 +257,12 @@ impl<P: Projection> Runner<P> {
     async fn gather(&mut self, log: &mut dyn Subscription) -> (Batch, Option<End>) {
         let mut batch = Batch::beginning_at(&self.checkpoint);
         let progress = Arc::clone(&self.progress);
-        let mut orders = self.orders.clone();
+        let (mut orders, mut retries) = (self.orders.clone(), self.retries.clone());
+        let again_at = self.again_at;
+        let again = async || match again_at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        };
         let (mut lingered_until, mut at_end) = (None, false);
         while batch.events < self.config.batch_events {
             let limit = ReadLimit { commits: self.config.batch_events.saturating_sub(batch.events), bytes: READ_BYTES };
@@ -240,6 +288,8 @@ impl<P: Projection> Runner<P> {
                     }
                     return (batch, Some(End::Ordered));
                 }
+                Ok(()) = retries.changed() => return (batch, Some(End::TryAgain)),
+                () = again(), if batch.commits.is_empty() => return (batch, Some(End::TryAgain)),
                 next = next => match next {
                     Ok(commits) => {
                         at_end = commits.len() <= AT_END_COMMITS;
@@ -265,10 +315,10 @@ impl<P: Projection> Runner<P> {
                 *batch = Batch::beginning_at(&self.checkpoint);
                 for earlier in folded {
                     // It could be folded a moment ago, and folding is pure.
-                    self.fold(batch, &earlier).map_err(|fault| End::Fault { position: earlier.position, fault })?;
+                    self.fold(batch, &earlier).map_err(|fault| broken(earlier.position, fault))?;
                     batch.commits.push(earlier);
                 }
-                return Err(End::Fault { position: recorded.position, fault });
+                return Err(End::Unfoldable { recorded, fault });
             }
             batch.commits.push(recorded);
         }
@@ -276,6 +326,20 @@ impl<P: Projection> Runner<P> {
     }
 
     fn fold(&mut self, batch: &mut Batch, recorded: &Recorded) -> Result<(), Fault> {
+        let header = recorded.commit.header();
+        batch.delta.extend(recorded)?;
+        batch.events = batch.events.saturating_add(header.count as usize);
+        if self.quarantine.holds(&header.tenant) {
+            batch.passed_over.count(&header.tenant);
+            if P::KNOWS_KEYS {
+                batch.passed_over.note_keys(recorded);
+            }
+            return Ok(());
+        }
+        self.fold_events(recorded)
+    }
+
+    fn fold_events(&mut self, recorded: &Recorded) -> Result<(), Fault> {
         let (header, events) = (recorded.commit.header(), recorded.commit.events()?);
         // A foreign envelope in a tenant's commit must never become a row of that tenant, or of the other one.
         let announced =
@@ -283,46 +347,55 @@ impl<P: Projection> Runner<P> {
         if !announced {
             return Err(Fault::Mismatch);
         }
-        batch.delta.extend(recorded)?;
-        self.projection.fold(recorded, events)?;
-        batch.events = batch.events.saturating_add(events.len());
-        Ok(())
+        self.projection.fold(recorded, events)
     }
 
     /// Writes the batch. When its content is at fault, the commits before the faulty one are written all the same.
     fn write(&mut self, batch: Batch) -> Result<(), End> {
-        let Some(first) = batch.commits.first() else { return Ok(()) };
-        let Err(fault) = self.commit(&batch.delta) else { return Ok(()) };
+        let Batch { commits, delta, passed_over, .. } = batch;
+        let Some(first) = commits.first() else { return Ok(()) };
+        let Err(fault) = self.advance(&delta, passed_over) else { return Ok(()) };
         self.projection.discard();
         if !fault.is_of_content() {
-            return Err(ended(first.position, fault));
+            return Err(broken(first.position, fault));
         }
-        for recorded in &batch.commits {
+        for recorded in commits {
             let mut single = Batch::beginning_at(&self.checkpoint);
-            let written = self.fold(&mut single, recorded).and_then(|()| self.commit(&single.delta));
-            written.map_err(|fault| ended(recorded.position, fault))?;
+            let written = self.fold(&mut single, &recorded);
+            let written = written.and_then(|()| self.advance(&single.delta, std::mem::take(&mut single.passed_over)));
+            written.map_err(|fault| match fault {
+                fault if fault.is_of_content() => End::Unfoldable { recorded, fault },
+                fault => broken(recorded.position, fault),
+            })?;
         }
         // Alone, every commit could be written: they are, and nothing is left of the fault.
         Ok(())
     }
 
-    /// Writes rows and checkpoint in one transaction, then shows them to readers.
-    fn commit(&mut self, delta: &Delta) -> Result<(), Fault> {
+    fn advance(&mut self, delta: &Delta, passed_over: PassedOver) -> Result<(), Fault> {
+        let next = self.checkpoint.advanced_by(delta)?;
+        self.commit(next, Change::PassedOver(passed_over))
+    }
+
+    /// Writes rows, quarantine and checkpoint in one transaction, then shows them to readers.
+    fn commit(&mut self, next: Checkpoint, change: Change) -> Result<(), Fault> {
         let started = Instant::now();
-        self.checkpoint = self.transact(delta)?;
+        self.transact(&next, &change)?;
+        self.checkpoint = next;
         self.projection.committed();
+        self.quarantine.apply(change);
         self.progress.advance(self.checkpoint);
         ::metrics::histogram!(metrics::PROJECTION_FLUSH_SECONDS, "view" => P::NAME).record(started.elapsed());
         Ok(())
     }
 
-    fn transact(&mut self, delta: &Delta) -> Result<Checkpoint, Fault> {
-        let next = self.checkpoint.advanced_by(delta)?;
+    fn transact(&mut self, next: &Checkpoint, change: &Change) -> Result<(), Fault> {
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         self.projection.flush(&transaction)?;
+        change.write(&transaction)?;
         next.store(&transaction, &self.checkpoint)?;
         transaction.commit()?;
-        Ok(next)
+        Ok(())
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a gauge and a histogram are of floating point")]
@@ -346,6 +419,6 @@ fn unreadable(error: ReadError) -> End {
     }
 }
 
-fn ended(position: Position, fault: Fault) -> End {
-    if fault.is_passing() { End::Hindered(fault.in_full().into()) } else { End::Fault { position, fault } }
+fn broken(position: Position, fault: Fault) -> End {
+    if fault.is_passing() { End::Hindered(fault.in_full().into()) } else { End::Broken { position, fault } }
 }

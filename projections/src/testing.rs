@@ -1,18 +1,8 @@
 //! Histories and a log for tests.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::watch;
 use uuid::Uuid;
 use wasmwiz_events::{
     commit::{Commit, Header, Recorded},
@@ -23,15 +13,18 @@ use wasmwiz_events::{
     id::{BootId, CommandId, CommitId, EventId, ExecutionId, KeyId, ModuleName, NodeId, TenantId},
     key,
     ledger::Head,
-    log::{Append, AppendError, Appended, EventLog, ReadError, ReadLimit, Subscription},
     module,
-    payload::Payload,
-    revision::{Epoch, Position, Revision},
+    reproducibility::Reproducibility,
+    revision::{Epoch, Position},
     tenant,
     time::{Millis, Timestamp},
 };
 
-use crate::{Config, Views};
+use crate::Views;
+
+mod log;
+
+pub(crate) use log::TestLog;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -123,6 +116,7 @@ pub(crate) fn finished(n: u32, outcome: Outcome) -> Event {
         peak_memory_bytes: 65_536 * u64::from(n % 7 + 1),
         trace_digest: None,
         deterministic: true,
+        reproducibility: Some(Reproducibility::VirtualTime),
         message: None,
     }))
 }
@@ -308,118 +302,6 @@ impl History {
                 accepted(self.executions, &key(life, n), module)
             }
         }
-    }
-}
-
-/// A log in memory that tests write to directly.
-#[derive(Debug, Clone)]
-pub(crate) struct TestLog(Arc<watch::Sender<Vec<Arc<Recorded>>>>, Arc<AtomicU32>);
-
-impl TestLog {
-    pub(crate) fn of(commits: &[Arc<Recorded>]) -> Self {
-        Self(Arc::new(watch::Sender::new(commits.to_vec())), Arc::default())
-    }
-
-    /// The same log, of which every other of the next reads fails, `times` times in all.
-    pub(crate) fn failing(&self, times: u32) -> Self {
-        Self(Arc::clone(&self.0), Arc::new(AtomicU32::new(2 * times)))
-    }
-
-    pub(crate) fn push(&self, recorded: Arc<Recorded>) -> Position {
-        let position = recorded.position;
-        self.0.send_modify(|commits| commits.push(recorded));
-        position
-    }
-
-    pub(crate) fn end(&self) -> Position {
-        self.0.borrow().last().map(|recorded| recorded.position).unwrap_or_default()
-    }
-
-    pub(crate) async fn views(&self, folder: &Path) -> Views {
-        self.views_with(folder, Config::default()).await
-    }
-
-    pub(crate) async fn views_with(&self, folder: &Path, config: Config) -> Views {
-        Views::open(folder, config, Arc::new(self.clone())).await.unwrap()
-    }
-}
-
-fn after(commits: &[Arc<Recorded>], position: Position, limit: ReadLimit) -> Vec<Arc<Recorded>> {
-    let start = commits.partition_point(|recorded| recorded.position <= position);
-    let mut bytes = 0;
-    let fits = |recorded: &&Arc<Recorded>| {
-        let first = bytes == 0;
-        bytes += recorded.commit.body().len();
-        first || bytes <= limit.bytes
-    };
-    commits[start..].iter().take(limit.commits.max(1)).take_while(fits).cloned().collect()
-}
-
-#[async_trait]
-impl EventLog for TestLog {
-    async fn append(&self, _append: Append) -> Result<Appended, AppendError> {
-        Err(AppendError::Busy)
-    }
-
-    async fn read_stream(
-        &self,
-        _tenant: &TenantId,
-        _from: Revision,
-        _limit: ReadLimit,
-    ) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        Ok(Vec::new())
-    }
-
-    async fn read_all(&self, from: Position, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        Ok(after(&self.0.borrow(), from, limit))
-    }
-
-    async fn read_at(&self, position: Position) -> Result<Option<Arc<Recorded>>, ReadError> {
-        Ok(self.0.borrow().iter().find(|recorded| recorded.position == position).cloned())
-    }
-
-    async fn payloads(&self, _position: Position) -> Result<Vec<Payload>, ReadError> {
-        Ok(Vec::new())
-    }
-
-    async fn subscribe(&self, after: Position) -> Result<Box<dyn Subscription>, ReadError> {
-        Ok(Box::new(Follower { commits: self.0.subscribe(), after, failing: Arc::clone(&self.1) }))
-    }
-
-    async fn head(&self, tenant: &TenantId) -> Result<Head, ReadError> {
-        Ok(Head::genesis(tenant))
-    }
-
-    async fn tail(&self) -> Result<Position, ReadError> {
-        Ok(self.end())
-    }
-
-    async fn poisoned(&self) -> Arc<str> {
-        std::future::pending().await
-    }
-}
-
-struct Follower {
-    commits: watch::Receiver<Vec<Arc<Recorded>>>,
-    after: Position,
-    failing: Arc<AtomicU32>,
-}
-
-#[async_trait]
-impl Subscription for Follower {
-    async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        let left = self.failing.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if left.is_ok_and(|left| left % 2 == 1) {
-            return Err(ReadError::Unavailable("out of reach".into()));
-        }
-        let from = self.after;
-        let more = |commits: &Vec<Arc<Recorded>>| commits.last().is_some_and(|recorded| recorded.position > from);
-        let next = {
-            let commits = self.commits.wait_for(more).await;
-            after(&commits.map_err(|_| ReadError::Unavailable("closed".into()))?, from, limit)
-        };
-        self.after = next.last().map_or(from, |recorded| recorded.position);
-        Ok(next)
     }
 }
 

@@ -135,8 +135,8 @@ impl Usage {
         by: UsageBy,
         page: Page<UsageCursor>,
     ) -> Result<Listed<UsageRow, UsageCursor>, QueryError> {
-        let tenant = tenant.clone();
-        self.readers.read(move |connection| report::page(connection, &tenant, span, by, &page)).await
+        let whose = tenant.clone();
+        self.readers.read_of(tenant, move |connection| report::page(connection, &whose, span, by, &page)).await
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     modules::{Modules, ModulesProjection},
     progress::{Behind, Progress, State, ViewStatus},
     projection::{Fault, Projection},
+    quarantine::Quarantine,
     readers::{QueryError, Readers},
     rebuild::{FileError, ViewFile},
     runner::{Order, Runner},
@@ -103,6 +104,8 @@ struct Inner {
     audit: Audit,
     started: Vec<Started>,
     orders: watch::Sender<Order>,
+    /// How often somebody has asked to try again what is set aside.
+    retries: watch::Sender<u64>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -113,6 +116,9 @@ struct Started {
     progress: Arc<Progress>,
     readers: Readers,
 }
+
+/// How long all views may take to try again what they have set aside.
+const TRIED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Views {
     /// Opens the views in `folder` and begins to follow `log`. Returns before they have caught up.
@@ -125,7 +131,8 @@ impl Views {
         let io = |source: io::Error| OpenError::File { view: "all", folder: folder.to_owned(), source: source.into() };
         // Readable by their owner only: the views hold names, times and hashes of keys of all tenants.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
-        let mut opening = Opening { folder, config, log, orders: watch::Sender::new(Order::Follow), ready: Vec::new() };
+        let (orders, retries) = (watch::Sender::new(Order::Follow), watch::Sender::new(0));
+        let mut opening = Opening { folder, config, log, orders, retries, ready: Vec::new() };
         let keys = KeysProjection::default();
         let directory = keys.directory();
         let keys = Keys::new(directory, opening.prepare(View::Keys, keys).await?);
@@ -138,8 +145,8 @@ impl Views {
             threads.push(spawn().map_err(|source| OpenError::Thread { view: view.name, source })?);
             started.push(view);
         }
-        let (orders, threads) = (opening.orders, Mutex::new(threads));
-        Ok(Self(Arc::new(Inner { keys, modules, executions, usage, audit, started, orders, threads })))
+        let (orders, retries, threads) = (opening.orders, opening.retries, Mutex::new(threads));
+        Ok(Self(Arc::new(Inner { keys, modules, executions, usage, audit, started, orders, retries, threads })))
     }
 
     /// Who may come in.
@@ -240,6 +247,24 @@ impl Views {
         statuses
     }
 
+    /// Tries again to fold the streams that are set aside, and waits until every view has: once the log can be read again, or
+    /// the program folds what it could not. Opening the views does the same.
+    ///
+    /// # Errors
+    /// [`Behind`] when a view has stopped, or has not done it within 30 s; it goes on then.
+    pub async fn try_again(&self) -> Result<(), Behind> {
+        let mut asked = 0;
+        self.0.retries.send_modify(|times| {
+            *times = times.saturating_add(1);
+            asked = *times;
+        });
+        let begun = tokio::time::Instant::now();
+        for view in &self.0.started {
+            view.progress.until_tried(asked, TRIED_WITHIN.saturating_sub(begun.elapsed())).await?;
+        }
+        Ok(())
+    }
+
     /// Hashes all rows of every view: equal for equal histories. Reads every file to its end.
     ///
     /// # Errors
@@ -294,6 +319,7 @@ struct Opening<'a> {
     config: Config,
     log: Arc<dyn EventLog>,
     orders: watch::Sender<Order>,
+    retries: watch::Sender<u64>,
     ready: Vec<(Started, Spawn)>,
 }
 
@@ -312,19 +338,34 @@ impl Opening<'_> {
             file.delete(&reason).map_err(from_file)?;
             (connection, checkpoint) = file.open::<P>().map_err(from_file)?;
         }
-        if let Err(fault) = projection.load(&connection) {
+        let quarantine = Quarantine::new(P::NAME);
+        let loaded = projection.load(&connection).and_then(|()| Ok(quarantine.load(&connection)?));
+        if let Err(fault) = loaded {
             drop(connection);
             file.delete(&fault.in_full()).map_err(from_file)?;
             (connection, checkpoint) = file.open::<P>().map_err(from_file)?;
             projection.discard();
             projection.load(&connection).map_err(|fault: Fault| failed(fault.into()))?;
         }
-        let progress = Arc::new(Progress::new(P::NAME, checkpoint));
+        let progress = Arc::new(Progress::new(P::NAME, checkpoint, quarantine.clone()));
         let wait = Duration::from_millis(self.config.reader_wait_ms);
-        let readers = Readers::new(file.path(), self.config.readers, wait);
+        let readers = Readers::new(file.path(), self.config.readers, wait, quarantine.clone());
         let started = Started { view, name: P::NAME, progress: Arc::clone(&progress), readers: readers.clone() };
-        let (log, orders, config) = (Arc::clone(&self.log), self.orders.subscribe(), self.config.clone());
-        let runner = Runner { projection, file, connection, checkpoint, log, progress, orders, config };
+        let (log, config) = (Arc::clone(&self.log), self.config.clone());
+        let (orders, retries) = (self.orders.subscribe(), self.retries.subscribe());
+        let runner = Runner {
+            projection,
+            file,
+            connection,
+            checkpoint,
+            quarantine,
+            log,
+            progress,
+            orders,
+            retries,
+            again_at: None,
+            config,
+        };
         self.ready.push((started, Box::new(move || runner.spawn())));
         Ok(readers)
     }

@@ -12,6 +12,7 @@ use wasmwiz_events::{
     event::Event,
     execution::{Accepted, Content, Finished, Lost, ModuleRef, Outcome, Started},
     id::ExecutionId,
+    reproducibility::Reproducibility,
     revision::{Position, Revision},
     time::{Millis, Timestamp},
 };
@@ -116,7 +117,7 @@ fn finished_end(finished: &Finished, finished_at: Timestamp, finished_position: 
         cpu: finished.cpu_ms,
         wall: finished.wall_ms,
         peak_memory_bytes: finished.peak_memory_bytes,
-        deterministic: finished.deterministic,
+        reproducibility: finished.class(),
         message: finished.message.clone(),
         finished_at,
         finished_position,
@@ -133,7 +134,7 @@ fn lost_end(lost: &Lost, finished_at: Timestamp, finished_position: Position) ->
         cpu: Millis::default(),
         wall: Millis::default(),
         peak_memory_bytes: 0,
-        deterministic: false,
+        reproducibility: Reproducibility::Unverifiable,
         message: Some(lost.reason.clone()),
         finished_at,
         finished_position,
@@ -142,7 +143,7 @@ fn lost_end(lost: &Lost, finished_at: Timestamp, finished_position: Position) ->
 
 impl Projection for ExecutionsProjection {
     const NAME: &'static str = "executions";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
@@ -179,6 +180,7 @@ impl Projection for ExecutionsProjection {
                 | Event::ModulePublished(_)
                 | Event::ModuleRejected(_)
                 | Event::ModuleDeleted(_)
+                | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
                 | Event::Unknown(_) => {}
             }

@@ -8,6 +8,7 @@ use wasmwiz_events::{
     digest::Digest,
     execution::{Content, ModuleRef, NotAnOutcome, Outcome, Output},
     id::{ExecutionId, TenantId},
+    reproducibility::Reproducibility,
     revision::{Position, Revision},
     time::{Millis, Timestamp},
 };
@@ -64,7 +65,8 @@ CREATE TABLE spans (
 
 const STDOUT_TRUNCATED: i64 = 1;
 const STDERR_TRUNCATED: i64 = 2;
-const DETERMINISTIC: i64 = 4;
+/// Where the number of a class is in the flags: two bits.
+const CLASS_SHIFT: u32 = 2;
 
 /// Revisions of a stream that share one row of `spans`: a thousandth of the history is looked at to find the rest. A power
 /// of two, so that the row of a revision is a shift.
@@ -132,7 +134,7 @@ impl<'a> EndColumns<'a> {
         let truncated = |output: Option<Output>| output.is_some_and(|output| output.truncated);
         let flags = if truncated(end.stdout) { STDOUT_TRUNCATED } else { 0 }
             | if truncated(end.stderr) { STDERR_TRUNCATED } else { 0 }
-            | if end.deterministic { DETERMINISTIC } else { 0 };
+            | class_code(end.reproducibility) << CLASS_SHIFT;
         let (stdout, stderr) = (output(&end.stdout), output(&end.stderr));
         Self { outcome: outcome_code(end.outcome), stdout, stderr, flags }
     }
@@ -151,6 +153,22 @@ pub(crate) const fn outcome_code(outcome: Outcome) -> i64 {
         Outcome::Failed => 7,
         Outcome::Lost => 8,
     }
+}
+
+/// The number of a class in this view's rows.
+const fn class_code(class: Reproducibility) -> i64 {
+    match class {
+        Reproducibility::Unverifiable => 0,
+        Reproducibility::Pure => 1,
+        Reproducibility::VirtualTime => 2,
+        Reproducibility::Transcript => 3,
+    }
+}
+
+/// The class that two bits stand for.
+fn class_of(code: i64) -> Reproducibility {
+    let known = Reproducibility::ALL.into_iter().find(|class| class_code(*class) == code);
+    known.unwrap_or(Reproducibility::Unverifiable)
 }
 
 /// The outcome that a number stands for.
@@ -386,7 +404,7 @@ fn read_end(found: &Row<'_>, outcome: i64) -> rusqlite::Result<ExecutionEnd> {
         finished_at: row::time(found, 13)?,
         stdout: output(14, STDOUT_TRUNCATED)?,
         stderr: output(16, STDERR_TRUNCATED)?,
-        deterministic: flags & DETERMINISTIC != 0,
+        reproducibility: class_of(flags >> CLASS_SHIFT & 3),
         fuel: found.get::<_, Option<i64>>(19)?.map(|fuel| u64::try_from(fuel).unwrap_or_default()),
         cpu: Millis::from_micros(row::unsigned(found, 20)?),
         wall: Millis::from_micros(row::unsigned(found, 21)?),

@@ -33,7 +33,7 @@ async fn an_execution_that_ended_has_everything_its_events_say() {
         cpu: Millis::from_micros(16),
         wall: Millis::from_micros(21),
         peak_memory_bytes: 131_072,
-        deterministic: true,
+        reproducibility: Reproducibility::VirtualTime,
         message: None,
         finished_at: Timestamp::from_unix_ms(EPOCH_MS + 1),
         finished_position: Position::new(2),

@@ -138,6 +138,7 @@ impl Projection for KeysProjection {
     const NAME: &'static str = "keys";
     const VERSION: u32 = 3;
     const SCHEMA: &'static str = rows::SCHEMA;
+    const KNOWS_KEYS: bool = true;
 
     fn load(&mut self, connection: &Connection) -> Result<(), Fault> {
         let (tenants, keys) = (rows::all_tenants(connection)?, rows::live_keys(connection)?);
@@ -174,6 +175,7 @@ impl Projection for KeysProjection {
                 | Event::ExecutionStarted(_)
                 | Event::ExecutionFinished(_)
                 | Event::ExecutionLost(_)
+                | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
                 | Event::Unknown(_) => {}
             }

@@ -145,6 +145,8 @@ impl Projection for UsageProjection {
                 | Event::ModuleRejected(_)
                 | Event::ModuleDeleted(_)
                 | Event::ExecutionStarted(_)
+                // It is no execution of its own; what it took is in its event.
+                | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
                 | Event::Unknown(_) => {}
             }

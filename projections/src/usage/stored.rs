@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use sha2::{Digest as _, Sha256};
 use wasmwiz_events::{
     execution::{NotAnOutcome, Outcome},
     ledger::ChainHash,
@@ -14,9 +13,14 @@ use wasmwiz_events::{
 use super::{
     UsageProjection,
     fold::HOUR_MS,
-    rows::{COUNTERS, Counters, SCHEMA},
+    rows::{COUNTERS, Counters},
 };
-use crate::{checkpoint::Checkpoint, executions::outcome_of, rebuild::ViewFile, row};
+use crate::{
+    checkpoint::Checkpoint,
+    executions::outcome_of,
+    rebuild::{ViewFile, schema_digest},
+    row,
+};
 
 /// Everything that the view holds of ended executions, at one moment.
 #[derive(Debug)]
@@ -109,7 +113,7 @@ fn read(path: &Path) -> rusqlite::Result<Option<Stored>> {
     if snapshot.query_row(table, [], |_| Ok(())).optional()?.is_none() {
         return Ok(None);
     }
-    let Some(checkpoint) = Checkpoint::load(&snapshot, Sha256::digest(SCHEMA).into())? else { return Ok(None) };
+    let Some(checkpoint) = Checkpoint::load(&snapshot, schema_digest::<UsageProjection>())? else { return Ok(None) };
     let mut statement = snapshot.prepare(&format!(
         "SELECT t.label, u.hour, k.label, m.label, {COUNTERS} FROM usage u
          JOIN tenants t ON t.n = u.tenant JOIN keys k ON k.n = u.key JOIN modules m ON m.n = u.module"

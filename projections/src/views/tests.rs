@@ -3,7 +3,6 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use wasmwiz_events::{
-    commit::Recorded,
     execution::Outcome,
     log::{
         Append,
@@ -16,10 +15,7 @@ use super::*;
 use crate::{
     State,
     page::Page,
-    testing::{
-        DEADLINE, History, TestLog, accepted, finished, issued, module_ref, registered, tenant_id, undecodable,
-        views_of,
-    },
+    testing::{DEADLINE, History, TestLog, accepted, finished, issued, module_ref, registered, tenant_id, views_of},
 };
 
 fn small_batches() -> Config {
@@ -159,78 +155,6 @@ async fn until(condition: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(DEADLINE, wait).await.expect("the condition holds in time");
-}
-
-#[tokio::test]
-async fn an_event_that_cannot_be_read_stops_the_views_at_the_commit_before_it() {
-    let mut commits = History::new(11).commits(30);
-    let poison = undecodable(commits.last().unwrap());
-    let good = TestLog::of(&commits);
-    let (good_folder, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let expected = checksums_of(good_folder.path(), &good, Config::default()).await;
-    commits.push(Arc::clone(&poison));
-    let log = TestLog::of(&commits);
-
-    let views = log.views(folder.path()).await;
-    let behind = views.wait_for(log.end(), DEADLINE).await.unwrap_err();
-
-    assert!(behind.stopped);
-    until(|| views.status().iter().all(|view| matches!(view.state, State::Stopped { .. }))).await;
-    for status in views.status() {
-        assert!(matches!(status.state, State::Stopped { position, .. } if position == poison.position), "{status:?}");
-        assert_eq!((status.position, status.lag_commits), (good.end(), 1), "{status:?}");
-    }
-    assert_eq!(views.checksums().await.unwrap(), expected);
-}
-
-#[tokio::test]
-async fn an_impossible_end_stops_the_views_that_count_it_and_no_other() {
-    let acme = tenant_id("acme");
-    let mut history = History::new(1);
-    let module = module_ref("hello", 1);
-    let commits = [
-        history.commit(&acme, vec![registered("Acme"), issued("k123"), accepted(1, "k123", module)]),
-        history.commit(&acme, vec![finished(1, Outcome::Succeeded)]),
-        history.commit(&acme, vec![finished(1, Outcome::Trapped)]),
-        history.commit(&acme, vec![issued("k456")]),
-    ];
-    let folder = tempfile::tempdir().unwrap();
-    let log = TestLog::of(&commits);
-    let views = log.views(folder.path()).await;
-
-    for view in [View::Keys, View::Modules, View::Audit] {
-        views.wait_for_view(view, log.end(), DEADLINE).await.unwrap();
-    }
-    for view in [View::Executions, View::Usage] {
-        let behind = views.wait_for_view(view, log.end(), DEADLINE).await.unwrap_err();
-        assert!(behind.stopped, "{behind:?}");
-        assert_eq!(behind.position, commits[1].position, "what came before it is written");
-    }
-    let record = views.executions().get(&acme, crate::testing::execution_id(1)).await.unwrap().unwrap();
-    assert_eq!(record.end.unwrap().outcome, Outcome::Succeeded, "a stopped view stays readable");
-    let at_the_end =
-        |state: &State| matches!(state, State::Stopped { position, .. } if *position == commits[2].position);
-    assert_eq!(views.status().iter().filter(|status| at_the_end(&status.state)).count(), 2);
-}
-
-#[tokio::test]
-async fn a_commit_that_holds_another_tenants_event_stops_the_views() {
-    let mut history = History::new(1);
-    let good = history.commit(&tenant_id("acme"), vec![registered("Acme")]);
-    let theirs = history.commit(&tenant_id("other"), vec![registered("Other")]);
-    let header = wasmwiz_events::commit::Header {
-        tenant: tenant_id("acme"),
-        first_revision: good.commit.last_revision().next(),
-        ..theirs.commit.header().clone()
-    };
-    let smuggled =
-        wasmwiz_events::commit::Commit::from_stored(header, theirs.commit.hash(), theirs.commit.body().clone());
-    let commits = [good, Arc::new(Recorded { position: theirs.position, commit: smuggled })];
-    let folder = tempfile::tempdir().unwrap();
-    let log = TestLog::of(&commits);
-    let views = log.views(folder.path()).await;
-    assert!(views.wait_for(log.end(), DEADLINE).await.unwrap_err().stopped);
-    assert!(views.keys().tenant(&tenant_id("other")).is_none());
 }
 
 #[tokio::test]
