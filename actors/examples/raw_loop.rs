@@ -57,6 +57,8 @@ async fn one(executors: &Executors, prepared: &Prepared, run: u32) -> u64 {
         stdin: Bytes::from_static(&[b'x'; 1024]),
         limits,
         seed: Seed::new([0; 16]),
+        start_time: wasmwiz_events::time::Timestamp::from_unix_ms(0),
+        skips_sleep: false,
         cancel: CancellationToken::new(),
     };
     let Ok(slot) = executors.reserve().await else { return 0 };

@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod fields;
+pub(crate) mod snapshot;
 
 pub(crate) use fields::{json, moment, never, scope};
 

@@ -22,6 +22,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use wasmwiz_events::{
     blobs::{BlobError, Blobs},
     execution::{Accepted, Finished, Lost},
@@ -39,6 +40,7 @@ use crate::{
     handle::{AskError, Decided, Origin},
     ids::Ids,
     queue::Queue,
+    verify::{Inconclusive, NotVerifiable},
 };
 
 mod cancel;
@@ -49,9 +51,12 @@ mod publish;
 mod queued;
 mod run;
 mod runs;
+mod unended;
+mod verify;
 
 pub use cancel::{Cancel, Cancelling};
 pub use queued::Queued;
+pub use verify::{Verification, Verify};
 
 /// Modules that are being taken in at the same time: each is in memory as a whole.
 const UPLOADS_AT_ONCE: usize = 16;
@@ -221,6 +226,15 @@ pub enum DispatchError {
         /// When to try again.
         retry_after_ms: u64,
     },
+    /// The execution cannot be run again from its record.
+    #[error(transparent)]
+    NotVerifiable(#[from] NotVerifiable),
+    /// It was run again, and the run says nothing.
+    #[error(transparent)]
+    Inconclusive(#[from] Inconclusive),
+    /// Its module cannot be made ready now.
+    #[error("{0}")]
+    NotNow(String),
     /// The bytes could not be kept.
     #[error("the bytes could not be kept")]
     Blobs(#[from] BlobError),
@@ -263,6 +277,8 @@ struct Shared {
     running: Arc<Semaphore>,
     /// Executions on their way: a node that stops waits for them.
     under_way: TaskTracker,
+    /// Places for verifications.
+    lane: verify::Lane,
 }
 
 impl Dispatch {
@@ -273,7 +289,8 @@ impl Dispatch {
         let input = Arc::new(Semaphore::new(queued::input_permits(queue.config())));
         let running = Arc::new(Semaphore::new(queue.config().running_max));
         let (once, runs) = (once::UnderWay::default(), Arc::default());
-        let shared = Arc::new(Shared { deps, ids: Ids, uploads, once, runs, input, running, under_way });
+        let lane = verify::Lane::default();
+        let shared = Arc::new(Shared { deps, ids: Ids, uploads, once, runs, input, running, under_way, lane });
         tokio::spawn(queued::conduct(Arc::downgrade(&shared), queue));
         Self { shared }
     }
@@ -285,7 +302,7 @@ impl Dispatch {
     /// lost. A guest that fails is no error: see its outcome.
     pub async fn execute(&self, request: Request) -> Result<Done, DispatchError> {
         let shared = Arc::clone(&self.shared);
-        let task = self.shared.under_way.spawn(async move { shared.execute(request).await });
+        let task = self.shared.under_way.spawn(async move { shared.execute(request).await }.in_current_span());
         task.await.unwrap_or_else(|error| Err(DispatchError::Host(error.to_string())))
     }
 
@@ -296,7 +313,7 @@ impl Dispatch {
     /// [`DispatchError`] when nothing was accepted, or it is not known.
     pub async fn enqueue(&self, request: Request, wait: Option<Duration>) -> Result<Queued, DispatchError> {
         let shared = Arc::clone(&self.shared);
-        let task = self.shared.under_way.spawn(async move { shared.enqueue(request).await });
+        let task = self.shared.under_way.spawn(async move { shared.enqueue(request).await }.in_current_span());
         let enqueued = task.await.unwrap_or_else(|error| Err(DispatchError::Host(error.to_string())));
         Ok(self.shared.answer(enqueued?, wait).await)
     }
@@ -312,7 +329,7 @@ impl Dispatch {
     /// Ends an execution that this node runs, if it does.
     pub(crate) fn stop(&self, execution_id: ExecutionId) {
         if let Some(run) = self.shared.runs.find(execution_id) {
-            run.cancel.cancel();
+            run.stop();
         }
     }
 
@@ -323,7 +340,17 @@ impl Dispatch {
     /// [`DispatchError`] when nothing was published.
     pub async fn publish(&self, upload: Upload) -> Result<Decided, DispatchError> {
         let shared = Arc::clone(&self.shared);
-        let task = self.shared.under_way.spawn(async move { shared.publish(upload).await });
+        let task = self.shared.under_way.spawn(async move { shared.publish(upload).await }.in_current_span());
+        task.await.unwrap_or_else(|error| Err(DispatchError::Host(error.to_string())))
+    }
+
+    /// Runs an execution again from its record, compares, and returns once what came of it is durable.
+    ///
+    /// # Errors
+    /// [`DispatchError`]: it cannot be run again, not now, or not by this caller. That it did not give the same is no error.
+    pub async fn verify(&self, verify: Verify) -> Result<Verification, DispatchError> {
+        let shared = Arc::clone(&self.shared);
+        let task = self.shared.under_way.spawn(async move { shared.verify(verify).await }.in_current_span());
         task.await.unwrap_or_else(|error| Err(DispatchError::Host(error.to_string())))
     }
 
@@ -340,14 +367,23 @@ impl Dispatch {
         self.shared.deps.executors.memory_reset()
     }
 
-    /// Waits until everything under way has its end, at most `deadline`. Call it once no more requests come.
-    pub async fn drain(&self, deadline: Duration) {
+    /// Waits until everything under way has its end, at most `deadline`, and says whether it has. Call it once no more
+    /// requests come.
+    pub async fn drain(&self, deadline: Duration) -> bool {
         // What waits goes on in the node's next life.
         self.shared.queue().close();
         self.shared.under_way.close();
-        if tokio::time::timeout(deadline, self.shared.under_way.wait()).await.is_err() {
+        let drained = tokio::time::timeout(deadline, self.shared.under_way.wait()).await.is_ok();
+        if !drained {
             tracing::warn!(under_way = self.shared.under_way.len(), "executions did not end in time");
         }
+        drained
+    }
+
+    /// Ends every guest, as the node stops, and lets none begin. Those that somebody waits for are recorded as failed, which
+    /// is the host's fault; the others are run again by the node's next life. Call [`Self::drain`] after it.
+    pub fn cut_off(&self) {
+        self.shared.runs.cut_off();
     }
 }
 

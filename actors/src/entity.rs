@@ -19,14 +19,14 @@ use wasmwiz_events::{
     id::{CommitId, TenantId},
     ledger::Head,
     log::{Append, AppendError, EventLog},
-    revision::{Epoch, Position},
+    revision::{Epoch, Position, Revision},
     shard::Shard,
     time::{Clock, Steady, Timestamp},
 };
 
 use crate::{
     aggregate::Authority,
-    handle::{Answer, Ask, Decided, Origin, Pending},
+    handle::{Answer, Ask, Decided, Origin, Pending, Unreadable},
     ids::Ids,
     limits::Policy,
     metrics,
@@ -36,14 +36,16 @@ use crate::{
 };
 
 use flight::{Flight, Offered, Said};
+pub(crate) use keep::Kept;
 
 mod append;
 mod batch;
 mod flight;
+mod keep;
 mod places;
 mod rehydrate;
 
-use places::Places;
+pub(crate) use places::Places;
 
 /// Everything an entity needs from its node.
 pub(crate) struct World {
@@ -54,11 +56,13 @@ pub(crate) struct World {
     pub(crate) shards: Arc<Shards>,
     pub(crate) passivate_after_ms: u64,
     pub(crate) wake_every_ms: u64,
+    pub(crate) offer_within_ms: u64,
     /// Bounds how many streams are folded at the same time.
     pub(crate) rehydrations: Arc<Semaphore>,
     pub(crate) live: Arc<Live>,
     /// Where asynchronous executions are offered to be run.
     pub(crate) queue: Queue,
+    pub(crate) kept: Kept,
 }
 
 /// What an entity receives.
@@ -85,6 +89,10 @@ pub(crate) struct Rehydrated {
     pub(crate) head: Head,
     pub(crate) position: Position,
     pub(crate) places: Places,
+    /// Up to where the state is kept in a snapshot, or on its way there.
+    pub(crate) kept: Revision,
+    /// Is there an event in its past whose meaning this version does not know?
+    pub(crate) has_unknown: bool,
 }
 
 /// The entity of one tenant.
@@ -94,6 +102,7 @@ pub(crate) struct Entity {
     /// The epoch in which this node owned the shard when the entity was woken: that of its commits.
     epoch: Epoch,
     world: Arc<World>,
+    unreadable: Unreadable,
 }
 
 /// What a live entity holds.
@@ -122,8 +131,13 @@ enum Phase {
 }
 
 impl Entity {
-    pub(crate) const fn new(id: TenantId, shard: Shard, epoch: Epoch, world: Arc<World>) -> Self {
-        Self { id, shard, epoch, world }
+    pub(crate) const fn new(
+        id: TenantId,
+        (shard, epoch): (Shard, Epoch),
+        world: Arc<World>,
+        unreadable: Unreadable,
+    ) -> Self {
+        Self { id, shard, epoch, world, unreadable }
     }
 }
 
@@ -182,7 +196,9 @@ impl Entity {
         }
         match folded {
             Ok(folded) if folded.head.epoch > self.epoch => self.stop_fenced(state),
-            Ok(folded) => {
+            Ok(mut folded) => {
+                // A long past is read once.
+                self.world.kept.while_awake(&mut folded, self.world.clock.moment());
                 // What a life that has ended accepted comes before anything new, and one sweep is bounded.
                 for _ in 0..folded.tenant.executions().len().div_ceil(LOST_AT_ONCE) {
                     state.waiting.push_front(self.internal(Command::Reap));
@@ -190,7 +206,11 @@ impl Entity {
                 self.offer_waiting(&folded);
                 state.phase = Phase::Idle(folded);
             }
-            Err(reason) => self.stop(state, "rehydration", &Answer::Unavailable(reason)),
+            Err(reason) => {
+                // Who asks this moment may find the entity stopped already.
+                self.unreadable.set(Arc::clone(&reason));
+                self.stop(state, "rehydration", &Answer::Unavailable(reason));
+            }
         }
     }
 
@@ -200,7 +220,10 @@ impl Entity {
             let (mut folded, mut flight) = match std::mem::replace(&mut state.phase, Phase::Rehydrating) {
                 Phase::Idle(folded) => (folded, Flight::default()),
                 Phase::Appending(folded, flight)
-                    if flight.takes_another(state.waiting.len()) && self.world.log.keeps_order() =>
+                    if flight.takes_another(state.waiting.len())
+                        && self.world.log.keeps_order()
+                        // It stands where the log does when nothing is in flight, and is kept then.
+                        && !self.world.kept.is_overdue(&folded) =>
                 {
                     (folded, flight)
                 }
@@ -223,8 +246,9 @@ impl Entity {
                 Ok(commit) => {
                     let (commit_id, head) = (commit.header().commit_id, commit.head());
                     let append = Append { commit, payloads: batch.payloads };
-                    let taken_in = append::begin(Arc::clone(&self.world.log), append, myself.clone());
-                    flight.push(Offered { commit_id, head, decided: batch.decided, taken_in });
+                    let span = append::span(&batch.decided);
+                    let begun = self.offer(append, &flight, myself);
+                    flight.push(Offered { commit_id, head, decided: batch.decided, begun, _span: span });
                     state.phase = Phase::Appending(folded, flight);
                 }
                 Err(reason) => {
@@ -237,6 +261,14 @@ impl Entity {
                 }
             }
         }
+    }
+
+    /// Begins to offer a commit to the log, behind those that are in flight.
+    fn offer(&self, append: Append, flight: &Flight, myself: &ActorRef<Message>) -> append::Begun {
+        let (world, shard, epoch) = (Arc::clone(&self.world), self.shard, self.epoch);
+        let (log, within) = (Arc::clone(&world.log), Duration::from_millis(world.offer_within_ms));
+        let is_ours = move || world.shards.here(shard) == Some(epoch);
+        append::begin(log, append, myself.clone(), append::Terms { within, is_ours, behind: flight.last_settled() })
     }
 
     fn seal(&self, head: &Head, now: Timestamp, envelopes: Vec<Envelope>) -> Result<Commit, Arc<str>> {
@@ -274,8 +306,10 @@ impl Entity {
         if !flight.is_empty() {
             state.phase = Phase::Appending(folded, flight);
         } else if flight.retiring {
+            self.world.kept.at_rest(&mut folded, self.world.clock.moment());
             self.stop(state, "retired", &Answer::Moved);
         } else {
+            self.world.kept.while_awake(&mut folded, self.world.clock.moment());
             state.phase = Phase::Idle(folded);
         }
     }
@@ -319,6 +353,14 @@ impl Entity {
         if self.world.shards.here(self.shard) != Some(self.epoch) {
             return self.retire(state);
         }
+        if matches!(state.phase, Phase::Rehydrating) {
+            // Who asked was told long ago that it takes too long; as long as others still come, they will find it.
+            let asked_ms = self.world.clock.steady().ms_since(state.last_asked);
+            if asked_ms >= self.world.passivate_after_ms && state.waiting.iter().all(Pending::is_abandoned) {
+                self.stop(state, "abandoned", &Answer::Moved);
+            }
+            return;
+        }
         // A busy tenant goes from one append to the next: its overdue executions are looked for meanwhile.
         let (Phase::Idle(folded) | Phase::Appending(folded, _)) = &state.phase else { return };
         // What could not be taken before, or was put back.
@@ -336,7 +378,7 @@ impl Entity {
         }
         let idle = now.ms_since(state.last_asked) >= self.world.passivate_after_ms && state.is_idle();
         if idle && state.waiting.is_empty() && folded.tenant.executions().is_empty() {
-            self.stop(state, "idle", &Answer::Moved);
+            self.leave(state, "idle");
         }
     }
 
@@ -379,8 +421,16 @@ impl Entity {
         if let Phase::Appending(_, flight) = &mut state.phase {
             flight.retiring = true;
         } else {
-            self.stop(state, "retired", &Answer::Moved);
+            self.leave(state, "retired");
         }
+    }
+
+    /// Stops with nothing in flight: the state is kept for the next one.
+    fn leave(&self, state: &mut State, reason: &'static str) {
+        if let Phase::Idle(folded) = &mut state.phase {
+            self.world.kept.at_rest(folded, self.world.clock.moment());
+        }
+        self.stop(state, reason, &Answer::Moved);
     }
 
     /// Answers what waits, and never decides again.
@@ -396,7 +446,7 @@ impl Entity {
     fn internal(&self, command: Command) -> Pending {
         let origin = Origin::internal(self.world.ids.command());
         let ask = Ask { command, by: Authority::System, origin, payloads: vec![] };
-        Pending { ask, reply: None, permit: None, ahead: None }
+        Pending { ask, reply: None, permit: None, ahead: None, span: tracing::Span::none() }
     }
 }
 

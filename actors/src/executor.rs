@@ -16,6 +16,7 @@
 //! | floods its output | a sink that keeps the first bytes, counted in the node's budget, and forgets the rest |
 //! | keeps its thread busy | turns: the heavy guests of a thread share one permit |
 //! | asks for files, environment or network | there are none |
+//! | reads a clock | its own time, which moves by rule and not with the host's |
 //!
 //! One step cannot be interrupted: filling or copying all of its memory at once. The memory limit bounds it.
 //!
@@ -29,9 +30,10 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 use wasmwiz_events::{
     digest::Digest,
-    execution::{Limits, Outcome, Seed},
-    id::ExecutionId,
-    time::Millis,
+    execution::{Accepted, Limits, Outcome, Seed},
+    id::{ExecutionId, ModuleName},
+    reproducibility::Reproducibility,
+    time::{Millis, Timestamp},
 };
 
 mod artefact;
@@ -42,7 +44,9 @@ pub mod config;
 mod engine;
 mod inspect;
 mod limits;
+mod memory;
 pub mod metrics;
+mod poll;
 mod pool;
 mod prepare;
 mod random;
@@ -53,6 +57,7 @@ mod sink;
 mod slots;
 mod swap;
 mod ticker;
+mod time;
 mod turns;
 mod wasi;
 
@@ -95,8 +100,29 @@ pub struct Job {
     pub limits: Limits,
     /// Where its random numbers come from.
     pub seed: Seed,
+    /// Where its clocks start.
+    pub start_time: Timestamp,
+    /// Is it not made to wait where it sleeps? Its own time moves all the same.
+    pub skips_sleep: bool,
     /// Cancelling it ends the guest.
     pub cancel: CancellationToken,
+}
+
+impl Job {
+    /// The guest of an execution that was accepted.
+    pub fn of(accepted: &Accepted, stdin: Bytes, cancel: CancellationToken) -> Self {
+        Self {
+            execution_id: accepted.execution_id,
+            program: accepted.module.name.as_ref().map_or("module", ModuleName::as_str).to_owned(),
+            args: accepted.args.clone(),
+            stdin,
+            limits: accepted.limits,
+            seed: accepted.seed,
+            start_time: accepted.start_time,
+            skips_sleep: false,
+            cancel,
+        }
+    }
 }
 
 /// What a guest wrote to one of its outputs.
@@ -127,6 +153,8 @@ pub struct Ran {
     pub wall: Millis,
     /// The most linear memory it held.
     pub peak_memory_bytes: u64,
+    /// What its end depended on.
+    pub reproducibility: Reproducibility,
     /// Why it ended as it did. At most 1 KiB, and nothing about the host.
     pub message: Option<String>,
 }
@@ -146,6 +174,7 @@ struct Inner {
     memory_reset: MemoryReset,
     /// How memory is reset: by a scan of the pages that were written?
     scans: bool,
+    budget: Arc<limits::MemoryBudget>,
 }
 
 impl Executors {
@@ -170,10 +199,11 @@ impl Executors {
         let artefacts = artefact::Artefacts::open(&config, &fingerprint)
             .map_err(io("the folder of compiled modules cannot be opened"))?;
         let prepare = prepare::Preparer::new(engine.clone(), linker, imports.clone(), artefacts, &config);
+        let budget = limits::MemoryBudget::new(config.memory_budget_bytes);
         let node = run::Node {
             engine,
             ticker,
-            budget: limits::MemoryBudget::new(config.memory_budget_bytes),
+            budget: Arc::clone(&budget),
             heavy_after: Duration::from_millis(config.heavy_after_ms),
         };
         let pool = pool::Pool::start(pool::Plan {
@@ -187,7 +217,8 @@ impl Executors {
         let wait = Duration::from_millis(config.wait_ms);
         let slots = slots::Slots::new(config.guests_max, config.waiting_max, wait);
         let memory_max_bytes = config.memory_max_bytes;
-        Ok(Self(Arc::new(Inner { pool, slots, prepare, imports, memory_max_bytes, fingerprint, memory_reset, scans })))
+        let inner = Inner { pool, slots, prepare, imports, budget, memory_max_bytes, fingerprint, memory_reset, scans };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// How the memory of guests is reset for the next ones, in words.
@@ -231,17 +262,30 @@ impl Executors {
 
     /// Runs one guest to its end. Never fails: what the host cannot do is [`Outcome::Failed`]. Dropping the future ends the
     /// guest.
-    #[tracing::instrument(name = "guest.run", level = "debug", skip_all, fields(execution.id = %job.execution_id))]
     pub async fn run(&self, slot: Slot, prepared: &Prepared, job: Job) -> Ran {
-        let (reply, ran) = oneshot::channel();
-        let launch = pool::Launch { prepared: prepared.clone(), job, slot, reply };
-        let ran = match self.0.pool.launch(launch) {
-            Ok(()) => ran.await.unwrap_or_else(|_| run::failed("the executor was lost while the guest ran")),
-            Err(_) => run::failed("no executor could take the guest"),
-        };
+        let ran = self.run_again(slot, prepared, job).await;
         ::metrics::counter!(metrics::EXECUTIONS_TOTAL, "outcome" => ran.outcome.as_str()).increment(1);
         ::metrics::histogram!(metrics::EXECUTION_SECONDS).record(ran.wall.as_ms() / 1_000.0);
+        ::metrics::histogram!(metrics::GUEST_CPU_SECONDS).record(ran.cpu.as_ms() / 1_000.0);
         ran
+    }
+
+    /// The same of an execution that ran before, only to be compared: it counts in no figure of executions.
+    #[tracing::instrument(name = "guest.run", level = "debug", skip_all, fields(execution.id = %job.execution_id))]
+    pub async fn run_again(&self, slot: Slot, prepared: &Prepared, job: Job) -> Ran {
+        let (reply, ran) = oneshot::channel();
+        let launch = pool::Launch { prepared: prepared.clone(), job, slot, reply };
+        match self.0.pool.launch(launch) {
+            Ok(()) => ran.await.unwrap_or_else(|_| run::failed("the executor was lost while the guest ran")),
+            Err(_) => run::failed("no executor could take the guest"),
+        }
+    }
+
+    /// Sets the gauges of what is held now. For whoever reads metrics, when it reads them.
+    pub fn observe(&self) {
+        let (used, max) = self.0.budget.state();
+        ::metrics::gauge!(metrics::GUEST_MEMORY_BYTES).set(used as f64);
+        ::metrics::gauge!(metrics::GUEST_MEMORY_MAX_BYTES).set(max as f64);
     }
 
     /// Version and settings of the engine, as short hexadecimal text. Recorded with every execution.

@@ -3,7 +3,7 @@
 //! ractor's mailboxes are unbounded by design, so the bound is here: a permit is taken before a command enters the
 //! mailbox and given back when it is answered.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -24,6 +24,7 @@ use crate::{
     entity::Message,
     metrics,
     tenant::{Command, Refusal, expected::Seen, idempotency::Replayed},
+    trace,
 };
 
 /// Where a command comes from: recorded with the events that follow from it.
@@ -148,6 +149,8 @@ pub(crate) struct Pending {
     pub(crate) permit: Option<OwnedSemaphorePermit>,
     /// Who is told of an admission as soon as it is decided.
     pub(crate) ahead: Option<Ahead>,
+    /// From the mailbox to the answer, in traces.
+    pub(crate) span: tracing::Span,
 }
 
 impl Pending {
@@ -164,11 +167,44 @@ pub(crate) struct Handle {
     shard: Shard,
     epoch: Epoch,
     permits: Arc<Semaphore>,
+    mailbox_max: usize,
+    unreadable: Unreadable,
+}
+
+/// Why the stream of an entity could not be folded, once that is known. Whoever comes after the entity has stopped is told the
+/// same as who came before: another entity would meet the same stream.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unreadable(Arc<OnceLock<Arc<str>>>);
+
+impl Unreadable {
+    pub(crate) fn set(&self, reason: Arc<str>) {
+        // The first reason stands.
+        let _ = self.0.set(reason);
+    }
+
+    pub(crate) fn reason(&self) -> Option<Arc<str>> {
+        self.0.get().cloned()
+    }
 }
 
 impl Handle {
-    pub(crate) fn new(actor: ActorRef<Message>, shard: Shard, epoch: Epoch, mailbox_max: usize) -> Self {
-        Self { actor, shard, epoch, permits: Arc::new(Semaphore::new(mailbox_max)) }
+    pub(crate) fn new(
+        actor: ActorRef<Message>,
+        (shard, epoch): (Shard, Epoch),
+        mailbox_max: usize,
+        unreadable: Unreadable,
+    ) -> Self {
+        Self { actor, shard, epoch, permits: Arc::new(Semaphore::new(mailbox_max)), mailbox_max, unreadable }
+    }
+
+    /// Why its stream could not be folded, if that is why it has stopped.
+    pub(crate) fn unreadable(&self) -> Option<Arc<str>> {
+        self.unreadable.reason()
+    }
+
+    /// Commands that are in the mailbox and not answered. Reports are not among them.
+    pub(crate) fn waiting(&self) -> usize {
+        self.mailbox_max.saturating_sub(self.permits.available_permits())
     }
 
     pub(crate) fn actor_id(&self) -> ActorId {
@@ -204,7 +240,8 @@ impl Handle {
             })?)
         };
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { ask, reply: Some(reply), permit, ahead };
+        let span = tracing::debug_span!(target: trace::TARGET, "entity", command = ask.command.name());
+        let pending = Pending { ask, reply: Some(reply), permit, ahead, span };
         Ok(self.actor.send_message(Message::Ask(Box::new(pending))).ok().map(|()| answer))
     }
 }

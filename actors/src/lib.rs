@@ -6,7 +6,8 @@
 //! the entity of a tenant behind a bounded handle ([`region`]), if this node owns it; the **bus** finds it wherever it is
 //! ([`bus`]). **Executors** are actix actors that run guests in
 //! wasmtime ([`executor`]). The **dispatch** takes one execution from admission to its recorded end ([`dispatch`]);
-//! what nobody waits for has a place in the **queue** until its turn comes ([`queue`]).
+//! what nobody waits for has a place in the **queue** until its turn comes ([`queue`]). Any record can be run again and
+//! compared ([`verify`]).
 //!
 //! **Invariants**
 //! - `tenant` and `tenant/*` are pure: no clock, randomness, I/O or `async`.
@@ -29,7 +30,10 @@ pub mod handle;
 pub mod ownership;
 pub mod queue;
 pub mod region;
+pub mod snapshots;
 
 pub mod dispatch;
 pub mod executor;
 pub mod metrics;
+pub mod trace;
+pub mod verify;

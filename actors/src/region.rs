@@ -25,13 +25,14 @@ use wasmwiz_events::{
 
 use crate::{
     ahead::Ahead,
-    entity::{Message, World},
+    entity::{Kept, Message, World},
     handle::{Answer, Ask, AskError, Decided, Full, Handle},
     ids::Ids,
     limits::Policy,
     metrics,
     ownership::Ownership,
     queue::{Entering, Queue, QueueConfig},
+    snapshots::{SnapshotConfig, Snapshots},
 };
 
 mod live;
@@ -63,8 +64,13 @@ pub struct RegionConfig {
     pub wake_every_ms: u64,
     /// Milliseconds that a caller waits for an answer before it is told that nobody knows.
     pub answer_within_ms: u64,
+    /// Milliseconds for which a commit is offered to a log that is busy, or of which it is not known whether it has it. Its entity
+    /// keeps what it knows meanwhile; after that the next one reads the log.
+    pub offer_within_ms: u64,
     /// Asynchronous executions.
     pub queue: QueueConfig,
+    /// States of tenants that are kept, so that waking one need not read its whole past.
+    pub snapshots: SnapshotConfig,
 }
 
 impl Default for RegionConfig {
@@ -77,7 +83,9 @@ impl Default for RegionConfig {
             passivate_after_ms: 120_000,
             wake_every_ms: 10_000,
             answer_within_ms: 10_000,
+            offer_within_ms: 60_000,
             queue: QueueConfig::default(),
+            snapshots: SnapshotConfig::default(),
         }
     }
 }
@@ -92,6 +100,8 @@ pub struct RegionDeps {
     pub policy: Policy,
     /// Whose shards are whose, and which lives of nodes have ended.
     pub ownership: Arc<dyn Ownership>,
+    /// Where states of tenants are kept. `None`: nowhere, and each is read from its beginning.
+    pub snapshots: Option<Arc<dyn Snapshots>>,
 }
 
 /// The region could not be started.
@@ -144,9 +154,11 @@ impl Region {
             shards: Arc::clone(&shards),
             passivate_after_ms: config.passivate_after_ms,
             wake_every_ms: config.wake_every_ms,
+            offer_within_ms: config.offer_within_ms,
             rehydrations: Arc::new(Semaphore::new(config.rehydrations_max)),
             live: Arc::clone(&live),
             queue: queue.clone(),
+            kept: Kept::new(deps.snapshots, config.snapshots),
         };
         let RegionConfig { entities_max, mailbox_max, .. } = config;
         let supervisor = Supervisor { world: Arc::new(world), entities_max, mailbox_max };
@@ -187,22 +199,22 @@ impl Region {
         }
         let Some(handle) = self.entity(tenant).await? else { return Ok(Asked::NotHere) };
         let entered = handle.enter(ask, ahead).map_err(|Full| AskError::Busy { retry_after_ms: 100 })?;
-        let Some(answer) = entered else {
-            self.live.forget(handle.actor_id());
-            return Ok(Asked::Moved);
-        };
+        let Some(answer) = entered else { return self.moved(&handle) };
         match tokio::time::timeout(self.answer_within, answer).await {
             Ok(Ok(Answer::Decided(decided))) => Ok(Asked::Decided(decided)),
             Ok(Ok(Answer::Refused(refusal))) => Err(refusal.into()),
-            Ok(Ok(Answer::Moved)) => {
-                self.live.forget(handle.actor_id());
-                Ok(Asked::Moved)
-            }
+            Ok(Ok(Answer::Moved)) => self.moved(&handle),
             Ok(Ok(Answer::NotHere)) => Ok(Asked::NotHere),
             Ok(Ok(Answer::Unavailable(reason))) => Err(unavailable(reason)),
             Ok(Err(_)) => Err(unavailable("the tenant's entity failed; it is not known what it recorded")),
             Err(_) => Err(unavailable("no answer in time; it is not known whether it was recorded")),
         }
+    }
+
+    /// An entity has stopped with a command undecided: the tenant's next one may be asked, unless it would meet the same stream.
+    fn moved(&self, handle: &Handle) -> Result<Asked, AskError> {
+        self.live.forget(handle.actor_id());
+        handle.unreadable().map_or(Ok(Asked::Moved), |reason| Err(unavailable(reason)))
     }
 
     /// The entity of a tenant, in the epoch in which this node owns its shard; `None` when it does not.
@@ -321,6 +333,13 @@ impl Region {
     /// What its entities have to be run.
     pub(crate) const fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// Sets the gauges of what waits now. For whoever reads metrics, when it reads them.
+    pub fn observe(&self) {
+        let (waiting, longest) = self.live.waiting();
+        ::metrics::gauge!(metrics::COMMANDS_WAITING).set(waiting as f64);
+        ::metrics::gauge!(metrics::COMMANDS_WAITING_LONGEST).set(longest as f64);
     }
 
     /// How many entities are in memory.

@@ -13,6 +13,7 @@ use wasmwiz_events::{
     revision::Revision,
     tenant::{self, Tier},
     time::{Moment, Steady, Timestamp},
+    verification::Verified,
 };
 
 use crate::{
@@ -33,6 +34,7 @@ pub mod refusal;
 mod replay_tests;
 #[cfg(test)]
 pub(crate) mod scenario;
+mod verification;
 
 pub use admission::{Execute, ModuleChoice};
 pub use refusal::Refusal;
@@ -172,6 +174,8 @@ pub enum Command {
     },
     /// Declare lost what is past its deadline and its grace.
     Expire,
+    /// Record what came of running an execution again from its record. It costs what an execution costs.
+    RecordVerification(#[serde(with = "crate::codec::json")] Box<Verified>),
 }
 
 impl Command {
@@ -195,6 +199,7 @@ impl Command {
                 Some(Scope::ModulesWrite)
             }
             Self::Execute(_) | Self::Cancel { .. } => Some(Scope::ExecutionsRun),
+            Self::RecordVerification(_) => Some(Scope::ExecutionsRead),
         }
     }
 
@@ -226,19 +231,21 @@ impl Command {
             Self::Reap => "reap",
             Self::Lose { .. } => "lose",
             Self::Expire => "expire",
+            Self::RecordVerification(_) => "record_verification",
         }
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Standing {
     Unregistered,
     Active,
     Suspended,
 }
 
-/// The state of one tenant, folded from its stream.
-#[derive(Debug, Clone)]
+/// The state of one tenant, folded from its stream. Its serialised form is that of snapshots (`codec/snapshot`): a change of it
+/// is a new version of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tenant {
     id: TenantId,
     standing: Standing,
@@ -305,7 +312,7 @@ impl Tenant {
                 self.keys.rotate(key_id, hash, grace_ms, issuer, context.now)
             }
             Command::PublishModule { name, digest, size_bytes, kind, imports, exports } => {
-                check_module_size(size_bytes, self.limits(context))?;
+                modules::check_size(size_bytes, self.limits(context))?;
                 self.modules.publish(name, digest, size_bytes, kind, imports, exports, context.policy)
             }
             // A flood of bad uploads must not become a flood of events.
@@ -336,6 +343,7 @@ impl Tenant {
             Command::Reap => Ok(self.executions.reap(context.ended)),
             Command::Lose { execution_id, node, boot } => self.executions.lose(execution_id, &Life { node, boot }),
             Command::Expire => Ok(self.executions.expire(context.steady, context.policy.lost_grace_ms)),
+            Command::RecordVerification(verified) => self.verified(*verified, context),
         }
     }
 
@@ -352,6 +360,24 @@ impl Tenant {
     /// Goes on with a history that was read at `now`: how long what runs has run already, nobody here has measured.
     pub fn resume(&mut self, now: Steady) {
         self.executions.resume(now);
+    }
+
+    /// The same with every time on a clock that is ahead by `ms`. A steady clock means something to one process alone, so what
+    /// is kept for another goes by way of the wall clock; what durations are measured from moves, and nothing else does.
+    #[must_use]
+    pub(crate) fn shifted(mut self, ms: i64) -> Self {
+        let Self { executions, modules, quota, requests, denials, .. } = &mut self;
+        executions.shift(ms);
+        modules.shift(ms);
+        quota.shift(ms);
+        requests.shift(ms);
+        denials.shift(ms);
+        self
+    }
+
+    /// Whose state it is.
+    pub(crate) const fn id(&self) -> &TenantId {
+        &self.id
     }
 
     /// Remembers what happened, and when: now if it was just decided, or as long ago as its record says.
@@ -396,6 +422,7 @@ impl Tenant {
             Event::ExecutionStarted(started) => self.executions.started(started, at.steady),
             Event::ExecutionFinished(finished) => self.executions.ended(finished.execution_id),
             Event::ExecutionLost(lost) => self.executions.ended(lost.execution_id),
+            Event::ExecutionVerified(verified) => self.quota.verified(verified, at),
         }
     }
 
@@ -469,13 +496,6 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     let printable = name.chars().all(|c| !c.is_control());
     let length = name.chars().count();
     if printable && (1..=NAME_MAX_CHARS).contains(&length) { Ok(()) } else { Err(Refusal::InvalidName) }
-}
-
-const fn check_module_size(size_bytes: u64, limits: &TierLimits) -> Result<(), Refusal> {
-    if size_bytes > limits.module_bytes {
-        return Err(Refusal::ModuleTooLarge { limit_bytes: limits.module_bytes });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

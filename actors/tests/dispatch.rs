@@ -82,6 +82,7 @@ impl Node {
             clock: Arc::new(SystemClock),
             policy: Policy::default(),
             ownership: Arc::new(Alone { node: node.clone(), boot }),
+            snapshots: None,
         };
         let region = Region::start(region, deps).await.unwrap();
         let executors = Executors::start(config).unwrap();
@@ -325,10 +326,10 @@ async fn what_ran_is_what_was_admitted_also_when_the_stream_has_moved_on() {
 
 #[tokio::test]
 async fn an_admission_of_which_nobody_knows_does_not_stay_open_without_a_guest() {
-    let node = Node::start().await;
+    let node = Node::start_in(executors(), RegionConfig { offer_within_ms: 200, ..RegionConfig::default() }).await;
     node.publish(echo()).await.unwrap();
-    // As often as one commit is offered: it is stored, and its owner is never told.
-    (0..8).for_each(|_| node.log.lose_next_answer());
+    // More often than one commit is offered: it is stored, and its owner is never told.
+    (0..32).for_each(|_| node.log.lose_next_answer());
     let error = node.execute(named(None), "hello").await.unwrap_err();
     assert!(matches!(error, DispatchError::Ask(AskError::Unavailable { .. })), "{error}");
     let accepted = |event: &&Event| matches!(event, Event::ExecutionAccepted(_));

@@ -11,6 +11,7 @@ use wasmwiz_actors::{
     limits::Policy,
     ownership::Alone,
     region::{Region, RegionConfig, RegionDeps},
+    snapshots::Snapshots,
     tenant::{Command, Execute, ModuleChoice, NewKey, Refusal},
 };
 use wasmwiz_events::{
@@ -27,6 +28,11 @@ use wasmwiz_events::{
     time::{ManualClock, Timestamp},
 };
 
+#[path = "entity/long.rs"]
+mod long;
+#[path = "entity/snapshots.rs"]
+mod snapshots;
+
 const NOON: Timestamp = Timestamp::from_unix_ms(1_795_435_200_000);
 
 struct Node {
@@ -38,22 +44,37 @@ struct Node {
 
 impl Node {
     async fn start(log: &Arc<MemoryLog>, config: RegionConfig) -> Self {
+        Self::keeping(log, config, None).await
+    }
+
+    /// One that keeps the states of its tenants.
+    async fn keeping(log: &Arc<MemoryLog>, config: RegionConfig, snapshots: Option<Arc<dyn Snapshots>>) -> Self {
         let (clock, boot) = (Arc::new(ManualClock::at(NOON)), Ids.boot());
         let deps = RegionDeps {
             log: Arc::clone(log) as Arc<dyn EventLog>,
             clock: Arc::clone(&clock) as _,
             policy: Policy::default(),
             ownership: Arc::new(Alone { node: NodeId::new("node-1").unwrap(), boot }),
+            snapshots,
         };
         let region = Region::start(config, deps).await.unwrap();
         Self { log: Arc::clone(log), clock, region, boot }
     }
 
     async fn with_tenant() -> Self {
-        let node = Self::start(&Arc::new(MemoryLog::new()), RegionConfig::default()).await;
+        Self::with_tenant_in(RegionConfig::default()).await
+    }
+
+    async fn with_tenant_in(config: RegionConfig) -> Self {
+        let node = Self::start(&Arc::new(MemoryLog::new()), config).await;
         node.ask(register()).await.unwrap();
         node.ask(publish()).await.unwrap();
         node
+    }
+
+    /// The end of the one stream.
+    fn revision(&self) -> u64 {
+        self.log.commits().last().map_or(0, |recorded| recorded.commit.last_revision().get())
     }
 
     async fn ask(&self, command: Command) -> Result<Decided, AskError> {
@@ -268,15 +289,16 @@ async fn a_lost_answer_does_not_let_the_second_commit_overtake_the_first() {
 
 #[tokio::test]
 async fn two_commits_of_which_nobody_knows_are_not_decided_again() {
-    let node = Arc::new(Node::with_tenant().await);
+    let node = Arc::new(Node::with_tenant_in(RegionConfig { offer_within_ms: 200, ..RegionConfig::default() }).await);
     let asked = two_commits_held_back(&node).await;
-    // As often as two commits are offered: both are stored, and their owner is never told.
-    (0..16).for_each(|_| node.log.lose_next_answer());
+    // More often than two commits are offered in that time: both are stored, and their owner is never told.
+    (0..64).for_each(|_| node.log.lose_next_answer());
     node.log.release();
     for asked in asked {
         assert!(matches!(asked.await.unwrap(), Err(AskError::Unavailable { .. })));
     }
     assert_eq!(node.history().len(), 3 + 33);
+    node.log.forget_faults();
     let decided = node.ask(rename("by the next entity")).await.unwrap();
     assert_eq!(decided.revision, Revision::new(3 + 33 + 1));
 }
@@ -333,6 +355,44 @@ async fn a_commit_whose_answer_was_lost_is_recorded_once() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_busy_for_long_costs_an_answer_and_no_entity() {
+    let config = RegionConfig { answer_within_ms: 100, ..RegionConfig::default() };
+    let node = Arc::new(Node::with_tenant_in(config).await);
+    // The pauses between as many offers are some seconds together.
+    (0..14).for_each(|_| node.log.fail_next_append(AppendError::Busy));
+    let error = node.ask(rename("once")).await.unwrap_err();
+    assert!(error.to_string().contains("not known"), "{error}");
+    let named = |name: &str| {
+        let renamed = |event: &Event| matches!(event, Event::TenantRenamed(renamed) if renamed.name == name);
+        node.history().iter().filter(|event| renamed(event)).count()
+    };
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while named("once") == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    node.ask(rename("twice")).await.unwrap();
+    assert_eq!((named("once"), named("twice")), (1, 1));
+}
+
+#[tokio::test]
+async fn two_commits_that_a_busy_log_turned_away_are_offered_again_in_their_order() {
+    let node = Arc::new(Node::with_tenant().await);
+    let asked = two_commits_held_back(&node).await;
+    (0..6).for_each(|_| node.log.fail_next_append(AppendError::Busy));
+    node.log.release();
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    assert_eq!(node.history().len(), 3 + 33);
+    // Both are as they were sealed at first: none was decided afresh.
+    let lengths: Vec<_> = node.log.commits().iter().map(|it| it.commit.header().count).collect();
+    assert_eq!(lengths[lengths.len() - 2..], [1, 32], "{lengths:?}");
+}
+
+#[tokio::test]
 async fn a_log_that_has_failed_refuses_everything() {
     let node = Node::with_tenant().await;
     node.log.poison("the disk is gone");
@@ -384,7 +444,8 @@ fn finished(execution_id: wasmwiz_events::id::ExecutionId) -> wasmwiz_events::ex
         wall_ms: Default::default(),
         peak_memory_bytes: 0,
         trace_digest: None,
-        deterministic: false,
+        deterministic: true,
+        reproducibility: Some(wasmwiz_events::reproducibility::Reproducibility::Pure),
         message: None,
     }
 }
@@ -473,6 +534,22 @@ async fn a_broken_history_is_not_built_upon() {
     let next = Node::start(&log, RegionConfig::default()).await;
     let error = next.ask(rename("x")).await.unwrap_err();
     assert!(matches!(&error, AskError::Unavailable { reason, .. } if reason.contains("revision 1")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_asks_for_a_broken_history_is_told_where_it_is_broken() {
+    let log = Arc::new(MemoryLog::new());
+    let node = Node::start(&log, RegionConfig::default()).await;
+    node.ask(register()).await.unwrap();
+    log.damage_last_body();
+    let next = Node::start(&log, RegionConfig::default()).await;
+    for _ in 0..100 {
+        // Some come before it is known, some while the entity stops, some after.
+        let asked = futures_util::future::join_all((0..16).map(|_| next.ask(rename("x")))).await;
+        for error in asked.into_iter().map(Result::unwrap_err) {
+            assert!(matches!(&error, AskError::Unavailable { reason, .. } if reason.contains("revision 1")), "{error}");
+        }
+    }
 }
 
 #[tokio::test]

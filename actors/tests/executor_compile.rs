@@ -115,7 +115,9 @@ async fn a_compilation_over_its_cpu_time_is_killed() {
 }
 
 async fn a_worker_that_cannot_start_is_the_hosts_fault() {
-    for worker in [vec!["/nonexistent".into()], vec!["/bin/false".into()], Vec::new()] {
+    // The last one answers, and is no build of this node.
+    let echoes = vec!["/bin/cat".into()];
+    for worker in [vec!["/nonexistent".into()], vec!["/bin/false".into()], Vec::new(), echoes] {
         let executors = start(|compile| compile.worker = Some(worker));
         let failed = try_prepare(&executors, wasm(&echo())).await.unwrap_err();
         assert!(matches!(failed, PrepareError::Failed(_)), "{failed:?}");

@@ -209,11 +209,11 @@ async fn a_short_input_can_be_read_into_a_large_buffer() {
 async fn waiting_for_a_million_clocks_is_refused() {
     let guest = module(
         "(memory (export \"memory\") 1000)",
-        "(drop (call $poll (i32.const 0) (i32.const 40000000) (i32.const 700000) (i32.const 64)))",
+        "(call $exit (call $poll (i32.const 0) (i32.const 40000000) (i32.const 700000) (i32.const 64)))",
     );
     let ran = run(&start(), &guest, job_of(2_000)).await;
-    // And not at its deadline.
-    assert_eq!(ran.outcome, Outcome::Trapped, "{ran:?}");
+    // "Invalid", and not at its deadline.
+    assert_eq!(ran.exit_code, Some(28), "{ran:?}");
 }
 
 #[tokio::test]

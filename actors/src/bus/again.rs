@@ -27,7 +27,8 @@ pub(super) fn may_be(ask: &Ask) -> bool {
         | Command::RotateKey { .. }
         | Command::PublishModule { .. }
         | Command::RejectModule { .. }
-        | Command::DeleteModule { .. } => ask.origin.once.is_some(),
+        | Command::DeleteModule { .. }
+        | Command::RecordVerification(_) => ask.origin.once.is_some(),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     metrics,
     region::{Asked, ENTITIES_TRIED, Region, contended},
     tenant::Command,
+    trace,
 };
 
 /// When to try again while this node answers as many others as it may, in milliseconds.
@@ -75,8 +76,11 @@ impl Server {
             command.id = %question.ask.origin.command,
             traceparent = question.ask.origin.traceparent.as_deref(),
         );
+        let traced = tracing::debug_span!(target: trace::TARGET, "bus.serve", otel.kind = "server");
+        trace::adopt(&traced, question.ask.origin.traceparent.as_deref());
         let within = question.within;
-        match tokio::time::timeout(within, self.ask(question)).instrument(span).await {
+        let asked = self.ask(question).instrument(traced).instrument(span);
+        match tokio::time::timeout(within, asked).await {
             Ok(Ok(Asked::Decided(decided))) => Reply::Decided(decided),
             Ok(Ok(Asked::NotHere | Asked::Moved)) => Reply::NotHere,
             Ok(Err(AskError::Refused(refusal))) => Reply::Refused(refusal),

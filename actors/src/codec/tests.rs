@@ -8,8 +8,11 @@ use wasmwiz_events::{
     id::{BootId, KeyId, ModuleName, NodeId},
     key::{Scope, Scopes},
     module::Kind as ModuleKind,
+    reproducibility::Reproducibility,
     requests::Denied,
     tenant::Tier,
+    time::Millis,
+    verification::{Aspect, Difference, Verified},
 };
 
 use super::*;
@@ -88,8 +91,21 @@ impl Stuff {
             fuel: self.maybe(self.number),
             exit_code: self.maybe(-1),
             message: self.maybe(self.text.clone()),
+            reproducibility: if self.flag { None } else { Some(Reproducibility::VirtualTime) },
             trace_digest: self.maybe(self.digest()),
             ..*finished
+        }
+    }
+
+    fn verified(&self) -> Verified {
+        let differs = Difference { what: Aspect::Stdout, recorded: self.text.clone(), found: String::new() };
+        Verified {
+            execution_id: ExecutionId::new(uuid::Uuid::from_u128(self.uuid)),
+            engine: self.text.clone(),
+            reproduced: self.flag,
+            differences: if self.flag { vec![] } else { vec![differs] },
+            cpu_ms: Millis::from_micros(7),
+            bucket_full_at: self.maybe(self.time()),
         }
     }
 
@@ -129,6 +145,7 @@ impl Stuff {
             Command::Start { execution_id, node: node.clone(), boot },
             Command::Cancel { execution_id },
             Command::Finish(Box::new(self.finished())),
+            Command::RecordVerification(Box::new(self.verified())),
             Command::Reap,
             Command::Lose { execution_id, node, boot },
             Command::Expire,
@@ -234,7 +251,7 @@ impl Stuff {
     }
 }
 
-const COMMANDS: usize = 20;
+const COMMANDS: usize = 21;
 const REFUSALS: usize = 38;
 
 /// Fails to compile when there is another: then it has to be among [`Stuff::refusals`], and the frames are of a new version.
@@ -286,7 +303,7 @@ fn read(frame: &[u8]) -> Result<Question, FrameError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
 
     #[test]
     fn every_command_arrives_as_it_was_sent(stuff in stuff()) {

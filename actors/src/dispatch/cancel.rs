@@ -57,7 +57,7 @@ impl Shared {
             self.deps.bus.tell(&life.node, Control::Cancel { execution_id }).await;
         }
         let Some(run) = run else { return Ok(Cancelling::Requested) };
-        run.cancel.cancel();
+        run.stop();
         let ended = tokio::time::timeout(END_WITHIN, run.ended()).await.ok().flatten();
         Ok(ended.map_or(Cancelling::Requested, Cancelling::Ended))
     }

@@ -10,6 +10,7 @@ use wasmwiz_events::{
     id::{ExecutionId, TenantId},
     log::ReadLimit,
     payload::Payload,
+    reproducibility::Reproducibility,
     revision::Revision,
     time::{Millis, Timestamp},
 };
@@ -32,6 +33,10 @@ const FINISH_PAUSE_MS: u64 = 60;
 
 impl Shared {
     pub(super) async fn finish(&self, began: Began, mut ran: Ran) -> Result<Done, DispatchError> {
+        // One that waited for its turn while its node got another engine: its record names the one that did not run it.
+        if began.accepted.engine != self.deps.executors.fingerprint() {
+            ran.reproducibility = Reproducibility::Unverifiable;
+        }
         let mut outputs = ran.outputs();
         let payloads = match self.keep(outputs.clone()).await {
             Ok(payloads) => payloads,
@@ -43,16 +48,29 @@ impl Shared {
             }
         };
         let finished = finished(&began.accepted, &ran, &outputs);
-        match self.record_end(&began, &finished, payloads).await {
-            Ok(decided) => {
-                let [stdout, stderr] = outputs.map(|output| output.bytes().clone());
-                let (end, finished_at) = (End::Finished(Box::new(finished)), decided.time);
-                let (accepted, accepted_at, position) = (began.accepted, began.at, decided.position);
-                Ok(Done { accepted, accepted_at, end, finished_at, stdout, stderr, position })
+        let mut pause_ms = FINISH_PAUSE_MS;
+        for attempt in 1..=FINISH_ATTEMPTS {
+            match self.record_end(&began, &finished, payloads.clone()).await {
+                Ok(decided) => {
+                    let [stdout, stderr] = outputs.map(|output| output.bytes().clone());
+                    let (end, finished_at) = (End::Finished(Box::new(finished)), decided.time);
+                    let (accepted, accepted_at, position) = (began.accepted, began.at, decided.position);
+                    return Ok(Done { accepted, accepted_at, end, finished_at, stdout, stderr, position });
+                }
+                Err(AskError::Refused(Refusal::ExecutionNotOpen)) => {}
+                Err(error) => return Err(error.into()),
             }
-            Err(AskError::Refused(Refusal::ExecutionNotOpen)) => self.ended_already(began, outputs).await,
-            Err(error) => Err(error.into()),
+            if let Some(done) = self.ended_already(&began, &outputs).await? {
+                return Ok(done);
+            }
+            // The log has its admission and no end: whoever refused had read the stream before the admission was in it, as an
+            // owner may that took over meanwhile. It finds out with its next commit.
+            if attempt < FINISH_ATTEMPTS {
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                pause_ms *= 2;
+            }
         }
+        Err(DispatchError::Host("the owner of its tenant knows of no such execution, and the log of no end".into()))
     }
 
     async fn record_end(
@@ -78,15 +96,15 @@ impl Shared {
     }
 
     /// The execution has its end in the log: it was declared lost, or an earlier report of ours was recorded and only
-    /// its answer got lost. Whoever asks is told what the log says, and nothing else.
-    async fn ended_already(&self, began: Began, outputs: [Payload; 2]) -> Result<Done, DispatchError> {
+    /// its answer got lost. Whoever asks is told what the log says, and nothing else. `None`: the log has no end of it.
+    async fn ended_already(&self, began: &Began, outputs: &[Payload; 2]) -> Result<Option<Done>, DispatchError> {
         let unreadable =
             |error: &dyn std::fmt::Display| DispatchError::Host(format!("its end cannot be read: {error}"));
         let mut from = began.revision.next();
         loop {
             let read = self.deps.log.read_stream(&began.tenant, from, ReadLimit::default()).await;
             let commits = read.map_err(|error| unreadable(&error))?;
-            let Some(last) = commits.last() else { return Err(unreadable(&"the stream ends before it")) };
+            let Some(last) = commits.last() else { return Ok(None) };
             from = last.commit.last_revision().next();
             for recorded in &commits {
                 let events = recorded.commit.events().map_err(|error| unreadable(&error))?;
@@ -95,9 +113,10 @@ impl Shared {
                     continue;
                 };
                 let kept = matches!(end, End::Finished(_));
-                let [stdout, stderr] = outputs.map(|output| if kept { output.bytes().clone() } else { Bytes::new() });
-                let (accepted, accepted_at, position) = (began.accepted, began.at, recorded.position);
-                return Ok(Done { accepted, accepted_at, end, finished_at, stdout, stderr, position });
+                let [stdout, stderr] =
+                    outputs.each_ref().map(|output| if kept { output.bytes().clone() } else { Bytes::new() });
+                let (accepted, accepted_at, position) = (began.accepted.clone(), began.at, recorded.position);
+                return Ok(Some(Done { accepted, accepted_at, end, finished_at, stdout, stderr, position }));
             }
         }
     }
@@ -142,7 +161,8 @@ fn finished(accepted: &Accepted, ran: &Ran, [stdout, stderr]: &[Payload; 2]) -> 
         wall_ms: ran.wall,
         peak_memory_bytes: ran.peak_memory_bytes,
         trace_digest: None,
-        deterministic: false,
+        deterministic: ran.reproducibility.is_deterministic(),
+        reproducibility: Some(ran.reproducibility),
         message: ran.message.clone(),
     }
 }
@@ -160,6 +180,7 @@ impl Ran {
             cpu: Millis::default(),
             wall: Millis::default(),
             peak_memory_bytes: 0,
+            reproducibility: Reproducibility::Unverifiable,
             message: Some(message),
         }
     }

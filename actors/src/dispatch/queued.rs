@@ -14,9 +14,10 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tracing::Instrument as _;
 use wasmwiz_events::{
     event::Event,
-    execution::{Accepted, Content},
+    execution::{Accepted, Content, Outcome},
     id::TenantId,
     log::{ReadError, ReadLimit},
     revision::{Position, Revision},
@@ -30,6 +31,7 @@ use crate::{
     handle::{Ask, AskError, Decided, Origin},
     queue::{Item, Place, Queue, QueueConfig},
     tenant::{Command, Refusal},
+    trace,
 };
 
 /// How long a lane leaves its tenant alone that may not begin another execution now, unless one of its own ends before.
@@ -176,8 +178,11 @@ impl Shared {
                     (began.accepted.attempt, began.revision) = (number, after);
                     let begun = Begun { began, at: item.at, run, turn, _place: place };
                     let (shared, ended) = (Arc::clone(&self), Arc::clone(&lane.ended));
+                    // It goes on with the trace of the request that was answered long ago.
+                    let traced = tracing::debug_span!(target: trace::TARGET, "execution", attempt = number);
+                    trace::adopt(&traced, begun.began.origin.traceparent.as_deref());
                     self.under_way.spawn(async move {
-                        shared.run_begun(begun).await;
+                        shared.run_begun(begun).instrument(traced).await;
                         ended.notify_one();
                     });
                     return;
@@ -293,7 +298,13 @@ impl Shared {
         };
         let ran = self.run_guest(slot, None, &began, &run, stdin).await;
         tracing::debug!(execution.id = %id, outcome = ran.outcome.as_str(), "an asynchronous execution ran");
-        self.over(self.finish(began, ran).await, &run);
+        if ran.outcome == Outcome::Failed && run.is_cut_off() {
+            // It outlives this life of the node: the next one begins another attempt.
+            tracing::info!(execution.id = %id, "an asynchronous execution was cut off; it is begun again by the next start");
+            return;
+        }
+        let finishing = tracing::debug_span!(target: trace::TARGET, "finish");
+        self.over(self.finish(began, ran).instrument(finishing).await, &run);
     }
 
     fn over(&self, done: Result<super::Done, DispatchError>, run: &Run) {

@@ -1,26 +1,21 @@
 //! Admission and the run itself.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use wasmwiz_events::{
     digest::Digest,
     event::Event,
     execution::{Accepted, Content, Outcome},
-    id::{ExecutionId, ModuleName, TenantId},
+    id::TenantId,
     payload::{MAX_INLINE_BYTES, Payload},
     revision::Position,
 };
 
-use super::{Code, DispatchError, Done, Request, Shared, finish::Began, once::Turn, runs::Run};
+use super::{Code, DispatchError, Done, Request, Shared, finish::Began, once::Turn, runs::Run, unended::Unended};
 use crate::{
     aggregate::Authority,
     ahead::Early,
@@ -29,10 +24,17 @@ use crate::{
     queue::Entering,
     region::{ENTITIES_TRIED, contended},
     tenant::{Command, Execute, ModuleChoice, Refusal, idempotency::Came},
+    trace,
 };
+
+/// What is said of a guest that a stopping node has ended.
+const CUT_OFF: &str = "the node stopped before the guest had ended; run it again";
 
 /// When to try again while the queue is full, in milliseconds.
 const QUEUE_RETRY_MS: u64 = 1_000;
+
+/// When to try again what a node that stops does not begin, in milliseconds: then another one answers.
+const STOPPING_RETRY_MS: u64 = 1_000;
 
 /// Does somebody wait for the end?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,24 +88,28 @@ impl Shared {
         let Ready { tenant, ask, run, slot, prepared, stdin, .. } = ready;
         let Some(slot) = slot else { return Err(DispatchError::Host("an admission had no slot".into())) };
         let (origin, run) = (ask.origin.clone(), &run);
+        let unended = Unended::new(Arc::clone(self), tenant.clone(), run.id);
         let (ahead, told) = oneshot::channel();
-        let is_decided = AtomicBool::new(false);
         let asked = async {
             let asked = self.deps.bus.ask_ahead(&tenant, ask, ahead).await;
-            // It may be in the log all the same. Of what was decided here this would have been told, of others' decisions
-            // not; and where it was decided is not asked, as the tenant may have come here since.
-            let may_be = is_decided.load(Ordering::Relaxed) || !self.deps.bus.is_alone();
-            if matches!(asked, Err(AskError::Unavailable { .. })) && may_be {
-                self.lose_later(tenant.clone(), run.id);
+            match &asked {
+                Ok(Some(_)) => {}
+                // It may be in the log all the same. Of what was decided here this would have been told, of others' decisions
+                // not; and where it was decided is not asked, as the tenant may have come here since.
+                Err(AskError::Unavailable { .. }) if self.deps.bus.is_alone() => {}
+                Err(AskError::Unavailable { .. }) => unended.may_be_open(),
+                Ok(None) | Err(AskError::Refused(_) | AskError::Busy { .. }) => unended.is_settled(),
             }
             asked
         };
         let ended = async {
             let Ok(Early { accepted, at, after }) = told.await else { return std::future::pending().await };
-            is_decided.store(true, Ordering::Relaxed);
+            unended.may_be_open();
             let began = Began { tenant: tenant.clone(), origin, accepted, at, revision: after };
             let ran = self.run_guest(slot, prepared, &began, run, stdin).await;
-            let done = self.finish(began, ran).await?;
+            let finishing = tracing::debug_span!(target: trace::TARGET, "finish");
+            let done = self.finish(began, ran).instrument(finishing).await?;
+            unended.is_settled();
             run.end(done.position);
             Ok(done)
         };
@@ -127,13 +133,6 @@ impl Shared {
                 None => Ok(None),
             },
         }
-    }
-
-    /// Has an execution declared lost of which it is not known whether it is admitted: nobody runs it, and until its end it
-    /// would count against its tenant.
-    fn lose_later(self: &Arc<Self>, tenant: TenantId, execution_id: ExecutionId) {
-        let (node, boot) = (self.deps.node.clone(), self.deps.boot);
-        tokio::spawn(Arc::clone(self).nudge(tenant, Command::Lose { execution_id, node, boot }));
     }
 
     /// Accepts an execution that waits for its turn.
@@ -193,10 +192,14 @@ impl Shared {
         } else {
             // From here on it waits in lines: for a slot, and for its entity.
             execute.deadline = timeout_ms.map(|ms| self.deps.bus.region().now().plus_ms(ms));
-            Some(self.slot_within(timeout_ms).await?)
+            let waiting = tracing::debug_span!(target: trace::TARGET, "slot");
+            Some(self.slot_within(timeout_ms).instrument(waiting).await?)
         };
         if let Some((_, wasm)) = &inline {
             self.take_in(wasm).await?;
+        }
+        if self.runs.are_cut_off() {
+            return Err(DispatchError::Busy { retry_after_ms: STOPPING_RETRY_MS });
         }
         let payloads = self.keep([input]).await?;
         // Whoever cancels it from the moment of its acceptance on finds it here.
@@ -232,13 +235,35 @@ impl Shared {
         let preparing = async {
             match prepared {
                 Some(prepared) => Ok(prepared),
-                None => self.prepare(&began.tenant, accepted.module.digest).await,
+                None => {
+                    let preparing = tracing::debug_span!(target: trace::TARGET, "prepare");
+                    self.prepare(&began.tenant, accepted.module.digest).instrument(preparing).await
+                }
             }
         };
-        match run.cancel.run_until_cancelled(preparing).await {
-            Some(Ok(prepared)) => self.run(slot, &prepared, accepted, stdin, run.cancel.clone()).await,
+        let ran = match run.cancel.run_until_cancelled(preparing).await {
+            Some(Ok(prepared)) => {
+                let guest = tracing::debug_span!(
+                    target: trace::TARGET,
+                    "guest",
+                    execution.id = %accepted.execution_id,
+                    attempt = accepted.attempt,
+                    outcome = tracing::field::Empty,
+                );
+                let ran = self.run(slot, &prepared, accepted, stdin, run.cancel.clone());
+                let ran = ran.instrument(guest.clone()).await;
+                guest.record("outcome", ran.outcome.as_str());
+                ran
+            }
             Some(Err(message)) => Ran::failed(message),
             None => Ran { outcome: Outcome::Cancelled, ..Ran::failed("the execution was cancelled".into()) },
+        };
+        // Nobody has cancelled it: that the node stops is the host's doing.
+        match ran.outcome {
+            Outcome::Cancelled if run.is_cut_off() => {
+                Ran { outcome: Outcome::Failed, message: Some(CUT_OFF.to_owned()), ..ran }
+            }
+            _ => ran,
         }
     }
 
@@ -263,20 +288,11 @@ impl Shared {
         stdin: Bytes,
         cancel: CancellationToken,
     ) -> Ran {
-        let job = Job {
-            execution_id: accepted.execution_id,
-            program: accepted.module.name.as_ref().map_or("module", ModuleName::as_str).to_owned(),
-            args: accepted.args.clone(),
-            stdin,
-            limits: accepted.limits,
-            seed: accepted.seed,
-            cancel,
-        };
-        self.deps.executors.run(slot, prepared, job).await
+        self.deps.executors.run(slot, prepared, Job::of(accepted, stdin, cancel)).await
     }
 
     /// The compiled module of an admitted execution: from memory, from its artefact, or compiled again from its bytes.
-    async fn prepare(&self, tenant: &TenantId, digest: Digest) -> Result<Prepared, String> {
+    pub(super) async fn prepare(&self, tenant: &TenantId, digest: Digest) -> Result<Prepared, String> {
         if let Some(prepared) = self.deps.executors.prepared(digest).await {
             return Ok(prepared);
         }

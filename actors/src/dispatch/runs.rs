@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -11,15 +14,21 @@ use wasmwiz_events::{id::ExecutionId, revision::Position};
 
 /// All of them, for as long as somebody holds them.
 #[derive(Debug, Default)]
-pub(super) struct Runs(Mutex<HashMap<ExecutionId, Weak<Run>>>);
+pub(super) struct Runs {
+    held: Mutex<HashMap<ExecutionId, Weak<Run>>>,
+    /// Cancelled when the node stops and waits for guests no longer; with it all of them.
+    cut_off: CancellationToken,
+}
 
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Run {
     all: Arc<Runs>,
     pub(super) id: ExecutionId,
-    /// Cancelling it ends the guest, or keeps it from beginning.
+    /// Cancelled, it ends the guest, or keeps it from beginning.
     pub(super) cancel: CancellationToken,
+    /// Was it stopped by itself, on somebody's word?
+    is_stopped: AtomicBool,
     /// Position of the commit that holds its end.
     ended: watch::Sender<Option<Position>>,
 }
@@ -31,8 +40,8 @@ impl Runs {
         if let Some(run) = runs.get(&id).and_then(Weak::upgrade) {
             return run;
         }
-        let (all, cancel, ended) = (Arc::clone(self), CancellationToken::new(), watch::Sender::new(None));
-        let run = Arc::new(Run { all, id, cancel, ended });
+        let (all, cancel, ended) = (Arc::clone(self), self.cut_off.child_token(), watch::Sender::new(None));
+        let run = Arc::new(Run { all, id, cancel, is_stopped: AtomicBool::new(false), ended });
         runs.insert(id, Arc::downgrade(&run));
         run
     }
@@ -42,12 +51,33 @@ impl Runs {
         self.lock().get(&id).and_then(Weak::upgrade)
     }
 
+    /// Ends all of them, and keeps others from beginning.
+    pub(super) fn cut_off(&self) {
+        self.cut_off.cancel();
+    }
+
+    /// Must no other begin?
+    pub(super) fn are_cut_off(&self) -> bool {
+        self.cut_off.is_cancelled()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<ExecutionId, Weak<Run>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Run {
+    /// Ends the guest on somebody's word, or keeps it from beginning.
+    pub(super) fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Release);
+        self.cancel.cancel();
+    }
+
+    /// Did it end because the node stops, and not on somebody's word?
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.all.are_cut_off() && !self.is_stopped.load(Ordering::Acquire)
+    }
+
     /// Tells everybody that its end is durable.
     pub(super) fn end(&self, at: Position) {
         self.ended.send_replace(Some(at));
@@ -85,5 +115,17 @@ mod tests {
         drop((mine, theirs));
         assert!(runs.find(id).is_none());
         assert!(runs.lock().is_empty());
+    }
+
+    #[test]
+    fn a_node_that_stops_ends_all_and_it_is_known_which_were_stopped_on_somebodys_word() {
+        let (runs, id) = (Arc::new(Runs::default()), |id| ExecutionId::new(uuid::Uuid::from_u128(id)));
+        let (stopped, other) = (runs.of(id(1)), runs.of(id(2)));
+        stopped.stop();
+        assert!(stopped.cancel.is_cancelled() && !other.cancel.is_cancelled() && !runs.are_cut_off());
+        runs.cut_off();
+        let late = runs.of(id(3));
+        assert!(other.cancel.is_cancelled() && late.cancel.is_cancelled());
+        assert_eq!([&stopped, &other, &late].map(|run| run.is_cut_off()), [false, true, true]);
     }
 }

@@ -23,6 +23,7 @@ use crate::{
         Command, Tenant,
         idempotency::{Decision, Replayed},
     },
+    trace,
 };
 
 /// The most events that are decided into one commit before it is appended. One command gives at most [`crate::tenant::executions::LOST_AT_ONCE`] more,
@@ -74,7 +75,10 @@ impl Entity {
             let context = Context { now, steady, policy, by, once: once.as_ref(), expected, ended: &ended };
             let cancelled = cancelled(&pending.ask.command);
             // The ask has served its purpose; its command moves into the decision.
-            let decided = tenant.decide_once(std::mem::replace(&mut pending.ask.command, Command::Expire), &context);
+            // Its end is when it is dropped: a span that is entered ends, in a trace, when it is left for the last time.
+            let deciding = tracing::debug_span!(target: trace::TARGET, parent: &pending.span, "decide");
+            let asked = std::mem::replace(&mut pending.ask.command, Command::Expire);
+            let decided = deciding.in_scope(|| tenant.decide_once(asked, &context));
             let given = match decided {
                 Ok(Decision::Events(events)) => {
                     if !events.is_empty() {
@@ -131,6 +135,11 @@ fn text_size(command: &Command) -> usize {
         Command::PublishModule { imports, exports, .. } => all(imports) + all(exports),
         Command::Execute(execute) => all(&execute.args),
         Command::Finish(finished) => finished.message.as_deref().map_or(0, escaped_size),
+        Command::RecordVerification(verified) => {
+            let sides =
+                verified.differences.iter().map(|one| escaped_size(&one.recorded) + escaped_size(&one.found) + 64);
+            sides.sum()
+        }
         Command::Suspend { reason } => reason.as_deref().map_or(0, escaped_size),
         Command::RejectModule { reason, .. } => escaped_size(reason),
         // Each reason has its number, of at most 20 digits.

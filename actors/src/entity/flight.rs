@@ -5,12 +5,14 @@
 
 use std::collections::VecDeque;
 
+use tokio::sync::watch;
 use wasmwiz_events::{
     id::CommitId,
     ledger::Head,
     log::{AppendError, Appended},
 };
 
+use super::append::Begun;
 use crate::handle::{Answer, Pending};
 
 /// The most commits of one entity that are under way. A third could only wait for the log's writer behind the second.
@@ -27,8 +29,10 @@ pub(super) struct Offered {
     pub(super) head: Head,
     /// What is answered then.
     pub(super) decided: Vec<(Pending, Answer)>,
-    /// Has the log taken it in? Otherwise it is offered again, and nothing may overtake it.
-    pub(super) taken_in: bool,
+    /// Where it is on its way.
+    pub(super) begun: Begun,
+    /// Until the log has said what became of it, in traces.
+    pub(super) _span: tracing::Span,
 }
 
 /// What the log said of a commit.
@@ -48,6 +52,11 @@ impl Flight {
         self.commits.back().map(|(offered, _)| offered.head)
     }
 
+    /// Told when the youngest has been settled; `None` when nothing is under way.
+    pub(super) fn last_settled(&self) -> Option<watch::Receiver<bool>> {
+        self.commits.back().map(|(offered, _)| offered.begun.settled.clone())
+    }
+
     /// Is nothing under way?
     pub(super) fn is_empty(&self) -> bool {
         self.commits.is_empty()
@@ -55,7 +64,7 @@ impl Flight {
 
     /// Is it time for another commit, when so many commands wait?
     pub(super) fn takes_another(&self, waiting: usize) -> bool {
-        let on_their_way = self.commits.iter().all(|(offered, said)| offered.taken_in && said.is_none());
+        let on_their_way = self.commits.iter().all(|(offered, said)| offered.begun.taken_in && said.is_none());
         on_their_way && !self.retiring && self.commits.len() < COMMITS_MAX && waiting >= COMMANDS_AHEAD
     }
 

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use wasmwiz_events::{event::Event, id::ExecutionId, revision::Position};
 
 /// By execution, the commit that accepted it. Holds what is durable, and no more than may be queued.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Places(BTreeMap<ExecutionId, Position>);
 
 impl Places {
     /// Takes note of an event of the commit at `at`; gives the execution that has ended by it.
-    pub(super) fn note(&mut self, event: &Event, at: Position) -> Option<ExecutionId> {
+    pub(crate) fn note(&mut self, event: &Event, at: Position) -> Option<ExecutionId> {
         let ended = match event {
             Event::ExecutionAccepted(accepted) if accepted.start_by.is_some() => {
                 self.0.insert(accepted.execution_id, at);
@@ -20,6 +21,7 @@ impl Places {
             Event::ExecutionLost(lost) => lost.execution_id,
             Event::ExecutionAccepted(_)
             | Event::ExecutionStarted(_)
+            | Event::ExecutionVerified(_)
             | Event::TenantRegistered(_)
             | Event::TenantRenamed(_)
             | Event::TenantTierChanged(_)

@@ -8,6 +8,7 @@ use wasmwiz_events::{
     digest::Digest,
     execution::{Limits, Outcome, Seed},
     id::ExecutionId,
+    time::Timestamp,
 };
 
 use super::{Asker, Executors, Job};
@@ -50,6 +51,8 @@ async fn run(executors: &Executors) -> Result<(), String> {
         stdin: Bytes::from_static(INPUT),
         limits: LIMITS,
         seed: Seed::new([0; 16]),
+        start_time: Timestamp::from_unix_ms(0),
+        skips_sleep: false,
         cancel: CancellationToken::new(),
     };
     let ran = executors.run(slot, &prepared, job).await;

@@ -2,8 +2,11 @@
 //!
 //! The child is this program under another name (the node's hidden `__compile` command calls [`worker_main`]). It limits
 //! itself before it reads the module, has an empty environment, and is killed when its time is up. Request, on standard
-//! input: magic, CPU seconds and bytes of address space (little-endian `u64`), then the module. Answer: the artefact on
-//! standard output and exit code 0, or one of the codes below and a line of JSON on standard error.
+//! input: magic, CPU seconds and bytes of address space (little-endian `u64`), the build, then the module. Answer: magic, the
+//! build and the artefact on standard output and exit code 0, or one of the codes below and a line of JSON on standard error.
+//!
+//! Parent and child tell each other their build, and neither works with another: what one engine compiles, another must not
+//! run.
 
 use std::{
     ffi::OsString,
@@ -23,6 +26,7 @@ use tokio::{
     time::Instant,
 };
 use wasmtime::Engine;
+use wasmwiz_events::digest::Digest;
 
 use super::{
     CompileConfig, PrepareError, Rejection, artefact::Code, engine, rejection::CompileResource, shares::Place,
@@ -30,7 +34,9 @@ use super::{
 };
 
 /// What a request begins with.
-const MAGIC: &[u8; 4] = b"WWC1";
+const MAGIC: &[u8; 4] = b"WWC2";
+/// What an answer begins with.
+const ANSWER: &[u8; 4] = b"WWA2";
 /// The largest module the child reads, in bytes; uploads are far smaller.
 const MODULE_MAX_BYTES: u64 = 256 << 20;
 /// The largest artefact the parent reads, in bytes.
@@ -44,6 +50,8 @@ const FILES_MAX: u64 = 16;
 const EXIT_REJECTED: u8 = 65;
 /// There was not enough memory.
 const EXIT_MEMORY: u8 = 66;
+/// The child is another build than its parent.
+const EXIT_OTHER_BUILD: u8 = 69;
 /// Anything else.
 const EXIT_FAILED: u8 = 70;
 
@@ -56,6 +64,11 @@ const SIGXCPU: i32 = 24;
 #[derive(Debug, Serialize, Deserialize)]
 struct Complaint {
     message: String,
+}
+
+/// Which build this is: its version, and what its engine makes of a module.
+fn build(engine: &Engine) -> Digest {
+    Digest::of(format!("wasmwiz {} {}", env!("CARGO_PKG_VERSION"), engine::fingerprint(engine)).as_bytes())
 }
 
 /// The right to compile one module. Dropped, it is the next one's.
@@ -130,12 +143,22 @@ impl Compiler {
         let mut header = Vec::from(MAGIC);
         header.extend_from_slice(&self.config.cpu_s.to_le_bytes());
         header.extend_from_slice(&self.config.memory_bytes.to_le_bytes());
+        let build = build(&self.engine);
+        header.extend_from_slice(build.as_bytes());
         let answer = tokio::time::timeout(wall, converse(child, &header, &wasm)).await;
         // Out of time: the future is dropped, and the child is killed with it.
         let answer = answer.map_err(|_| Rejection::CompileLimit { which: CompileResource::Wall })?;
-        let (status, artefact, complaint) = answer
+        let (status, mut answer, complaint) = answer
             .map_err(|error| PrepareError::Failed(format!("the compile worker did not answer: {}", error.kind())))?;
-        if status.success() { Ok(artefact) } else { Err(verdict(status, &complaint)) }
+        if !status.success() {
+            return Err(verdict(status, &complaint));
+        }
+        let preface = [ANSWER.as_slice(), build.as_bytes()].concat();
+        if !answer.starts_with(&preface) {
+            return Err(other_build("it does not answer as this build does"));
+        }
+        answer.drain(..preface.len());
+        Ok(answer)
     }
 }
 
@@ -161,6 +184,11 @@ async fn converse(mut child: Child, header: &[u8], wasm: &[u8]) -> io::Result<(E
     Ok((child.wait().await?, answer?, complaint?))
 }
 
+fn other_build(complaint: &str) -> PrepareError {
+    tracing::error!(complaint, "the compile worker is another build than this node; start the node again");
+    PrepareError::Failed("the compile worker is another build than this node".into())
+}
+
 /// What the end of an unsuccessful child means.
 fn verdict(status: ExitStatus, complaint: &[u8]) -> PrepareError {
     let text = String::from_utf8_lossy(complaint);
@@ -173,6 +201,7 @@ fn verdict(status: ExitStatus, complaint: &[u8]) -> PrepareError {
         (Some(code), _) if code == i32::from(EXIT_MEMORY) => {
             Rejection::CompileLimit { which: CompileResource::Memory }.into()
         }
+        (Some(code), _) if code == i32::from(EXIT_OTHER_BUILD) => other_build(&text),
         (_, Some(SIGXCPU)) => Rejection::CompileLimit { which: CompileResource::Cpu }.into(),
         // Rust aborts when an allocation fails; the kernel kills when it runs out itself.
         (_, Some(SIGABRT)) if out_of_memory => Rejection::CompileLimit { which: CompileResource::Memory }.into(),
@@ -191,7 +220,7 @@ fn rejected(message: &str) -> Rejection {
 /// The child's side: one request from standard input, one answer. The program's hidden command calls this first thing, on
 /// its main thread, before it starts any other.
 pub fn worker_main() -> ExitCode {
-    match worker(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+    match request_from(&mut io::stdin().lock(), &mut io::stdout().lock(), limit_self) {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
             let complaint = serde_json::to_string(&Complaint { message }).unwrap_or_default();
@@ -202,7 +231,11 @@ pub fn worker_main() -> ExitCode {
     }
 }
 
-fn worker(stdin: &mut impl Read, stdout: &mut impl Write) -> Result<(), (u8, String)> {
+fn request_from(
+    stdin: &mut impl Read,
+    stdout: &mut impl Write,
+    limit: impl FnOnce(u64, u64) -> io::Result<()>,
+) -> Result<(), (u8, String)> {
     let failed = |what: &'static str| move |error: io::Error| (EXIT_FAILED, format!("{what}: {error}"));
     let mut header = [0; 20];
     stdin.read_exact(&mut header).map_err(failed("reading the request"))?;
@@ -211,15 +244,30 @@ fn worker(stdin: &mut impl Read, stdout: &mut impl Write) -> Result<(), (u8, Str
     if magic != MAGIC {
         return Err((EXIT_FAILED, "this is no request to compile".into()));
     }
-    limit_self(number(cpu_s), number(memory_bytes)).map_err(failed("setting limits"))?;
+    limit(number(cpu_s), number(memory_bytes)).map_err(failed("setting limits"))?;
+    let engine = Engine::new(&engine::settings()).map_err(|error| {
+        let code = if is_out_of_memory(&error) { EXIT_MEMORY } else { EXIT_FAILED };
+        (code, format!("{error:#}"))
+    })?;
+    let (mut asks, build) = ([0; 32], build(&engine));
+    stdin.read_exact(&mut asks).map_err(failed("reading the request"))?;
+    if &asks != build.as_bytes() {
+        let message = format!("this is WasmWiz {}, and who asks is another build", env!("CARGO_PKG_VERSION"));
+        return Err((EXIT_OTHER_BUILD, message));
+    }
     let mut wasm = Vec::new();
     stdin.take(MODULE_MAX_BYTES).read_to_end(&mut wasm).map_err(failed("reading the module"))?;
-    let compiled = Engine::new(&engine::settings()).and_then(|engine| engine.precompile_module(&wasm));
-    let artefact = compiled.map_err(|error| {
+    let artefact = engine.precompile_module(&wasm).map_err(|error| {
         let code = if is_out_of_memory(&error) { EXIT_MEMORY } else { EXIT_REJECTED };
         (code, format!("{error:#}"))
     })?;
-    stdout.write_all(&artefact).and_then(|()| stdout.flush()).map_err(failed("writing the artefact"))
+    let mut write = || {
+        stdout.write_all(ANSWER)?;
+        stdout.write_all(build.as_bytes())?;
+        stdout.write_all(&artefact)?;
+        stdout.flush()
+    };
+    write().map_err(failed("writing the artefact"))
 }
 
 fn number(bytes: &[u8]) -> u64 {
@@ -243,4 +291,29 @@ fn limit_self(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
     // Those who serve go first. Not being allowed to be nicer is no reason not to compile.
     let _ = rustix::process::nice(10);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the child's side makes of a request of this build. Its limits are those of this process already.
+    fn asked(build: &[u8; 32]) -> Result<Vec<u8>, (u8, String)> {
+        let mut request = MAGIC.to_vec();
+        request.extend_from_slice(&[0; 16]);
+        request.extend_from_slice(build);
+        request.extend_from_slice(b"\0asm\x01\0\0\0");
+        let mut answer = Vec::new();
+        request_from(&mut request.as_slice(), &mut answer, |_, _| Ok(())).map(|()| answer)
+    }
+
+    #[test]
+    fn a_child_compiles_for_its_own_build_alone_and_says_which_that_is() {
+        let own = build(&Engine::new(&engine::settings()).unwrap());
+        let answer = asked(own.as_bytes()).unwrap();
+        assert!(answer.starts_with(&[ANSWER.as_slice(), own.as_bytes()].concat()) && answer.len() > 100);
+        let (code, message) = asked(&[7; 32]).unwrap_err();
+        assert_eq!(code, EXIT_OTHER_BUILD);
+        assert!(message.contains("another build"), "{message}");
+    }
 }

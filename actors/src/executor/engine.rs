@@ -41,6 +41,10 @@ const KEEP_RESIDENT_BYTES: usize = 64 << 10;
 /// Slots beyond `guests_max`, for the health check: a full node can still tell that it works.
 const SPARE_SLOTS: u32 = 2;
 
+/// What guests can tell of the host beside its engine: imported functions, clocks, random numbers. Another number whenever a
+/// guest could be told something else than before, for then a record made before is not run again the same way.
+const HOST: &[u8] = b"wasmwiz engine 2";
+
 /// The settings that decide what machine code is made of a module, and how it is stopped.
 pub(crate) fn settings() -> Config {
     let mut config = Config::new();
@@ -99,7 +103,7 @@ pub(crate) fn pooled(config: &ExecutorConfig) -> Config {
     settings
 }
 
-/// Version and settings of `engine`, as 16 hexadecimal digits. Artefacts of another fingerprint are not loaded.
+/// Version and settings of `engine` and what the host tells guests, as 16 hexadecimal digits. Artefacts of another fingerprint are not loaded.
 pub(crate) fn fingerprint(engine: &Engine) -> String {
     struct Sha(Sha256);
     impl Hasher for Sha {
@@ -110,7 +114,7 @@ pub(crate) fn fingerprint(engine: &Engine) -> String {
             self.0.update(bytes);
         }
     }
-    let mut hasher = Sha(Sha256::new_with_prefix(b"wasmwiz engine 1"));
+    let mut hasher = Sha(Sha256::new_with_prefix(HOST));
     engine.precompile_compatibility_hash().hash(&mut hasher);
     let digest = hasher.0.finalize();
     hex::encode(digest.get(..8).unwrap_or(&digest))

@@ -27,6 +27,11 @@ impl MemoryBudget {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    /// What is held, and the most that may be, in bytes.
+    pub(crate) fn state(&self) -> (u64, u64) {
+        (self.used_bytes.load(Ordering::Relaxed), self.max_bytes)
+    }
+
     fn take(&self, bytes: u64) -> bool {
         self.used_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -119,11 +124,19 @@ pub(crate) struct Limiter {
     latest_bytes: u64,
     peak_bytes: u64,
     denied: Option<Denied>,
+    is_short: bool,
 }
 
 impl Limiter {
     pub(crate) fn new(budget: Arc<MemoryBudget>, limit_bytes: u64) -> Self {
-        Self { held: Held::nothing_of(budget), limit_bytes, latest_bytes: 0, peak_bytes: 0, denied: None }
+        Self {
+            held: Held::nothing_of(budget),
+            limit_bytes,
+            latest_bytes: 0,
+            peak_bytes: 0,
+            denied: None,
+            is_short: false,
+        }
     }
 
     /// The most linear memory the guest held, in bytes.
@@ -134,6 +147,11 @@ impl Limiter {
     /// What the guest asked for last and did not get.
     pub(crate) fn denied(&self) -> Option<Denied> {
         self.denied
+    }
+
+    /// Did the host once have less for the guest than it may have? Elsewhere, or later, it might have gone on otherwise.
+    pub(crate) const fn is_short(&self) -> bool {
+        self.is_short
     }
 }
 
@@ -150,7 +168,7 @@ impl ResourceLimiter for Limiter {
         }
         let more = desired_bytes.saturating_sub(self.held.bytes());
         if !self.held.grow(more) {
-            self.denied = Some(Denied::Node);
+            (self.denied, self.is_short) = (Some(Denied::Node), true);
             return Ok(false);
         }
         self.latest_bytes = more;
@@ -161,6 +179,7 @@ impl ResourceLimiter for Limiter {
     fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
         self.held.shrink(self.latest_bytes);
         self.latest_bytes = 0;
+        self.is_short = true;
         Ok(())
     }
 
@@ -201,6 +220,7 @@ mod tests {
         assert!(second.memory_growing(0, 60, None).unwrap());
         assert!(!second.memory_growing(60, 90, None).unwrap());
         assert_eq!(second.denied(), Some(Denied::Memory { desired_bytes: 90, limit_bytes: 80 }));
+        assert!(second.is_short(), "it was once, whatever came after");
         drop(second);
         assert_eq!(budget.used_bytes(), 0);
     }

@@ -10,6 +10,12 @@ pub const EXECUTOR_BUSY_TOTAL: &str = "wasmwiz_executor_busy_total";
 pub const EXECUTIONS_TOTAL: &str = "wasmwiz_executions_total";
 /// Histogram: wall-clock seconds of one guest.
 pub const EXECUTION_SECONDS: &str = "wasmwiz_execution_seconds";
+/// Histogram: seconds of processor time of one guest.
+pub const GUEST_CPU_SECONDS: &str = "wasmwiz_guest_cpu_seconds";
+/// Gauge: bytes that all guests hold, of linear memory and kept outputs.
+pub const GUEST_MEMORY_BYTES: &str = "wasmwiz_guest_memory_bytes";
+/// Gauge: the most that they may hold together.
+pub const GUEST_MEMORY_MAX_BYTES: &str = "wasmwiz_guest_memory_max_bytes";
 /// Histogram: seconds one compilation took.
 pub const COMPILE_SECONDS: &str = "wasmwiz_compile_seconds";
 /// Counter, label `result`: modules prepared by `compiled`, `artefact` (loaded from disk), `rejected`, `busy`, `over_share`,
@@ -27,6 +33,9 @@ pub fn describe() {
     metrics::describe_counter!(EXECUTOR_BUSY_TOTAL, "Requests refused because the node was full");
     metrics::describe_counter!(EXECUTIONS_TOTAL, "Guests that ended, by outcome");
     metrics::describe_histogram!(EXECUTION_SECONDS, metrics::Unit::Seconds, "Wall-clock time of one guest");
+    metrics::describe_histogram!(GUEST_CPU_SECONDS, metrics::Unit::Seconds, "Processor time of one guest");
+    metrics::describe_gauge!(GUEST_MEMORY_BYTES, metrics::Unit::Bytes, "What all guests hold, with kept outputs");
+    metrics::describe_gauge!(GUEST_MEMORY_MAX_BYTES, metrics::Unit::Bytes, "The most that they may hold together");
     metrics::describe_histogram!(COMPILE_SECONDS, metrics::Unit::Seconds, "Time one compilation took");
     metrics::describe_counter!(COMPILE_RESULTS_TOTAL, "Modules prepared, by result");
     metrics::describe_counter!(ARTEFACTS_REFUSED_TOTAL, "Cached artefacts refused and deleted");

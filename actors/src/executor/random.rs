@@ -10,6 +10,7 @@ use wasmwiz_events::execution::Seed;
 
 use super::{
     engine::IMPORT_MODULE,
+    memory,
     run::{Guest, HostCallError},
 };
 
@@ -44,13 +45,9 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         "random_get",
         |mut caller: Caller<'_, Guest>, (at, length): (i32, i32)| {
             Box::new(async move {
-                // Addresses of guests are unsigned.
-                let (at, length) = (at.cast_unsigned() as usize, length.cast_unsigned() as usize);
-                let memory = caller.get_export("memory").and_then(wasmtime::Extern::into_memory);
-                let memory = memory.ok_or(HostCallError::NoMemory)?;
-                let end = at.checked_add(length).filter(|end| *end <= memory.data_size(&caller));
-                let end = end.ok_or(HostCallError::OutOfBounds)?;
-                let mut next = at;
+                let memory = memory::of(&mut caller)?;
+                let place = memory::range(memory.data_size(&caller), at, length.cast_unsigned() as usize)?;
+                let (mut next, end) = (place.start, place.end);
                 while next < end {
                     let to = next.saturating_add(PIECE_BYTES).min(end);
                     let (bytes, guest) = memory.data_and_store_mut(&mut caller);

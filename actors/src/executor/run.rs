@@ -16,7 +16,8 @@ use wasmtime::{Engine, InstancePre, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder, p1::WasiP1Ctx};
 use wasmwiz_events::{
     execution::{Outcome, Seed},
-    time::Millis,
+    reproducibility::Reproducibility,
+    time::{Millis, Timestamp},
 };
 
 use super::{
@@ -25,6 +26,7 @@ use super::{
     random,
     sink::Sink,
     ticker::Ticker,
+    time::VirtualTime,
     turns::Sliced,
     wasi,
 };
@@ -41,6 +43,7 @@ pub(crate) struct Node {
 pub(crate) struct Guest {
     pub(crate) wasi: WasiP1Ctx,
     pub(crate) random: ChaCha20Rng,
+    pub(crate) time: VirtualTime,
     limiter: Limiter,
 }
 
@@ -80,7 +83,8 @@ impl Guest {
     /// A guest that never runs: for asking the linker about types.
     pub(crate) fn nobody() -> Self {
         let (wasi, limiter) = (WasiCtxBuilder::new().build_p1(), Limiter::new(MemoryBudget::new(0), 0));
-        Self { wasi, random: random::generator(Seed::new([0; 16]), b"nobody"), limiter }
+        let time = VirtualTime::starting_at(Timestamp::from_unix_ms(0));
+        Self { wasi, random: random::generator(Seed::new([0; 16]), b"nobody"), time, limiter }
     }
 }
 
@@ -125,9 +129,11 @@ pub(crate) async fn run(
     // The instance goes first, then the memory it held returns to the node's budget.
     let guest = store.into_data();
     let (outcome, exit_code, message) = judge(&end, guest.limiter.denied(), job);
+    let is_short = guest.limiter.is_short() || stdout.is_short() || stderr.is_short();
     Ran {
         outcome,
         exit_code,
+        reproducibility: reproducibility(outcome, is_short, &guest.time),
         stdout: stdout.take(),
         stderr: stderr.take(),
         fuel: None,
@@ -142,7 +148,12 @@ fn store(node: &Node, job: &Job, stdout: Sink, stderr: Sink) -> Store<Guest> {
     let limiter = Limiter::new(Arc::clone(&node.budget), job.limits.memory_bytes);
     let mut store = Store::new(
         &node.engine,
-        Guest { wasi: wasi::context(job, stdout, stderr), random: random::generator(job.seed, b"secure"), limiter },
+        Guest {
+            wasi: wasi::context(job, stdout, stderr),
+            random: random::generator(job.seed, b"secure"),
+            time: VirtualTime::starting_at(job.start_time).skipping_sleep(job.skips_sleep),
+            limiter,
+        },
     );
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(wasi::host_call_bytes(job));
@@ -216,6 +227,24 @@ fn judge(end: &End, denied: Option<Denied>, job: &Job) -> (Outcome, Option<i32>,
     }
 }
 
+/// What the end depended on. `is_short`: the host had less for it than it may have.
+const fn reproducibility(outcome: Outcome, is_short: bool, time: &VirtualTime) -> Reproducibility {
+    match outcome {
+        Outcome::DeadlineExceeded | Outcome::Cancelled | Outcome::Failed | Outcome::Lost => {
+            Reproducibility::Unverifiable
+        }
+        Outcome::Succeeded | Outcome::Exited | Outcome::Trapped | Outcome::OutOfFuel | Outcome::OutOfMemory => {
+            if is_short {
+                Reproducibility::Unverifiable
+            } else if time.was_read() {
+                Reproducibility::VirtualTime
+            } else {
+                Reproducibility::Pure
+            }
+        }
+    }
+}
+
 /// What is reported when the host lost the guest.
 pub(crate) fn failed(message: &str) -> Ran {
     Ran {
@@ -227,6 +256,7 @@ pub(crate) fn failed(message: &str) -> Ran {
         cpu: Millis::default(),
         wall: Millis::default(),
         peak_memory_bytes: 0,
+        reproducibility: Reproducibility::Unverifiable,
         message: Some(message.to_owned()),
     }
 }

@@ -35,6 +35,7 @@ struct Kept {
     bytes: Counted,
     limit_bytes: usize,
     truncated: bool,
+    is_short: bool,
 }
 
 /// Bytes, and the part of the budget that they are counted in.
@@ -77,7 +78,7 @@ impl Sink {
     pub(crate) fn new(limit_bytes: u64, budget: &Arc<MemoryBudget>) -> Self {
         let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
         let bytes = Counted::nothing_of(Arc::clone(budget));
-        Self(Arc::new(Mutex::new(Kept { bytes, limit_bytes, truncated: false })))
+        Self(Arc::new(Mutex::new(Kept { bytes, limit_bytes, truncated: false, is_short: false })))
     }
 
     /// What was kept. The sink is empty afterwards.
@@ -89,10 +90,15 @@ impl Sink {
         Stream { bytes, truncated: kept.truncated }
     }
 
+    /// Was less kept than its limit, because the node had no more memory for it?
+    pub(crate) fn is_short(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_short
+    }
+
     /// Keeps what fits and forgets the rest: a guest that floods its output goes on, and costs no memory.
     fn keep(&self, bytes: &[u8]) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Kept { bytes: counted, limit_bytes, truncated } = &mut *kept;
+        let Kept { bytes: counted, limit_bytes, truncated, is_short } = &mut *kept;
         let length = counted.bytes.len();
         counted.make_room(length.saturating_add(bytes.len()).min(*limit_bytes), *limit_bytes);
         let room = counted.room().min(*limit_bytes).saturating_sub(length);
@@ -100,6 +106,7 @@ impl Sink {
         counted.bytes.extend_from_slice(head);
         if !tail.is_empty() {
             *truncated = true;
+            *is_short |= counted.bytes.len() < *limit_bytes;
             // What is kept has no holes: also when the node has more left later.
             *limit_bytes = counted.bytes.len();
         }
@@ -171,6 +178,7 @@ mod tests {
         assert!(!sink.0.lock().unwrap().truncated);
         sink.keep(b"def");
         sink.keep(b"ghi");
+        assert!(!sink.is_short());
         let kept = sink.take();
         assert_eq!((&kept.bytes[..], kept.truncated), (&b"abcd"[..], true));
     }
@@ -203,6 +211,7 @@ mod tests {
         sink.keep(b"refused");
         drop(other);
         sink.keep(b"too late");
+        assert!(sink.is_short());
         let kept = sink.take();
         assert_eq!((kept.bytes.len(), kept.truncated), (4 * KIB, true));
     }

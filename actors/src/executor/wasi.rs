@@ -1,13 +1,20 @@
-//! What a guest sees of the world: its arguments, its input, two bounded outputs, seeded randomness and the clocks. No
-//! files, no environment, no network.
+//! What a guest sees of the world: its arguments, its input, two bounded outputs, seeded randomness and virtual time. No
+//! files, no environment, no network, and nothing of the host's clocks.
 
 use wasmtime::{Caller, Linker};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView, p1::WasiP1Ctx, p2::pipe::MemoryInputPipe};
 
-use super::{Job, engine::IMPORT_MODULE, random, run::Guest, sink::Sink};
+use super::{
+    Job,
+    engine::IMPORT_MODULE,
+    poll, random,
+    run::Guest,
+    sink::Sink,
+    time::{self, NoClock},
+};
 
-/// Host-side handles of one guest: the three standard streams and what one `poll_oneoff` waits for.
-const HANDLES_MAX: usize = 1_024;
+/// Host-side handles of one guest: the three standard streams, and what a call holds for as long as it lasts.
+const HANDLES_MAX: usize = 16;
 /// What a guest may offer to one host call beside its memory, in bytes: an array that describes buffers is charged too.
 const HOST_CALL_EXTRA_BYTES: u64 = 64 << 10;
 
@@ -20,6 +27,8 @@ pub(crate) fn context(job: &Job, stdout: Sink, stderr: Sink) -> WasiP1Ctx {
         .stderr(stderr)
         .arg(&job.program)
         .args(&job.args)
+        .wall_clock(NoClock)
+        .monotonic_clock(NoClock)
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
@@ -71,6 +80,8 @@ pub(crate) fn replace_functions(linker: &mut Linker<Guest>) -> wasmtime::Result<
         },
     )?;
     random::add_to_linker(linker)?;
+    time::add_to_linker(linker)?;
+    poll::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }

@@ -49,6 +49,15 @@ impl Live {
         self.read().by_tenant.len()
     }
 
+    /// Commands that wait for all entities, and for the one with the most.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        self.read()
+            .by_tenant
+            .values()
+            .map(Handle::waiting)
+            .fold((0, 0), |(sum, most), next| (sum + next, most.max(next)))
+    }
+
     pub(super) fn all(&self) -> Vec<Handle> {
         self.read().by_tenant.values().cloned().collect()
     }

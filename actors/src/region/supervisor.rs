@@ -8,7 +8,7 @@ use wasmwiz_events::{id::TenantId, revision::Epoch, shard::Shard};
 
 use crate::{
     entity::{Entity, Message, World},
-    handle::Handle,
+    handle::{Handle, Unreadable},
     metrics,
 };
 
@@ -58,9 +58,10 @@ impl Supervisor {
             return Ok(Activated::Full);
         }
         let shard = Shard::of(&tenant);
-        let entity = Entity::new(tenant.clone(), shard, epoch, Arc::clone(&self.world));
+        let unreadable = Unreadable::default();
+        let entity = Entity::new(tenant.clone(), (shard, epoch), Arc::clone(&self.world), unreadable.clone());
         let (actor, _) = Entity::spawn_linked(None, entity, (), myself.get_cell()).await?;
-        let handle = Handle::new(actor, shard, epoch, self.mailbox_max);
+        let handle = Handle::new(actor, (shard, epoch), self.mailbox_max, unreadable);
         live.insert(tenant, handle.clone());
         // Whoever releases the shard closes it before looking for its entities: either it sees this one, or this sees that.
         if self.world.shards.here(shard) == Some(epoch) {

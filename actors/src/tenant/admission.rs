@@ -9,7 +9,7 @@ use wasmwiz_events::{
     time::Timestamp,
 };
 
-use super::{Refusal, Tenant, check_module_size, executions};
+use super::{Refusal, Tenant, executions, modules};
 use crate::aggregate::Context;
 
 /// Which code an execution is to run.
@@ -70,7 +70,7 @@ impl Tenant {
         let module = match execute.module {
             ModuleChoice::Named { name, version } => self.modules.resolve(&name, version)?,
             ModuleChoice::Inline { digest, size_bytes } => {
-                check_module_size(size_bytes, limits)?;
+                modules::check_size(size_bytes, limits)?;
                 execution::ModuleRef { name: None, version: None, digest }
             }
         };

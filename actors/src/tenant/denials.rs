@@ -1,5 +1,6 @@
 //! Requests that the gateway denied, written down now and then: a flood of denials must not become a flood of events.
 
+use serde::{Deserialize, Serialize};
 use wasmwiz_events::{event::Event, requests, time::Steady};
 
 use super::Refusal;
@@ -12,12 +13,18 @@ pub const EVERY_MS: u64 = 60_000;
 pub const REASONS_MAX: usize = 64;
 
 /// When denials were last written down.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Denials {
     recorded_at: Option<Steady>,
 }
 
 impl Denials {
+    /// Moves every time onto a clock that is ahead by `ms`.
+    pub(super) fn shift(&mut self, ms: i64) {
+        let Self { recorded_at } = self;
+        *recorded_at = recorded_at.map(|at| at.shifted_ms(ms));
+    }
+
     /// Whoever is refused keeps counting and comes again.
     pub(super) fn record(self, denied: requests::Denied, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
         if denied.counts.is_empty() || denied.counts.len() > REASONS_MAX {

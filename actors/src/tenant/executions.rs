@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use wasmwiz_events::{
     event::Event,
     execution::{self, Content, Finished, Lost, Outcome},
@@ -31,7 +32,7 @@ pub const ARGS_MAX_BYTES: usize = 8 * 1_024;
 /// The most executions declared lost by one decision, so that the commit stays within its bounds.
 pub const LOST_AT_ONCE: usize = 256;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Open {
     attempt: u32,
     /// Who runs its current attempt, once that has begun.
@@ -45,7 +46,7 @@ struct Open {
 }
 
 /// What an asynchronous execution has beside.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Queued {
     start_by: Steady,
     started: bool,
@@ -74,7 +75,7 @@ impl Open {
 }
 
 /// The executions of a tenant that have not ended.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Executions {
     open: BTreeMap<ExecutionId, Open>,
     /// How many of those that have begun each life runs.
@@ -242,6 +243,17 @@ impl Executions {
     pub(super) fn resume(&mut self, now: Steady) {
         for open in self.open.values_mut().filter(|open| open.has_begun()) {
             open.deadline = open.deadline.max(now.plus_ms(open.wall_ms));
+        }
+    }
+
+    /// Moves every time onto a clock that is ahead by `ms`.
+    pub(super) fn shift(&mut self, ms: i64) {
+        let Self { open, lives: _ } = self;
+        for Open { deadline, queued, attempt: _, life: _, wall_ms: _ } in open.values_mut() {
+            *deadline = deadline.shifted_ms(ms);
+            if let Some(Queued { start_by, started: _ }) = queued {
+                *start_by = start_by.shifted_ms(ms);
+            }
         }
     }
 

@@ -43,7 +43,8 @@ impl Tenant {
             | Command::Finish(_)
             | Command::Reap
             | Command::Lose { .. }
-            | Command::Expire => None,
+            | Command::Expire
+            | Command::RecordVerification(_) => None,
         };
         match is {
             Some(is) if is != seen || seen == Seen::Other => Err(Refusal::Stale),
@@ -69,6 +70,7 @@ impl Tenant {
             | Event::ExecutionStarted(_)
             | Event::ExecutionFinished(_)
             | Event::ExecutionLost(_)
+            | Event::ExecutionVerified(_)
             | Event::RequestsDenied(_)
             | Event::Unknown(_) => {}
         }

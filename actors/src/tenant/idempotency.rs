@@ -51,6 +51,7 @@ impl Came {
             | Event::ExecutionStarted(_)
             | Event::ExecutionFinished(_)
             | Event::ExecutionLost(_)
+            | Event::ExecutionVerified(_)
             | Event::RequestsDenied(_)
             | Event::Unknown(_) => Self::Change,
         }
@@ -77,7 +78,7 @@ pub enum Decision {
     Replayed(Replayed),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
     request: Digest,
     at: Moment,
@@ -85,7 +86,7 @@ struct Record {
 }
 
 /// The requests of a tenant that are remembered.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Requests {
     by_key: BTreeMap<Digest, Record>,
     /// In the order in which they were made.
@@ -117,6 +118,15 @@ impl Requests {
                 Err(Refusal::TooManyIdempotencyKeys { limit, retry_after_ms })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Moves every time onto a clock that is ahead by `ms`.
+    pub(super) fn shift(&mut self, ms: i64) {
+        let Self { by_key, oldest_first } = self;
+        let records = by_key.values_mut().map(|Record { at, request: _, came: _ }| at);
+        for at in records.chain(oldest_first.iter_mut().map(|(at, _)| at)) {
+            at.steady = at.steady.shifted_ms(ms);
         }
     }
 

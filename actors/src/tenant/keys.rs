@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use wasmwiz_events::{
     digest::Digest,
     event::Event,
@@ -22,7 +23,7 @@ const REVOKED_REMEMBERED: usize = 1_000;
 /// and an old one that leaked is worth little after it.
 pub const GRACE_MAX_MS: u64 = 7 * 86_400_000;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Key {
     scopes: Scopes,
     hash: Digest,
@@ -32,7 +33,7 @@ struct Key {
 }
 
 /// Live keys, and the ids of those that were revoked.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Keys {
     live: BTreeMap<KeyId, Key>,
     revoked: BTreeSet<KeyId>,

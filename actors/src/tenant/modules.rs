@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use wasmwiz_events::{digest::Digest, event::Event, execution::ModuleRef, id::ModuleName, module, time::Steady};
 
 use super::Refusal;
-use crate::limits::Policy;
+use crate::limits::{Policy, TierLimits};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Module {
     /// Grows also across deletions, so that a version means one digest for ever.
     latest: u32,
@@ -16,7 +17,7 @@ struct Module {
 }
 
 /// Every name that was ever published, with its live versions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Modules {
     by_name: BTreeMap<ModuleName, Module>,
     /// Names with live versions.
@@ -28,6 +29,12 @@ pub struct Modules {
 const REJECTION_EVERY_MS: u64 = 60_000;
 
 impl Modules {
+    /// Moves every time onto a clock that is ahead by `ms`.
+    pub(super) fn shift(&mut self, ms: i64) {
+        let Self { rejected_at, by_name: _, live: _ } = self;
+        *rejected_at = rejected_at.map(|at| at.shifted_ms(ms));
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the fields of the one event it decides")]
     pub(super) fn publish(
         &self,
@@ -104,6 +111,14 @@ impl Modules {
             module.versions.clear();
         }
     }
+}
+
+/// May a module of the tenant be so large?
+pub(super) const fn check_size(size_bytes: u64, limits: &TierLimits) -> Result<(), Refusal> {
+    if size_bytes > limits.module_bytes {
+        return Err(Refusal::ModuleTooLarge { limit_bytes: limits.module_bytes });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

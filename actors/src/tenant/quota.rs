@@ -1,13 +1,15 @@
-//! How often a tenant may start executions, by a token bucket and a count a day; and how often its keys may change keys and
+//! How often a tenant may start executions, or have them run again, by a token bucket and a count a day; and how often its keys may change keys and
 //! modules, by a bucket of their own.
 //!
 //! A bucket is kept as one time: when it will be full again (the generic cell rate algorithm, ITU-T I.371, in its virtual
 //! scheduling form). Whatever takes a token writes the new value into its event, so a replay needs no configuration.
 
+use serde::{Deserialize, Serialize};
 use wasmwiz_events::{
     event::Event,
     execution::Accepted,
     time::{Moment, Steady, Timestamp},
+    verification::Verified,
 };
 
 use super::Refusal;
@@ -19,7 +21,7 @@ use crate::{
 const DAY_MS: u64 = 86_400_000;
 
 /// What has been used.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Quota {
     executions: Bucket,
     writes: Bucket,
@@ -40,12 +42,28 @@ impl Quota {
         taken.map(Some).map_err(|retry_after_ms| Refusal::RateLimited { per_minute, retry_after_ms })
     }
 
+    /// An execution that was run again.
+    pub(super) fn verified(&mut self, verified: &Verified, at: Moment) {
+        if let Some(full_at) = verified.bucket_full_at {
+            self.executions = Bucket::recorded(full_at, at);
+        }
+        self.days.count(at.wall.utc_day());
+    }
+
     /// Takes a token for one change of keys or modules and gives the bucket's new state, if the tier has a rate.
     pub(super) fn write(&self, limits: &TierLimits, context: &Context<'_>) -> Result<Option<Timestamp>, Refusal> {
         let Some(rate) = limits.writes_rate() else { return Ok(None) };
         let per_minute = rate.per_minute();
         let taken = self.writes.take(rate, context);
         taken.map(Some).map_err(|retry_after_ms| Refusal::WritesLimited { per_minute, retry_after_ms })
+    }
+
+    /// Moves every time onto a clock that is ahead by `ms`.
+    pub(super) fn shift(&mut self, ms: i64) {
+        let Self { executions, writes, days: _ } = self;
+        for Bucket { full_at } in [executions, writes] {
+            *full_at = full_at.map(|at| at.shifted_ms(ms));
+        }
     }
 
     pub(super) const fn wrote(&mut self, full_at: Option<Timestamp>, at: Moment) {
@@ -65,7 +83,7 @@ impl Quota {
 /// A bucket of tokens, which fills at an even pace. Events write down when it will be full by the wall clock; here that is
 /// measured by the clock that does not step, from the moment of the event on. So a wall clock that steps neither fills it
 /// nor keeps it empty, and what was recorded by one that was wrong counts from when it is read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Bucket {
     /// `None`: no token was ever taken.
     full_at: Option<Steady>,
@@ -89,7 +107,7 @@ impl Bucket {
 
 /// Executions of the two days that were counted last. A clock that was set to another day, and then right again, finds the
 /// count of this one: a day's quota is gained by it once at most, and none is lost.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Days {
     /// The one that was counted last, and its count.
     last: (i64, u64),
@@ -135,6 +153,7 @@ pub(super) const fn write_note(event: &mut Event) -> Option<&mut Option<Timestam
         | Event::ExecutionStarted(_)
         | Event::ExecutionFinished(_)
         | Event::ExecutionLost(_)
+        | Event::ExecutionVerified(_)
         | Event::RequestsDenied(_)
         | Event::Unknown(_) => None,
     }

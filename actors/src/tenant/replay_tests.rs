@@ -7,15 +7,18 @@ use wasmwiz_events::{
     envelope::{self, Cause, Envelope},
     id::{CommandId, EventId, TenantId},
     idempotency::Idempotency,
+    ledger::Head,
     requests,
-    revision::Revision,
+    revision::{Position, Revision},
     tenant::Tier,
-    time::Timestamp,
+    time::{Moment, Timestamp},
 };
 
 use super::{Command, Execute, Refusal, Tenant, idempotency::Decision, scenario::*};
 use crate::{
     aggregate::{Authority, Context, Life},
+    codec::snapshot::Snapshot,
+    entity::{Places, Rehydrated},
     limits::Policy,
 };
 
@@ -128,12 +131,19 @@ fn lived(steps: &[Step]) -> (Tenant, Vec<Envelope>, Timestamp) {
     (tenant, history, now)
 }
 
+/// As an entity would have it kept that stands where the log does.
+fn snapshot(tenant: Tenant, now: Moment) -> Snapshot {
+    let head = Head::genesis(&acme());
+    let (position, places, kept) = (Position::START, Places::default(), Revision::NONE);
+    Snapshot::of(&Rehydrated { tenant, head, position, places, kept, has_unknown: false }, now)
+}
+
 fn acme() -> TenantId {
     TenantId::new("acme").unwrap()
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases * 5 / 4, ..ProptestConfig::default() })]
 
     #[test]
     fn a_history_gives_the_tenant_that_wrote_it_and_its_next_decisions(
@@ -141,7 +151,7 @@ proptest! {
         probes in vec(step(), 20),
         cut in any::<prop::sample::Index>(),
     ) {
-        let (tenant, history, now) = lived(&steps);
+        let (tenant, history, end) = lived(&steps);
         let as_stored = |events: &[Envelope]| envelope::decode(&envelope::encode(events).unwrap()).unwrap();
         let seen = |envelope: &Envelope| even(envelope.time).steady;
         // Read at once, and in two goes with a copy of what the first gave.
@@ -152,9 +162,17 @@ proptest! {
         as_stored(before).iter().for_each(|envelope| first.fold(envelope, seen(envelope)));
         let mut second = first.clone();
         as_stored(after).iter().for_each(|envelope| second.fold(envelope, seen(envelope)));
-        for read_back in [&whole, &second] {
+        // From a snapshot of the first, in a process whose steady clock began at another time.
+        let apart_ms = 123_456_789;
+        let at = before.last().map_or(NOON, |envelope| envelope.time);
+        let bytes = snapshot(first, even(at)).encode().unwrap();
+        let now = Moment { wall: at, steady: even(at).steady.shifted_ms(apart_ms) };
+        let mut kept = Snapshot::decode(&bytes, &acme()).unwrap().wake(now).tenant;
+        as_stored(after).iter().for_each(|envelope| kept.fold(envelope, seen(envelope).shifted_ms(apart_ms)));
+        let third = kept.shifted(-apart_ms);
+        for read_back in [&whole, &second, &third] {
             prop_assert_eq!(format!("{read_back:?}"), format!("{tenant:?}"));
-            let mut at = now;
+            let mut at = end;
             for (probe, asked) in probes.iter().zip(100 + steps.len() as u128..) {
                 at = Timestamp::from_unix_ms(at.unix_ms() + probe.passes_ms);
                 prop_assert_eq!(decide(read_back, probe, asked, at), decide(&tenant, probe, asked, at), "{:?}", probe);

@@ -343,6 +343,7 @@ fn finished_data(n: u128) -> Finished {
         peak_memory_bytes: 65_536,
         trace_digest: None,
         deterministic: false,
+        reproducibility: None,
         message: None,
     }
 }

@@ -124,6 +124,8 @@ pub(crate) enum Fault {
     Break,
     /// It does not arrive, and nobody says so.
     Swallow,
+    /// Nobody says whether it arrives, and it does after the next one was answered.
+    Late,
     /// It arrives torn.
     Tear,
     /// It arrives, and its answer is garbage.
@@ -138,6 +140,7 @@ pub(crate) struct Wires {
     ends: Mutex<HashMap<NodeId, (Server, Arc<View>)>>,
     pub(crate) faults: Mutex<VecDeque<Fault>>,
     pub(crate) sent: AtomicUsize,
+    late: Mutex<Option<Letter>>,
 }
 
 impl Wires {
@@ -170,7 +173,18 @@ impl Transport for Wires {
             return Err(Unanswered::NoResponders);
         };
         match fault {
-            None | Some(Fault::Deliver | Fault::Nobody) => Ok(server.serve(letter.frame).await),
+            None | Some(Fault::Deliver | Fault::Nobody) => {
+                let answer = server.serve(letter.frame).await;
+                let late = self.late.lock().unwrap().take();
+                if let Some(late) = late {
+                    server.serve(late.frame).await;
+                }
+                Ok(answer)
+            }
+            Some(Fault::Late) => {
+                *self.late.lock().unwrap() = Some(letter);
+                Err(Unanswered::Lost("cut".into()))
+            }
             Some(Fault::LoseAnswer) => {
                 server.serve(letter.frame).await;
                 std::future::pending().await
@@ -265,6 +279,7 @@ impl Cluster {
             clock: Arc::new(SystemClock),
             policy: Policy::default(),
             ownership: Arc::clone(&view) as _,
+            snapshots: None,
         };
         let region = Region::start(bounds.region, deps).await.unwrap();
         let bus = CommandBus::new(region.clone(), Arc::clone(&self.wires) as _, bounds.bus);

@@ -20,7 +20,8 @@ impl Node {
     }
 
     async fn with_queue(queue: QueueConfig, executors: ExecutorConfig) -> Arc<Self> {
-        let node = Self::start_in(executors, RegionConfig { queue, ..RegionConfig::default() }).await;
+        let region = RegionConfig { queue, offer_within_ms: 200, ..RegionConfig::default() };
+        let node = Self::start_in(executors, region).await;
         for (name, wasm) in [("spin", spin()), ("echo", echo())] {
             node.publish_as(ModuleName::new(name).unwrap(), wasm).await.unwrap();
         }
@@ -61,7 +62,7 @@ async fn one_whose_attempt_was_recorded_and_never_told_is_run_all_the_same() {
     let (node, first, waited_for) = Node::with_its_slot_taken().await;
     let id = node.enqueue(named(None), "hello").await.unwrap();
     // Every answer about the end of the first and about the attempt of the second is lost; both are stored.
-    (0..16).for_each(|_| node.log.lose_next_answer());
+    (0..64).for_each(|_| node.log.lose_next_answer());
     node.cancel(first).await;
     waited_for.await.unwrap().unwrap();
     node.eventually("its end", |events| ended(events, id).is_some()).await;

@@ -11,6 +11,7 @@ use wasmwiz_events::{
     digest::Digest,
     execution::{Limits, Seed},
     id::ExecutionId,
+    time::Timestamp,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -38,6 +39,8 @@ pub(crate) fn job() -> Job {
             stderr_bytes: MIB,
         },
         seed: Seed::new([7; 16]),
+        start_time: Timestamp::from_unix_ms(1_795_953_600_000),
+        skips_sleep: false,
         cancel: CancellationToken::new(),
     }
 }

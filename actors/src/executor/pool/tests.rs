@@ -35,6 +35,8 @@ fn job(wall_ms: u64) -> Job {
         stdin: Bytes::new(),
         limits,
         seed: Seed::new([0; 16]),
+        start_time: wasmwiz_events::time::Timestamp::from_unix_ms(0),
+        skips_sleep: false,
         cancel: CancellationToken::new(),
     }
 }
