@@ -20,6 +20,7 @@ use wasmwiz_events::{
     time::{Moment, Timestamp},
 };
 use wasmwiz_projections::{
+    SetAside,
     keys::{KeyRecord, Keys, Standing, TenantRecord},
     views::View,
 };
@@ -185,6 +186,7 @@ pub(crate) async fn authenticate(gateway: &Gateway, shown: &Shown) -> Result<Cal
         },
         Err(Failed::Limited(wait)) => Err(limited(wait)),
         Err(Failed::Unknown) => Err(Problem::issuer_unavailable()),
+        Err(Failed::SetAside(aside)) => Err(Problem::stream_set_aside(aside.position)),
     }
 }
 
@@ -211,6 +213,8 @@ enum Failed {
     Limited(attempts::Wait),
     /// Nobody can tell at the moment.
     Unknown,
+    /// Nobody can tell until the tenant's history can be read again: the credential may have been revoked since.
+    SetAside(SetAside),
 }
 
 impl Failed {
@@ -241,6 +245,15 @@ fn by_key(gateway: &Gateway, text: &str, from: Origin, at: Moment) -> Result<Cal
     let known = keys.authenticate_lookup(presented.key_id());
     let named = known.as_ref().map(|key| key.id.clone());
     gateway.attempts().admit(from, named.as_ref(), at.steady).map_err(Failed::Limited)?;
+    let aside = match &known {
+        Some(key) => keys.set_aside(&key.tenant),
+        None => keys.set_aside_with(presented.key_id()),
+    };
+    if let Some(aside) = aside {
+        return Err(Failed::SetAside(aside));
+    }
+    // Once more: one that was set aside a moment ago, and is not any more, may have lost the key.
+    let known = keys.authenticate_lookup(presented.key_id());
     // An unknown key is compared too, with nothing: it takes as long as a known one with a wrong secret.
     let opener = presented.opens(hasher, known.iter().flat_map(|key| key.hashes_at(now)));
     let Some((key, opener)) = known.filter(|key| key.is_valid_at(now)).zip(opener) else {
@@ -260,6 +273,7 @@ fn by_token(gateway: &Gateway, text: &str, at: Moment) -> Result<Caller, Failed>
         let (holder, Good { given_at, until }) = token::verify(token, &gateway.deps().keyring, config, now)?;
         match holder {
             Holder::Key { id, tenant, scopes } => {
+                in_order(keys, &tenant)?;
                 let key =
                     keys.authenticate_lookup(&id).filter(|key| key.tenant == tenant && honours(key, given_at, now));
                 let key = key.ok_or(Failed::because("token_key"))?;
@@ -276,8 +290,14 @@ fn by_token(gateway: &Gateway, text: &str, at: Moment) -> Result<Caller, Failed>
         let (tenant, subject, until) = gateway.issuers().verify(token, at)?;
         (tenant, Credential::Subject(subject), until)
     };
+    in_order(keys, &tenant)?;
     let tenant = keys.tenant(&tenant).ok_or(Failed::because("token_tenant"))?;
     Ok(Caller { tenant, credential, until: Some(until) })
+}
+
+/// Nobody comes in for a tenant whose stream is set aside.
+fn in_order(keys: &Keys, tenant: &TenantId) -> Result<(), Failed> {
+    keys.set_aside(tenant).map_or(Ok(()), |aside| Err(Failed::SetAside(aside)))
 }
 
 /// Does the key still stand for a token that was given then?
@@ -288,6 +308,9 @@ fn honours(key: &KeyRecord, given_at: Timestamp, now: Timestamp) -> bool {
 /// The caller of a request that goes on, as the view knows it now; `None` when its credential does not hold any more.
 pub(crate) fn renew(caller: &Caller, keys: &Keys, now: Timestamp) -> Option<Caller> {
     if caller.until.is_some_and(|until| until <= now) {
+        return None;
+    }
+    if keys.set_aside(caller.tenant_id()).is_some() {
         return None;
     }
     let live = |id| keys.authenticate_lookup(id).filter(|key| key.is_valid_at(now));

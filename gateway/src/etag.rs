@@ -13,7 +13,10 @@ use wasmwiz_projections::{
     modules::ModuleRecord,
 };
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    extract::decimal::Decimal,
+    problem::{Kind, Problem},
+};
 
 /// The tag of what is shown. It has no quotes of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +99,11 @@ pub(crate) fn expected(request: &Request, about: About) -> Result<Option<Seen>, 
         let detail = "If-Match is not one entity tag. Send back what a read answered in ETag, unchanged, or *.";
         Problem::new(Kind::InvalidHeader, detail).at("header:If-Match", "is one tag in quotes, or *")
     })?;
+    // Tags are compared as they are written: one with a sign or leading zeros is another.
     let number = inner.split('.').next().unwrap_or_default();
     let seen = match about {
-        About::Revision => number.parse().ok().map(|revision| Seen::Revision(Revision::new(revision))),
-        About::Version => number.parse().ok().map(Seen::Version),
+        About::Revision => number.parse().ok().map(|Decimal(revision)| Seen::Revision(Revision::new(revision))),
+        About::Version => number.parse().ok().map(|Decimal(version)| Seen::Version(version)),
     };
     Ok(Some(seen.unwrap_or(Seen::Other)))
 }
@@ -143,7 +147,7 @@ mod tests {
         assert_eq!(revision(&["*"]).unwrap(), None);
         assert_eq!(revision(&["\"17\""]).unwrap(), seen(17));
         assert_eq!(revision(&["\"17.1795435200000\""]).unwrap(), seen(17));
-        for other in ["W/\"17\"", "\"\"", "\"x\"", "\"-1\"", "\"99999999999999999999\""] {
+        for other in ["W/\"17\"", "\"\"", "\"x\"", "\"-1\"", "\"+17\"", "\"017\"", "\"99999999999999999999\""] {
             assert_eq!(revision(&[other]).unwrap(), Some(Seen::Other), "{other}");
         }
         for bad in [&["17"][..], &["\"1\", \"2\""], &["\"1\"", "\"1\""], &["\""], &[""]] {

@@ -4,14 +4,20 @@ use std::{fmt::Display, str::FromStr, sync::Arc};
 
 use poem::Request;
 use wasmwiz_actors::{handle::Origin, ids::Ids};
-use wasmwiz_events::id::RequestId;
+use wasmwiz_events::{id::RequestId, time::Timestamp};
 
 use crate::problem::{Fault, Kind, Problem};
+use decimal::Decimal;
 
 pub(crate) mod body;
+pub(crate) mod decimal;
+pub(crate) mod decode;
 pub(crate) mod json;
+pub(crate) mod media_type;
 pub(crate) mod multipart;
+pub(crate) mod parameters;
 
+mod disposition;
 mod strict;
 
 /// What the outermost layer knows about a request.
@@ -40,10 +46,14 @@ impl Context {
     }
 }
 
-/// A part of the path. One that is no such id names nothing: `absent` says what.
-pub(crate) fn path<T: FromStr>(request: &Request, name: &str, absent: Kind) -> Result<T, Problem> {
-    let found = request.raw_path_param(name).and_then(|text| text.parse().ok());
-    found.ok_or_else(|| not_found(absent))
+/// A part of the path. One that is no such id names nothing: `absent` says what. Nor does one that is not written as we write
+/// it: one resource has one address.
+pub(crate) fn path<T: FromStr + Display>(request: &Request, name: &str, absent: Kind) -> Result<T, Problem> {
+    request.raw_path_param(name).and_then(canonical).ok_or_else(|| not_found(absent))
+}
+
+fn canonical<T: FromStr + Display>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|id: &T| id.to_string() == text)
 }
 
 /// There is nothing of this kind under this name, or it is another tenant's.
@@ -70,16 +80,16 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    /// Reads the query.
+    /// Reads the query. What cannot be decoded is a fault at its name.
     pub(crate) fn of(request: &Request) -> Result<Self, Problem> {
-        let pairs = match request.uri().query() {
-            None | Some("") => Vec::new(),
-            Some(_) => request.params().map_err(|error| {
-                Problem::new(Kind::InvalidQuery, "The query is not form-encoded: name=value, joined by &.")
-                    .caused_by(error)
-            })?,
-        };
-        Ok(Self { pairs, asked: Vec::new(), faults: Vec::new() })
+        let (mut pairs, mut faults) = (Vec::new(), Vec::new());
+        for pair in decode::pairs(request.uri().query().unwrap_or_default()) {
+            match pair {
+                Ok(pair) => pairs.push(pair),
+                Err((name, malformed)) => faults.push(Fault { at: place(&name), detail: malformed.to_string() }),
+            }
+        }
+        if faults.is_empty() { Ok(Self { pairs, asked: Vec::new(), faults }) } else { Err(invalid(faults)) }
     }
 
     /// The value of a parameter that may be given once.
@@ -99,6 +109,20 @@ impl Query {
                 None
             }
         }
+    }
+
+    /// A number that may be given once.
+    pub(crate) fn number<T: FromStr>(&mut self, name: &'static str) -> Option<T> {
+        self.one::<Decimal<T>>(name).map(|Decimal(number)| number)
+    }
+
+    /// The times `from` and `to`, of which the first must not lie after the second.
+    pub(crate) fn between(&mut self) -> (Option<Timestamp>, Option<Timestamp>) {
+        let (from, to) = (self.one("from"), self.one("to"));
+        if from.zip(to).is_some_and(|(from, to): (Timestamp, Timestamp)| from > to) {
+            self.fault("from", "lies after to");
+        }
+        (from, to)
     }
 
     /// All values of a parameter that may be repeated.
@@ -127,14 +151,18 @@ impl Query {
             } else {
                 format!("is unknown; this resource takes {known}")
             };
-            self.faults.push(Fault { at: format!("query:{}", name.chars().take(64).collect::<String>()), detail });
+            self.faults.push(Fault { at: place(name), detail });
         }
-        if self.faults.is_empty() {
-            return Ok(());
-        }
-        Err(Problem::new(Kind::InvalidQuery, "A query parameter is not as it should be; errors says which.")
-            .with_faults(self.faults))
+        if self.faults.is_empty() { Ok(()) } else { Err(invalid(self.faults)) }
     }
+}
+
+fn place(name: &str) -> String {
+    format!("query:{}", name.chars().take(64).collect::<String>())
+}
+
+fn invalid(faults: Vec<Fault>) -> Problem {
+    Problem::new(Kind::InvalidQuery, "A query parameter is not as it should be; errors says which.").with_faults(faults)
 }
 
 #[cfg(test)]
@@ -152,6 +180,44 @@ mod tests {
         assert_eq!(query.one::<String>("name").as_deref(), Some("a b"));
         assert_eq!(query.one::<u32>("version"), None);
         assert!(query.finish().is_ok());
+    }
+
+    #[test]
+    fn what_is_not_text_is_named_and_not_repaired() {
+        for (text, at) in
+            [("a=caf%E9", "query:a"), ("x=1&b=%zz", "query:b"), ("%FF=1", "query:%FF"), ("c=%", "query:c")]
+        {
+            let request = Request::builder().uri(format!("/x?{text}").parse().unwrap()).finish();
+            let problem = Query::of(&request).unwrap_err();
+            assert_eq!((problem.kind(), problem.faults()[0].at.as_str()), (Kind::InvalidQuery, at), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_in_one_way() {
+        for (text, number) in [("7", Some(7)), ("%37", Some(7)), ("07", None), ("%2B7", None), ("+7", None), ("", None)]
+        {
+            let mut query = query(&format!("limit={text}"));
+            assert_eq!(query.number::<u32>("limit"), number, "{text}");
+            assert_eq!(query.finish().is_ok(), number.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_span_of_time_ends_after_it_begins() {
+        let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00.001Z");
+        for (from, to, good) in [(early, late, true), (early, early, true), (late, early, false)] {
+            let mut query = query(&format!("from={from}&to={to}"));
+            query.between();
+            assert_eq!(query.finish().map_err(|problem| problem.faults()[0].at.clone()).is_ok(), good, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_written_in_one_way() {
+        for (text, version) in [("1", Some(1)), ("01", None), ("+1", None), ("1.0", None), ("", None)] {
+            assert_eq!(canonical::<u32>(text), version, "{text}");
+        }
     }
 
     #[test]

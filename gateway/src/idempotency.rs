@@ -4,14 +4,14 @@
 //! client may change between two tries without meaning another request is not part of it: `Accept`, tracing, and the
 //! boundary of a multipart body.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use poem::{Request, Response};
 use sha2::{Digest as _, Sha256};
 use wasmwiz_events::{digest::Digest, id::TenantId, idempotency::Idempotency};
 
 use crate::{
     auth::Caller,
-    extract::json::media_type,
+    extract::media_type::MediaType,
     problem::{Kind, Problem},
 };
 
@@ -40,6 +40,26 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     })
 }
 
+/// Refuses a key that is none, and one where it would say nothing: a client that sends one relies on it.
+pub(crate) fn check(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    match *method {
+        Method::POST => key(headers).map(drop),
+        Method::PUT | Method::PATCH | Method::DELETE => none(
+            headers,
+            "Only a POST has an idempotency key. Send this again as it is, with If-Match if others write too.",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses any key, where no answer is remembered.
+pub(crate) fn none(headers: &HeaderMap, detail: &'static str) -> Result<(), Problem> {
+    if !headers.contains_key(KEY) {
+        return Ok(());
+    }
+    Err(Problem::new(Kind::InvalidHeader, detail).at("header:Idempotency-Key", "must be absent"))
+}
+
 fn is_key(key: &str) -> bool {
     (1..=KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
@@ -53,7 +73,8 @@ pub(crate) fn of<'a>(
     let Some(key) = key(request.headers())? else { return Ok(None) };
     let (tenant, credential) = (caller.tenant_id().as_str(), caller.credential_id());
     let of_key = Parts::of("wasmwiz.idempotency.key.v1").with(tenant).with(credential).with(key);
-    let (uri, media_type) = (request.uri(), media_type(request).unwrap_or_default());
+    let (uri, media_type) = (request.uri(), MediaType::of(request).ok().flatten());
+    let media_type = media_type.as_ref().map(MediaType::essence).unwrap_or_default();
     let about = Parts::of("wasmwiz.idempotency.request.v1").with(request.method().as_str()).with(uri.path());
     let about = about.with(uri.query().unwrap_or_default()).with(media_type);
     // One part for however many header fields, so that a part of the body is never taken for one.
@@ -132,6 +153,16 @@ mod tests {
         for bad in [&[&b""[..]][..], &[b"  "], &["é".as_bytes()], &[b"a\tb"], &[long.as_bytes()], &[b"a", b"a"]] {
             assert_eq!(key(&with(bad)).unwrap_err().kind(), Kind::InvalidHeader, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn only_a_post_has_a_key() {
+        let refused = |method, values: &[&[u8]]| check(&method, &with(values)).is_err();
+        for method in [Method::PUT, Method::PATCH, Method::DELETE] {
+            assert!(refused(method.clone(), &[b"k"]) && refused(method.clone(), &[b""]) && !refused(method, &[]));
+        }
+        assert!(!refused(Method::POST, &[b"k"]) && refused(Method::POST, &[b""]));
+        assert!(!refused(Method::GET, &[b"k"]));
     }
 
     #[test]

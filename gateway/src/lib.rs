@@ -14,6 +14,7 @@
 //! - Every body, list, wait and queue has a bound in [`config::GatewayConfig`].
 //! - No secret is logged, and none is shown twice.
 
+mod accept;
 pub mod auth;
 mod client;
 pub mod config;

@@ -54,8 +54,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let (begun, _in_flight) = (Instant::now(), measure::InFlight::begin());
         let request_id = request_id::of(request.headers());
-        let traceparent = trace::of(request.headers());
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        let traced = trace::span(&method, &request_id);
+        let traceparent = trace::of(request.headers(), &traced);
         let context = Context { request_id, traceparent };
         request.set_data(context.clone());
         let span = tracing::info_span!(
@@ -68,7 +69,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         );
         let origin = self.cors.origin(request.headers());
         let answer = AssertUnwindSafe(self.guarded(request)).catch_unwind();
-        let answer = tokio::time::timeout(self.deadline, answer).instrument(span.clone()).await;
+        let answer = tokio::time::timeout(self.deadline, answer).instrument(traced.clone()).instrument(span.clone());
+        let answer = answer.await;
         let entered = span.enter();
         let mut response = settle(answer, &uri, &context);
         security::harden(&mut response, self.tls);
@@ -81,6 +83,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
         }
         let route = response.data::<RouteLabel>().map_or(metrics::UNMATCHED, |label| label.0);
         span.record("route", route).record("status", response.status().as_u16());
+        trace::answered(&traced, route, response.status());
         tracing::debug!("answered");
         drop(entered);
         measure::answered(route, response.status(), begun.elapsed());

@@ -37,6 +37,8 @@ pub(crate) struct Operation {
     meta: MetaOperation,
     register: Vec<fn(&mut Registry)>,
     problems: Vec<Kind>,
+    /// Does it do no harm to send it twice, so that it takes no idempotency key?
+    is_harmless: bool,
 }
 
 impl Operation {
@@ -56,7 +58,7 @@ impl Operation {
             operation_id: Some(id),
             code_samples: Vec::new(),
         };
-        Self { meta, register: vec![views::Problem::register], problems: Vec::new() }
+        Self { meta, register: vec![views::Problem::register], problems: Vec::new(), is_harmless: false }
     }
 
     /// What is worth knowing beside the summary.
@@ -124,9 +126,9 @@ impl Operation {
         self.problem(&problems).problem(needed)
     }
 
-    /// A body of bytes.
-    pub(crate) fn takes_bytes(mut self, media_type: &'static str, about: &'static str, required: bool) -> Self {
-        let content = vec![MetaMediaType { content_type: media_type, schema: binary() }];
+    /// A body of bytes, of one of these media types.
+    pub(crate) fn takes_bytes(mut self, media_types: &[&'static str], about: &'static str, required: bool) -> Self {
+        let content = media_types.iter().map(|content_type| MetaMediaType { content_type, schema: binary() }).collect();
         self.meta.request = Some(MetaRequest { description: Some(about), content, required });
         self.problem(&[Kind::BodyTooLarge, Kind::TooManyBodies, Kind::BodyTooSlow])
     }
@@ -218,6 +220,12 @@ impl Operation {
         self
     }
 
+    /// It may be sent again without harm: it takes no idempotency key.
+    pub(crate) fn harmless(mut self) -> Self {
+        self.is_harmless = true;
+        self
+    }
+
     /// Asks for a credential, with whatever scopes.
     pub(crate) fn of_any_key(mut self) -> Self {
         self.meta.security.push(HashMap::from([(API_KEY, vec![])]));
@@ -246,7 +254,7 @@ impl Operation {
             } else {
                 self = self.with_header("Wasmwiz-Position", "Where the log has it; for Wasmwiz-Min-Position of reads.");
             }
-            if *method == Method::POST {
+            if *method == Method::POST && !self.is_harmless {
                 let about = "Names this request, so that sending it again within 24 hours gives the same answer and does \
                      nothing more: 1 to 255 characters of printable ASCII, drawn anew for each request.";
                 self = self.param(MetaParamIn::Header, "Idempotency-Key", about, String::schema_ref(), false);

@@ -47,7 +47,7 @@ impl Paging {
         list: &'static str,
         tenant: &TenantId,
     ) -> Result<(Self, Page<C>), Problem> {
-        let limit = query.one::<u32>("limit").unwrap_or(DEFAULT_ITEMS);
+        let limit = query.number::<u32>("limit").unwrap_or(DEFAULT_ITEMS);
         if !(1..=MAX_ITEMS).contains(&limit) {
             query.fault("limit", &format!("is a number from 1 to {MAX_ITEMS}"));
         }
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_page_has_from_one_to_two_hundred_items() {
         assert_eq!(paging("/v1/x", "x", "acme").unwrap().1.limit, 50);
-        for limit in ["0", "201", "-1", "x"] {
+        for limit in ["0", "201", "-1", "x", "05", "%2B5"] {
             let problem = paging(&format!("/v1/x?limit={limit}"), "x", "acme").unwrap_err();
             assert_eq!(problem.kind(), Kind::InvalidQuery, "{limit}");
         }

@@ -31,7 +31,7 @@ impl RespondAsync {
             if name.eq_ignore_ascii_case("respond-async") {
                 respond_async = true;
             } else if name.eq_ignore_ascii_case("wait") {
-                wait = wait.or_else(|| value.parse::<u64>().ok());
+                wait = wait.or_else(|| seconds(value));
             }
         }
         let wait = wait.map(|seconds| Duration::from_secs(seconds).min(wait_max));
@@ -48,6 +48,11 @@ impl RespondAsync {
             response.headers_mut().insert(APPLIED, value);
         }
     }
+}
+
+/// The grammar has digits and nothing else: no sign.
+fn seconds(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -77,6 +82,7 @@ mod tests {
         }
         assert_eq!(preferred(&["respond-async, wait=3600"]), some(Some(30)));
         assert_eq!(preferred(&["respond-async, wait=soon"]), some(None));
+        assert_eq!(preferred(&["respond-async, wait=+5"]), some(None));
         for values in [&[][..], &["wait=5"], &["return=minimal"], &["respond"]] {
             assert_eq!(preferred(values), None, "{values:?}");
         }

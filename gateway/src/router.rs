@@ -49,6 +49,7 @@ pub(crate) fn table() -> Vec<Route> {
         key(&get, "/v1/executions", ExecutionsRead, executions::list, executions::list_doc),
         key(&get, "/v1/executions/{execution_id}", ExecutionsRead, executions::get, executions::get_doc),
         key(&delete, "/v1/executions/{execution_id}", ExecutionsRun, executions::cancel, executions::cancel_doc),
+        key(&post, "/v1/executions/{execution_id}/verify", ExecutionsRead, executions::verify, executions::verify_doc),
         key(&get, "/v1/executions/{execution_id}/events", ExecutionsRead, executions::events, executions::events_doc),
         key(&get, "/v1/executions/{execution_id}/stdin", ExecutionsRead, executions::stdin, executions::stdin_doc),
         key(&get, "/v1/executions/{execution_id}/stdout", ExecutionsRead, executions::stdout, executions::stdout_doc),
@@ -149,9 +150,7 @@ where
     async fn answer_to(&self, caller: Caller, request: Request) -> Answer {
         let deps = self.gateway.deps();
         caller.authorise(self.scope)?;
-        if request.method() == Method::POST {
-            idempotency::key(request.headers())?;
-        }
+        idempotency::check(request.method(), request.headers())?;
         if request.method() == Method::GET
             && let Some(wanted) = position::wanted(request.headers())?
         {

@@ -31,6 +31,7 @@ use crate::metrics;
 use admission::Admission;
 use connection::{Listening, Stop};
 use ended::Ended;
+use linger::Linger;
 use tls::Handshakes;
 
 /// The longest pause after a failed accept, in milliseconds: a descriptor is free again sooner than that.
@@ -74,7 +75,7 @@ pub async fn serve_by<E: Endpoint + 'static>(
     let protocol = connection::protocol(&config);
     let stop = Stop { draining: CancellationToken::new(), abort: CancellationToken::new() };
     let handshakes = tls.map(|tls| Handshakes::new(tls, &config));
-    let listening = Arc::new(Listening { endpoint, protocol, config, handshakes, stop });
+    let listening = Arc::new(Listening { endpoint, protocol, linger: Linger::new(&config), config, handshakes, stop });
     let connections = TaskTracker::new();
     let (aborts, mut aborted) = tokio::sync::watch::channel(0_usize);
     let mut pause_ms = listening.config.accept_backoff_ms;

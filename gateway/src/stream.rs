@@ -44,6 +44,9 @@ use crate::{
 pub(crate) mod follow;
 pub(crate) mod frame;
 
+/// What a stream of events is.
+pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
+
 /// How a client says where it was.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -173,7 +176,7 @@ pub(crate) async fn answer(
         Some((Ok::<_, io::Error>(piece), taken))
     });
     let response = Response::builder()
-        .header(header::CONTENT_TYPE, "text/event-stream")
+        .header(header::CONTENT_TYPE, MEDIA_TYPE)
         .header(header::CACHE_CONTROL, "no-cache, no-store")
         // Some proxies gather what they pass on, unless they are told.
         .header("x-accel-buffering", "no");

@@ -10,9 +10,11 @@ use wasmwiz_projections::{
 
 mod execution;
 mod usage;
+mod verification;
 
 pub(crate) use execution::{Execution, ExecutionSummary, Resource, Streams};
 pub(crate) use usage::{Usage, UsageSum};
+pub(crate) use verification::Verification;
 
 /// What is wrong, as in RFC 9457.
 #[derive(Debug, Serialize, Object)]

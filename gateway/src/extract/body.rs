@@ -338,7 +338,7 @@ pub(crate) async fn read(
         if count > limit.bytes {
             return Err(limit.exceeded());
         }
-        if first.is_empty() {
+        if first.is_empty() && rest.is_empty() {
             // A body of one piece, which most are, is never copied.
             room.grow_to(count)?;
             first = piece;
@@ -346,7 +346,7 @@ pub(crate) async fn read(
         }
         let most = named.unwrap_or(limit.bytes);
         if rest.is_empty() {
-            append(&mut rest, &first, most, &mut room)?;
+            append(&mut rest, &std::mem::take(&mut first), most, &mut room)?;
         }
         append(&mut rest, &piece, most, &mut room)?;
     }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use http::header;
 use poem::Request;
 use serde::{
     Deserializer as _,
@@ -13,6 +12,7 @@ use wasmwiz_events::digest::Digest;
 
 use super::{
     body::{self, Limit},
+    media_type::{MediaType, unsupported},
     strict::Strict,
 };
 use crate::{
@@ -45,14 +45,17 @@ impl Fields {
         request: &mut Request,
     ) -> Result<Option<Self>, Problem> {
         let limit = Limit { bytes: gateway.config().json_bytes_max, what: "A JSON body", tier: None };
-        let media_type = media_type(request);
+        let media_type = MediaType::of(request)?;
         let share = gateway.memory_of(caller.tenant_id());
         let held = body::read(gateway.config(), &share, request, limit).await?;
         if held.bytes.is_empty() {
             return Ok(None);
         }
-        if media_type.as_deref() != Some("application/json") {
-            return Err(unsupported("application/json"));
+        let media_type = media_type.filter(|given| given.is("application/json"));
+        let media_type = media_type.ok_or_else(|| unsupported("application/json"))?;
+        if !media_type.is_utf8() {
+            let problem = Problem::new(Kind::UnsupportedMediaType, "JSON is UTF-8. Send it as UTF-8.");
+            return Err(problem.at("header:Content-Type", "has a charset other than utf-8"));
         }
         Self::parse(&held.bytes).map(Some)
     }
@@ -149,18 +152,6 @@ impl<'de> Visitor<'de> for Members {
         }
         Ok(members)
     }
-}
-
-/// The media type of the body, without parameters, in lower case.
-pub(crate) fn media_type(request: &Request) -> Option<String> {
-    let given = request.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
-}
-
-/// The body is of another media type than the resource takes.
-pub(crate) fn unsupported(accepted: &str) -> Problem {
-    Problem::new(Kind::UnsupportedMediaType, format!("Send the body as {accepted}, and name it in Content-Type."))
-        .header(header::ACCEPT, accepted)
 }
 
 #[cfg(test)]

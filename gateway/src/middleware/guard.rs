@@ -4,6 +4,7 @@ use http::{HeaderName, Method, Version, header};
 use poem::Request;
 
 use crate::{
+    extract::decode,
     problem::{Kind, Problem},
     server::ServerConfig,
 };
@@ -30,6 +31,7 @@ impl Guard {
     pub(super) fn check(&self, request: &Request) -> Result<(), Problem> {
         self.measure(request)?;
         framing(request)?;
+        path(request)?;
         let headers = request.headers();
         for name in &ONCE {
             if headers.get_all(name).iter().nth(1).is_some() {
@@ -37,6 +39,7 @@ impl Guard {
                 return Err(problem.at(format!("header:{name}"), "may be given once"));
             }
         }
+        whole(request)?;
         encoding(request)
     }
 
@@ -69,6 +72,9 @@ fn framing(request: &Request) -> Result<(), Problem> {
     if request.version() == Version::HTTP_11 && headers.get(header::HOST).is_none() {
         return refused("header:Host", "is missing; HTTP/1.1 needs it");
     }
+    if headers.get(header::HOST).is_some_and(|host| !is_host(host)) {
+        return refused("header:Host", "must be a host, with a port or without");
+    }
     let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let chunked = encodings.next().is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
     if !chunked || encodings.next().is_some() {
@@ -85,6 +91,39 @@ fn framing(request: &Request) -> Result<(), Problem> {
         return refused("header:Host", "must be the authority of the request's target");
     }
     Ok(())
+}
+
+/// RFC 9112, section 3.2: a host and perhaps a port, without anybody's name before it.
+fn is_host(value: &http::HeaderValue) -> bool {
+    let authority = value.to_str().ok().and_then(|text| text.parse::<http::uri::Authority>().ok());
+    authority.is_some_and(|authority| {
+        let (text, host) = (authority.as_str(), authority.host());
+        let port = text.strip_prefix(host).unwrap_or(text);
+        let port = port.strip_prefix(':').map_or(port.is_empty(), |port| port.is_empty() || is_port(port));
+        !host.is_empty() && port && !text.contains(['@', '%', ','])
+    })
+}
+
+/// Digits alone: the parser of numbers takes a sign, too.
+fn is_port(port: &str) -> bool {
+    port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+}
+
+/// Refuses a path that is no text: it could name something only if its bytes were changed.
+fn path(request: &Request) -> Result<(), Problem> {
+    decode::percent(request.uri().path()).map(drop).map_err(|malformed| {
+        Problem::new(Kind::MalformedRequest, "The path is not percent-encoded UTF-8; errors says what is wrong.")
+            .at("path", malformed.to_string())
+    })
+}
+
+/// Refuses a part of a body, which would be taken for the whole of it (RFC 9110, section 14.5).
+fn whole(request: &Request) -> Result<(), Problem> {
+    if !request.headers().contains_key(header::CONTENT_RANGE) {
+        return Ok(());
+    }
+    let problem = Problem::new(Kind::InvalidHeader, "Bodies are taken whole. Send it all in one request.");
+    Err(problem.at("header:Content-Range", "must be absent"))
 }
 
 /// Refuses a body that is compressed: it is small only until it is unpacked, and nothing here unpacks one.
@@ -143,8 +182,29 @@ mod tests {
         }
         let nameless = Request::builder().uri_str("/x").finish();
         assert_eq!(checked(&nameless), Err(Kind::MalformedRequest));
+        for host in ["", " ", "a b", "a/b", "user@a", "a:b", "a:65536", "a:1:2", "[::1", "a,b", "é"] {
+            let request = Request::builder().uri_str("/x").header("host", host).finish();
+            assert_eq!(checked(&request), Err(Kind::MalformedRequest), "{host}");
+        }
+        for host in ["a", "a:", "a.example:8080", "127.0.0.1:80", "[::1]", "[::1]:8080", "under_score", "A-B.example."]
+        {
+            assert_eq!(checked(&Request::builder().uri_str("/x").header("host", host).finish()), Ok(()), "{host}");
+        }
         let elsewhere = Request::builder().uri_str("http://a.example/x").header("host", "b.example").finish();
         assert_eq!(checked(&elsewhere), Err(Kind::MalformedRequest));
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_and_a_part_of_a_body_are_refused() {
+        for (path, checks) in [
+            ("/v1/modules/caf%C3%A9", Ok(())),
+            ("/v1/modules/caf%E9", Err(Kind::MalformedRequest)),
+            ("/v1/modules/%zz", Err(Kind::MalformedRequest)),
+            ("/v1/modules/100%", Err(Kind::MalformedRequest)),
+        ] {
+            assert_eq!(checked(&Request::builder().uri_str(path).header("host", "x").finish()), checks, "{path}");
+        }
+        assert_eq!(checked(&post(&[("content-range", "bytes 0-9/20")])), Err(Kind::InvalidHeader));
     }
 
     #[test]

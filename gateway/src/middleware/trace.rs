@@ -1,20 +1,47 @@
-//! W3C Trace Context: a request's `traceparent` is passed on as it came, or begun here.
+//! W3C Trace Context: a request's `traceparent` is passed on as it came, or begun here. Where somebody collects traces, the
+//! request is a span of that trace, and what is passed on names that span.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use rand::RngExt as _;
+use tracing::{Span, field::Empty};
+use wasmwiz_actors::trace;
+use wasmwiz_events::id::RequestId;
 
 /// Header of the trace context, in and out.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The request's trace context.
-pub(super) fn of(headers: &HeaderMap) -> Arc<str> {
-    let mut given = headers.get_all(TRACEPARENT).iter();
-    match (given.next().and_then(|value| value.to_str().ok()), given.next()) {
-        (Some(text), None) if is_valid(text) => text.into(),
-        _ => begin(),
+/// The span of a request. Its fields are named as OpenTelemetry's conventions for HTTP name them.
+pub(super) fn span(method: &Method, request_id: &RequestId) -> Span {
+    tracing::debug_span!(
+        target: trace::TARGET,
+        "http.request",
+        otel.kind = "server",
+        http.request.method = %method,
+        http.route = Empty,
+        http.response.status_code = Empty,
+        request.id = %request_id,
+    )
+}
+
+/// Says in a span how its request was answered. Only what is the node's fault makes it an error.
+pub(super) fn answered(span: &Span, route: &'static str, status: StatusCode) {
+    span.record("http.route", route).record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        trace::failed(span);
     }
+}
+
+/// The request's trace context, of which `span` becomes a part.
+pub(super) fn of(headers: &HeaderMap, span: &Span) -> Arc<str> {
+    let mut given = headers.get_all(TRACEPARENT).iter();
+    let given = match (given.next().and_then(|value| value.to_str().ok()), given.next()) {
+        (Some(text), None) if is_valid(text) => Some(text),
+        _ => None,
+    };
+    trace::adopt(span, given);
+    trace::traceparent(span).unwrap_or_else(|| given.map_or_else(begin, Into::into))
 }
 
 /// `00-<trace id>-<parent id>-<flags>`, lower-case hexadecimal, neither id all zeros.

@@ -59,6 +59,7 @@ catalogue! {
     ExecutionNotFound = NOT_FOUND "execution-not-found" "Execution not found";
     PayloadGone = NOT_FOUND "payload-gone" "Payload gone";
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed" "Method not allowed";
+    NotAcceptable = NOT_ACCEPTABLE "not-acceptable" "Not acceptable";
     BodyTooSlow = REQUEST_TIMEOUT "body-too-slow" "Body too slow";
     TenantExists = CONFLICT "tenant-exists" "Tenant exists";
     SystemTenant = CONFLICT "system-tenant" "System tenant";
@@ -69,6 +70,7 @@ catalogue! {
     TooManyVersions = CONFLICT "too-many-versions" "Too many versions";
     ExecutionRunning = CONFLICT "execution-running" "Execution still running";
     ExecutionEnded = CONFLICT "execution-ended" "Execution ended already";
+    NotVerifiable = CONFLICT "not-verifiable" "Execution not verifiable";
     ExecutionNotOpen = CONFLICT "execution-not-open" "Execution not open";
     RequestInProgress = CONFLICT "request-in-progress" "Request in progress";
     LengthRequired = LENGTH_REQUIRED "length-required" "Length required";

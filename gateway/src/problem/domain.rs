@@ -1,7 +1,9 @@
 //! From the refusals and errors of the other crates to problems: the only place that does.
 
-use wasmwiz_actors::{dispatch::DispatchError, executor::Rejection, handle::AskError, tenant::Refusal};
-use wasmwiz_events::{blobs::BlobError, log::ReadError};
+use wasmwiz_actors::{
+    dispatch::DispatchError, executor::Rejection, handle::AskError, tenant::Refusal, verify::NotVerifiable,
+};
+use wasmwiz_events::{blobs::BlobError, log::ReadError, revision::Position};
 use wasmwiz_projections::{Behind, QueryError};
 
 use super::{Kind, Problem};
@@ -12,6 +14,9 @@ const UNAVAILABLE_RETRY_MS: u64 = 1_000;
 
 /// When to try again while as many executions are open as may be, in milliseconds: most end within it.
 const CONCURRENT_RETRY_MS: u64 = 1_000;
+
+/// When to try again after a stream was set aside, in milliseconds: people have to look at it.
+const SET_ASIDE_RETRY_MS: u64 = 60_000;
 
 /// One text for everything that can be wrong with a credential: which part is wrong helps nobody but a guesser.
 pub(crate) const UNAUTHENTICATED: &str = "No valid credential came with the request. Send `Authorization: Bearer <API key or token>` with one that is \
@@ -125,9 +130,27 @@ impl From<DispatchError> for Problem {
                 let problem = Self::new(Kind::TooManyCompilations, sentence(&error.to_string()));
                 limited(problem, "compilations-concurrent", limit as u64, None, retry_after_ms)
             }
+            DispatchError::NotVerifiable(error) => error.into(),
+            DispatchError::Inconclusive(error) => Self::not_now(&format!("{error}; nothing was recorded")),
+            DispatchError::NotNow(why) => {
+                Self::not_now(&format!("{why}; nothing was recorded, try again after the pause"))
+            }
             DispatchError::Blobs(error) => error.into(),
             DispatchError::Host(cause) => Self::internal(cause),
         }
+    }
+}
+
+impl From<NotVerifiable> for Problem {
+    fn from(error: NotVerifiable) -> Self {
+        let kind = match &error {
+            NotVerifiable::Running => Kind::ExecutionRunning,
+            NotVerifiable::Gone(_) => Kind::PayloadGone,
+            NotVerifiable::Lost | NotVerifiable::Class(_) | NotVerifiable::TooOld | NotVerifiable::Engine { .. } => {
+                Kind::NotVerifiable
+            }
+        };
+        Self::new(kind, sentence(&error.to_string())).because(error.slug())
     }
 }
 
@@ -144,6 +167,7 @@ impl From<QueryError> for Problem {
             QueryError::Busy => Self::busy(UNAVAILABLE_RETRY_MS),
             QueryError::BrokenOff => Self::unavailable("The query was broken off. Try again after the pause.", error),
             QueryError::Unreadable(error) => Self::internal(error),
+            QueryError::SetAside { position, .. } => Self::stream_set_aside(position),
         }
     }
 }
@@ -191,6 +215,15 @@ impl Problem {
         Self::new(Kind::Unavailable, detail).retry_after_ms(UNAVAILABLE_RETRY_MS)
     }
 
+    /// The tenant's history cannot be read or understood from some place on: nothing is served from the part before it.
+    pub(crate) fn stream_set_aside(position: Position) -> Self {
+        let detail = format!(
+            "The history of this tenant cannot be read at position {position}, so nothing is answered from it. What is recorded is \
+             not lost by that; an operator has to look at the place. Try again after the pause."
+        );
+        Self::new(Kind::Unavailable, detail).retry_after_ms(SET_ASIDE_RETRY_MS).because("stream-set-aside")
+    }
+
     /// The tenant of the caller's key does not authorise it.
     pub(crate) fn not_authorised(error: AskError) -> Self {
         match error {
@@ -212,6 +245,11 @@ impl Problem {
         let detail = "Too many credentials from this address, or for this key, were not valid. Check the credential, and \
              try again after the pause.";
         Self::new(Kind::TooManyAttempts, detail).retry_after_ms(retry_after_ms)
+    }
+
+    /// The host could not do it now, and nothing follows from that.
+    fn not_now(why: &str) -> Self {
+        Self::new(Kind::Unavailable, sentence(why)).retry_after_ms(UNAVAILABLE_RETRY_MS)
     }
 
     pub(crate) fn unavailable(detail: &'static str, cause: impl std::fmt::Display) -> Self {

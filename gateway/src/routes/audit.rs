@@ -32,13 +32,9 @@ pub(crate) use stream::{stream, stream_doc};
 /// GET /v1/audit
 pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     let mut query = Query::of(&request)?;
-    let filter = AuditFilter {
-        type_name: query.one("type"),
-        actor: query.one("actor"),
-        subject: query.one("subject"),
-        from: query.one("from"),
-        to: query.one("to"),
-    };
+    let (from, to) = query.between();
+    let (type_name, actor, subject) = (query.one("type"), query.one("actor"), query.one("subject"));
+    let filter = AuditFilter { type_name, actor, subject, from, to };
     let (paging, page) = Paging::of(&request, &mut query, "audit", caller.tenant_id())?;
     query.finish()?;
     let found = gateway.deps().views.audit().find(caller.tenant_id(), filter.clone(), page).await?;

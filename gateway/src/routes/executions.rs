@@ -1,7 +1,7 @@
 //! Executions of the caller's tenant: two doors to run, and what is remembered.
 
 use bytes::Bytes;
-use http::{StatusCode, Version, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use poem::{Request, Response};
 use wasmwiz_actors::dispatch::{self, Code, DispatchError, Done, Hold};
 use wasmwiz_events::{
@@ -14,11 +14,12 @@ use wasmwiz_projections::executions::{ExecutionFilter, ExecutionRecord};
 
 use super::{json_in, locate, of_pieces};
 use crate::{
+    accept,
     auth::Caller,
     extract::{
         Context, Query,
         body::{self, Held, Limit, Room},
-        json::media_type,
+        media_type::MediaType,
         multipart, not_found, path,
     },
     gateway::Gateway,
@@ -36,24 +37,28 @@ mod asynchronous;
 mod document;
 mod events;
 mod stored;
+mod verify;
 
 pub(crate) use asynchronous::cancel;
 pub(crate) use document::*;
 pub(crate) use events::{events, events_doc};
 use stored::Head;
+pub(crate) use verify::{verify, verify_doc};
 
+const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
 
 /// POST /v1/modules/{name}/executions
 pub(crate) async fn run(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     let name: ModuleName = path(&request, "name", Kind::ModuleNotFound)?;
     let mut query = Query::of(&request)?;
-    let (version, timeout_ms) = (query.one("version"), timeout(&mut query));
+    let (version, timeout_ms) = (query.number("version"), timeout(&mut query));
     let args = query.all("arg");
     query.finish()?;
+    let raw = wants_bytes(&request)?;
     let Held { bytes: stdin, room } = read_stdin(&gateway, &caller, &mut request).await?;
     let once = idempotency::of(&request, &caller, [&*stdin])?;
-    let wanted = Wanted { code: Code::Named { name, version }, stdin, args, timeout_ms, room, once };
+    let wanted = Wanted { code: Code::Named { name, version }, stdin, args, timeout_ms, room, once, raw };
     execute(&gateway, &caller, &request, wanted).await
 }
 
@@ -62,12 +67,13 @@ pub(crate) async fn run_upload(gateway: Gateway, caller: Caller, mut request: Re
     let mut query = Query::of(&request)?;
     let timeout_ms = timeout(&mut query);
     query.finish()?;
+    let raw = wants_bytes(&request)?;
     let parts = multipart::read(&gateway, &caller, &mut request).await?;
     let multipart::Parts { wasm, input: stdin, args, room } = parts;
     // The parts themselves: each try has a boundary of its own.
     let body = [&*wasm, &*stdin].into_iter().chain(args.iter().map(String::as_bytes));
     let once = idempotency::of(&request, &caller, body)?;
-    let wanted = Wanted { code: Code::Inline(wasm), stdin, args, timeout_ms, room, once };
+    let wanted = Wanted { code: Code::Inline(wasm), stdin, args, timeout_ms, room, once, raw };
     execute(&gateway, &caller, &request, wanted).await
 }
 
@@ -79,10 +85,12 @@ struct Wanted {
     timeout_ms: Option<u64>,
     room: Room,
     once: Option<Idempotency>,
+    /// Is it answered with the guest's output itself?
+    raw: bool,
 }
 
 fn timeout(query: &mut Query) -> Option<u64> {
-    let timeout_ms = query.one::<u64>("timeout_ms");
+    let timeout_ms = query.number::<u64>("timeout_ms");
     if timeout_ms == Some(0) {
         query.fault("timeout_ms", "is at least 1");
     }
@@ -94,7 +102,8 @@ async fn read_stdin(gateway: &Gateway, caller: &Caller, request: &mut Request) -
     if request.version() < Version::HTTP_11 {
         body::require_length(request)?;
     }
-    if media_type(request).as_deref() == Some("multipart/form-data") {
+    let given = MediaType::of(request).ok().flatten();
+    if given.is_some_and(|given| given.is("multipart/form-data")) {
         return Err(Problem::new(
             Kind::UnsupportedMediaType,
             "The body is the input itself, of any media type but multipart/form-data. POST /v1/executions takes parts.",
@@ -107,8 +116,7 @@ async fn read_stdin(gateway: &Gateway, caller: &Caller, request: &mut Request) -
 }
 
 async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: Wanted) -> Answer {
-    let raw = wants_bytes(request);
-    let Wanted { code, stdin, args, timeout_ms, room, once } = wanted;
+    let Wanted { code, stdin, args, timeout_ms, room, once, raw } = wanted;
     let (tenant, by) = (caller.tenant_id().clone(), caller.authority());
     let origin = Context::origin(request).once(once);
     // The room goes along: what is run stays in memory whether or not its caller stays.
@@ -120,7 +128,8 @@ async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: 
     let done = match gateway.deps().dispatch.execute(wanted).await {
         Ok(done) => done,
         Err(DispatchError::RanBefore { execution_id, running: false, position }) => {
-            return stored::replay(gateway, caller, execution_id, position, raw).await;
+            let replayed = stored::replay(gateway, caller, execution_id, position, raw).await?;
+            return Ok(varying(replayed));
         }
         Err(error) => return Err(error.into()),
     };
@@ -140,7 +149,13 @@ async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: 
     if !raw {
         locate(&mut response, &location(&done));
     }
-    Ok(response)
+    Ok(varying(response))
+}
+
+/// Says that the answer would be another for another `Accept`.
+fn varying(mut response: Response) -> Response {
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+    response
 }
 
 fn location(done: &Done) -> String {
@@ -160,22 +175,17 @@ fn recorded_only(full: &Problem, done: &Done) -> Problem {
     problem.header(header::LOCATION, &location).header(position::POSITION, &position::token(done.position))
 }
 
-/// Does the caller want the guest's output itself?
-fn wants_bytes(request: &Request) -> bool {
-    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    accept.is_some_and(|accept| accept.split([',', ';']).any(|part| part.trim().eq_ignore_ascii_case(BYTES)))
+/// Does the caller want the guest's output itself? Asked before anything runs: what is refused has not happened.
+fn wants_bytes(request: &Request) -> Result<bool, Problem> {
+    Ok(accept::choose(request.headers(), &[JSON, BYTES])? == BYTES)
 }
 
 /// GET /v1/executions
 pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     let mut query = Query::of(&request)?;
-    let filter = ExecutionFilter {
-        module: query.one("module"),
-        outcome: query.one("outcome"),
-        key: query.one("key"),
-        from: query.one("from"),
-        to: query.one("to"),
-    };
+    let (from, to) = query.between();
+    let (module, outcome, key) = (query.one("module"), query.one("outcome"), query.one("key"));
+    let filter = ExecutionFilter { module, outcome, key, from, to };
     let (paging, page) = Paging::of(&request, &mut query, "executions", caller.tenant_id())?;
     query.finish()?;
     let listed = gateway.deps().views.executions().list(caller.tenant_id(), filter, page).await?;

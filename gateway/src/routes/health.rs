@@ -1,6 +1,6 @@
 //! Probes: is the process alive, does it want requests, and how is each part?
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::FutureExt as _;
 use http::StatusCode;
@@ -63,9 +63,10 @@ async fn event_log(gateway: &Gateway) -> Result<String, String> {
 }
 
 fn projections(gateway: &Gateway) -> Result<String, String> {
-    let mut lag = 0;
+    let (mut lag, mut set_aside) = (0, BTreeSet::new());
     for view in gateway.deps().views.status() {
         lag = view.lag_commits.max(lag);
+        set_aside.extend(view.set_aside.into_iter().map(|aside| aside.tenant));
         if view.trouble.is_some() {
             return Err(format!("view {} cannot go on at the moment; it tries again", view.name));
         }
@@ -75,11 +76,17 @@ fn projections(gateway: &Gateway) -> Result<String, String> {
             State::Stopped { .. } => return Err(format!("view {} has stopped", view.name)),
         }
     }
-    Ok(match gateway.deps().views.keys().refused().len() {
-        0 => format!("at most {lag} commits behind"),
-        // No reason to send requests elsewhere; the node's own log lines name each.
-        refused => format!("at most {lag} commits behind; {refused} keys were issued under ids that are taken"),
-    })
+    // Neither of these is a reason to send requests elsewhere; the node's own log lines name each.
+    let mut how = format!("at most {lag} commits behind");
+    match gateway.deps().views.keys().refused().len() {
+        0 => {}
+        refused => how.push_str(&format!("; {refused} keys were issued under ids that are taken")),
+    }
+    match set_aside.len() {
+        0 => {}
+        streams => how.push_str(&format!("; {streams} streams are set aside, as they cannot be folded")),
+    }
+    Ok(how)
 }
 
 /// Nothing when there is no bus to feed.
@@ -105,7 +112,8 @@ pub(crate) async fn livez(_: Gateway, _: Request) -> Answer {
 pub(crate) async fn readyz(gateway: Gateway, _: Request) -> Answer {
     let mut not_ready = Vec::new();
     if gateway.deps().readiness.is_draining() {
-        not_ready.push("the node is draining".to_owned());
+        // At once: what a node that stops has closed already is not asked.
+        return Err(unready("the node is draining"));
     }
     not_ready.extend(event_log(&gateway).await.err());
     not_ready.extend(projections(&gateway).err());
@@ -116,8 +124,12 @@ pub(crate) async fn readyz(gateway: Gateway, _: Request) -> Answer {
     if not_ready.is_empty() {
         return json(StatusCode::OK, &Probe { status: "ok".to_owned(), not_ready });
     }
-    let detail = format!("Not ready: {}. Send requests to another node.", not_ready.join("; "));
-    Err(Problem::new(Kind::Unavailable, detail).retry_after_ms(1_000))
+    Err(unready(&not_ready.join("; ")))
+}
+
+fn unready(why: &str) -> Problem {
+    let detail = format!("Not ready: {why}. Send requests to another node.");
+    Problem::new(Kind::Unavailable, detail).retry_after_ms(1_000)
 }
 
 /// GET /health

@@ -17,7 +17,7 @@ use crate::{
     extract::{
         Context, Query,
         body::{self, Held, Limit},
-        json::{media_type, unsupported},
+        media_type::{MediaType, unsupported},
         not_found, path,
     },
     gateway::Gateway,
@@ -30,6 +30,9 @@ use crate::{
 };
 
 const WASM: &str = "application/wasm";
+
+/// What clients send that know no media type of modules, also those that are made of the document.
+const BYTES: &str = "application/octet-stream";
 
 /// PUT /v1/modules/{name}
 pub(crate) async fn publish(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
@@ -56,7 +59,7 @@ pub(crate) async fn publish(gateway: Gateway, caller: Caller, mut request: Reque
 
 async fn read_wasm(gateway: &Gateway, caller: &Caller, request: &mut Request) -> Result<Held, Problem> {
     // A client that names no type has nothing else to send here.
-    if media_type(request).is_some_and(|given| given != WASM && given != "application/octet-stream") {
+    if MediaType::of(request)?.is_some_and(|given| !given.is(WASM) && !given.is(BYTES)) {
         return Err(unsupported("application/wasm, application/octet-stream"));
     }
     body::require_length(request)?;
@@ -174,7 +177,7 @@ pub(crate) fn publish_doc() -> Operation {
              application/octet-stream. A body of no bytes is refused as empty-body, one without a length as \
              length-required; chunked is taken.",
         )
-        .takes_bytes(WASM, "The module: a WebAssembly binary for WASI preview 1", true)
+        .takes_bytes(&[BYTES, WASM], "The module: a WebAssembly binary for WASI preview 1", true)
         .answers::<Module>(201, "A new version")
         .answers::<Module>(200, "The latest version has these bytes already")
         .conditional()

@@ -95,7 +95,11 @@ pub(crate) async fn get(gateway: Gateway, _: Caller, request: Request) -> Answer
 }
 
 fn show(gateway: &Gateway, id: &TenantId) -> Result<(Tag, Response), Problem> {
-    let tenant = gateway.deps().views.keys().tenant(id).ok_or_else(|| not_found(Kind::TenantNotFound))?;
+    let keys = gateway.deps().views.keys();
+    if let Some(aside) = keys.set_aside(id) {
+        return Err(Problem::stream_set_aside(aside.position));
+    }
+    let tenant = keys.tenant(id).ok_or_else(|| not_found(Kind::TenantNotFound))?;
     Ok((Tag::from(&*tenant), json(StatusCode::OK, &views::Tenant::from(&*tenant))?))
 }
 

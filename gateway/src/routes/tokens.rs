@@ -22,6 +22,7 @@ use crate::{
     },
     extract::{Context, Query, json::Fields},
     gateway::Gateway,
+    idempotency,
     openapi::Operation,
     problem::{Kind, Problem, UNAUTHENTICATED},
     router::Answer,
@@ -37,6 +38,10 @@ pub(crate) async fn issue(gateway: Gateway, caller: Caller, mut request: Request
     let Some(key) = caller.key() else {
         return Err(not_a_key());
     };
+    idempotency::none(
+        request.headers(),
+        "A token is drawn anew for each request, and none is kept. Leave the key out.",
+    )?;
     let config = &gateway.config().tokens;
     let fields = Fields::read_optional(&gateway, &caller, &mut request).await?;
     let Wanted { scopes, ttl_seconds } = fields.map_or(Ok(Wanted::default()), |fields| wanted(fields, config))?;

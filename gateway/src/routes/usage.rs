@@ -9,6 +9,7 @@ use wasmwiz_projections::usage::{Span, UsageBy, UsageCursor};
 
 use super::json;
 use crate::{
+    accept,
     auth::Caller,
     extract::Query,
     gateway::Gateway,
@@ -43,21 +44,21 @@ impl FromStr for By {
 /// GET /v1/usage
 pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     let mut query = Query::of(&request)?;
-    let to = query.one::<Timestamp>("to").unwrap_or_else(|| gateway.deps().clock.now());
+    let (from, to) = query.between();
+    // A report that begins later than now is empty, as a list is.
+    let to = to.unwrap_or_else(|| from.into_iter().fold(gateway.deps().clock.now(), Timestamp::max));
     let earlier = Timestamp::from_unix_ms(to.unix_ms().saturating_sub(DEFAULT_SPAN_MS)).max(Timestamp::EARLIEST);
-    let from = query.one::<Timestamp>("from").unwrap_or(earlier);
+    let from = from.unwrap_or(earlier);
     let By(by, name) = query.one("by").unwrap_or(By(UsageBy::Day, "day"));
-    if from > to {
-        query.fault("from", "lies after to");
-    }
     let (paging, page) = Paging::of::<UsageCursor>(&request, &mut query, "usage", caller.tenant_id())?;
     query.finish()?;
+    let csv = accept::choose(request.headers(), &["application/json", csv::MEDIA_TYPE])? == csv::MEDIA_TYPE;
     // The pages of a report that ends "now" are about one time: the first one's.
     let span = page.after.as_ref().map_or(Span { from, to }, |cursor| cursor.span);
     let listed = gateway.deps().views.usage().usage(caller.tenant_id(), span, by, page).await?;
     let (next_cursor, link) = paging.next(listed.next.as_ref());
     let items: Vec<_> = listed.items.into_iter().map(UsageSum::from).collect();
-    let mut response = if wants_csv(&request) {
+    let mut response = if csv {
         Response::builder().header(header::CONTENT_TYPE, csv::MEDIA_TYPE).body(csv::table(&items))
     } else {
         let body = Usage {
@@ -75,20 +76,6 @@ pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -
         response.headers_mut().insert(header::LINK, link);
     }
     Ok(response)
-}
-
-/// Does the caller want a table? JSON is what it gets otherwise.
-fn wants_csv(request: &Request) -> bool {
-    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    accept.is_some_and(|accept| accept.split(',').any(is_csv))
-}
-
-/// Is it text/csv, and not with the weight 0, which means "not this"?
-fn is_csv(range: &str) -> bool {
-    let mut parts = range.split(';').map(str::trim);
-    let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("text/csv"));
-    let weight = parts.find_map(|part| part.strip_prefix("q=")).and_then(|weight| weight.parse::<f32>().ok());
-    named && weight.is_none_or(|weight| weight > 0.0)
 }
 
 pub(crate) fn report_doc() -> Operation {
@@ -111,5 +98,5 @@ pub(crate) fn report_doc() -> Operation {
         )
         .with_header("Link", "The next page, rel=\"next\", when there is one.")
         .with_header("Vary", "accept")
-        .problem(&[Kind::InvalidQuery])
+        .problem(&[Kind::InvalidQuery, Kind::NotAcceptable])
 }

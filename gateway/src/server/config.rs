@@ -43,6 +43,13 @@ pub struct ServerConfig {
     /// The least rate at which a client must take its answer, in bytes a second. Who is slower is cut off once the
     /// difference has added up to `write_stall_ms`.
     pub write_rate_bytes: u64,
+    /// What is read away of a body that was refused, in bytes, so that a client which writes before it reads gets the answer:
+    /// at least the largest upload of the widest tier, and more than that, as it was too large.
+    pub linger_bytes_max: u64,
+    /// The least rate at which it must come, in bytes a second.
+    pub linger_rate_bytes: u64,
+    /// Bodies that are read away at the same time. Of others the first MiB is.
+    pub linger_max: usize,
     /// For a client to begin TLS, in milliseconds.
     pub tls_handshake_timeout_ms: u64,
     /// TLS handshakes under way. More are closed: each costs as much as many requests.
@@ -75,6 +82,9 @@ impl Default for ServerConfig {
             headers_bytes_max: 32 << 10,
             write_stall_ms: 30_000,
             write_rate_bytes: 4 << 10,
+            linger_bytes_max: 192 << 20,
+            linger_rate_bytes: 1 << 20,
+            linger_max: 256,
             tls_handshake_timeout_ms: 10_000,
             tls_handshakes_max: 2_048,
             tls_handshakes_per_address_max: 256,

@@ -27,7 +27,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ServerConfig, answer::Answers, ended::Ended, linger::linger, socket::Socket, tls::Handshakes};
+use super::{
+    ServerConfig,
+    answer::Answers,
+    ended::Ended,
+    linger::Linger,
+    socket::{Endless, Socket},
+    tls::Handshakes,
+};
+use crate::stream;
 
 /// How often the answers of an HTTP/2 connection are looked at, in milliseconds: so much later than it could be is one
 /// cut off that is not taken.
@@ -75,7 +83,8 @@ pub(super) fn protocol(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
         .max_headers(config.headers_max)
         // hyper's floor; a smaller buffer panics.
         .max_buf_size(config.http1_buffer_bytes.max(8_192))
-        .half_close(false);
+        // A client may end its side once it has sent its request. Streams end with it all the same: see `Endless`.
+        .half_close(true);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -100,6 +109,7 @@ pub(super) struct Listening<E> {
     pub(super) endpoint: E,
     pub(super) protocol: auto::Builder<TokioExecutor>,
     pub(super) config: ServerConfig,
+    pub(super) linger: Linger,
     /// `None`: clients speak to it in the clear.
     pub(super) handshakes: Option<Handshakes>,
     pub(super) stop: Stop,
@@ -118,16 +128,17 @@ pub(super) async fn serve<E: Endpoint + 'static>(
     let local = tcp.local_addr().map_or_else(|_| LocalAddr::default(), |addr| LocalAddr(Addr::SocketAddr(addr)));
     let between = (local, RemoteAddr(Addr::SocketAddr(remote)));
     let config = &listening.config;
-    let socket = Socket::new(tcp, config.write_stall(), config.write_rate_bytes);
+    let endless = Endless::default();
+    let socket = Socket::new(tcp, config.write_stall(), config.write_rate_bytes, endless.clone());
     let Some(handshakes) = &listening.handshakes else {
-        return speak(socket, between, Scheme::HTTP, listening).await;
+        return speak(socket, between, Scheme::HTTP, endless, listening).await;
     };
     let begun = tokio::select! {
         () = listening.stop.draining.cancelled() => return Ended::Closed,
         begun = handshakes.begin(socket, remote.ip()) => begun,
     };
     match begun {
-        Some(stream) => Box::pin(speak(stream, between, Scheme::HTTPS, listening)).await,
+        Some(stream) => Box::pin(speak(stream, between, Scheme::HTTPS, endless, listening)).await,
         None => Ended::NoTls,
     }
 }
@@ -137,6 +148,7 @@ async fn speak<E: Endpoint + 'static>(
     socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     between: (LocalAddr, RemoteAddr),
     scheme: Scheme,
+    endless: Endless,
     listening: Arc<Listening<E>>,
 ) -> Ended {
     let Listening { protocol, config, stop, .. } = &*listening;
@@ -147,12 +159,15 @@ async fn speak<E: Endpoint + 'static>(
         move |request: http::Request<Incoming>| {
             let beat = Beat::begin(&pulse);
             let (listening, answers, scheme) = (Arc::clone(&listening), answers.clone(), scheme.clone());
+            let endless = endless.clone();
             let (local, remote) = between.clone();
             async move {
                 let is_http2 = request.version() == Version::HTTP_2;
                 let mut request = poem::Request::from((request, local, remote, scheme));
-                linger(&mut request);
+                listening.linger.over(&mut request);
+                endless.set(false);
                 let response = listening.endpoint.get_response(request).await;
+                endless.set(!is_http2 && response.content_type() == Some(stream::MEDIA_TYPE));
                 drop(beat);
                 Ok::<_, Infallible>(http::Response::from(response).map(|body| answers.watch(body, is_http2)))
             }

@@ -5,35 +5,80 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Version, header};
+use http::{HeaderValue, Version, header};
 use http_body_util::{BodyExt as _, combinators::BoxBody};
 use hyper::body::{Body, Frame, SizeHint};
 use poem::Request;
+use tokio::{sync::Semaphore, time::Instant};
 
-/// The most that is read away, in bytes. A body that announces more is not worth the wait: the connection is closed.
-const LINGER_BYTES: u64 = 16 << 20;
+use super::ServerConfig;
 
-/// How long it may take.
-const LINGER: Duration = Duration::from_secs(2);
+/// What a body may take to be read away whatever its size.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Bodies that are no larger than this, in bytes, are read away however many others are: those that clients mostly send.
+const SMALL_BYTES: u64 = 1 << 20;
 
 type Inner = BoxBody<Bytes, std::io::Error>;
 
-/// A body whose rest is read away when it is dropped.
-struct Lingering(Option<Inner>);
+/// Reads away what the requests of a listener leave. Clones share its bounds. It takes time and no memory.
+#[derive(Debug, Clone)]
+pub(super) struct Linger {
+    seats: Arc<Semaphore>,
+    bytes_max: u64,
+    rate_bytes: u64,
+}
 
-/// Makes the body of `request` one that lingers. HTTP/2 needs none of this: it resets a stream and not a connection. Nor
-/// does a client that waits for `100 Continue`: it has sent nothing.
-pub(super) fn linger(request: &mut Request) {
-    let waits = request.headers().contains_key(header::EXPECT);
-    if !waits && request.version() <= Version::HTTP_11 {
-        let body: Inner = request.take_body().into();
-        request.set_body(Lingering(Some(body)).boxed());
+/// A body whose rest is read away when it is dropped.
+struct Lingering {
+    body: Option<Inner>,
+    linger: Linger,
+    /// May its client have sent some of it? One that waits for `100 Continue` is given it when the body is read for the first time.
+    begun: bool,
+}
+
+impl Linger {
+    pub(super) fn new(config: &ServerConfig) -> Self {
+        let seats = Arc::new(Semaphore::new(config.linger_max.min(Semaphore::MAX_PERMITS)));
+        Self { seats, bytes_max: config.linger_bytes_max, rate_bytes: config.linger_rate_bytes.max(1) }
     }
+
+    /// Makes the body of `request` one that lingers. HTTP/2 needs none of this: it resets a stream and not a connection. Nor
+    /// does a client that still waits for `100 Continue` when its answer comes: it has sent nothing.
+    pub(super) fn over(&self, request: &mut Request) {
+        if request.version() <= Version::HTTP_11 {
+            let begun = !waits(request);
+            let body: Inner = request.take_body().into();
+            request.set_body(Lingering { body: Some(body), linger: self.clone(), begun }.boxed());
+        }
+    }
+
+    async fn read_away(self, mut body: Inner) {
+        // A small body is read away whoever else lingers; more would be as many as there are connections.
+        let seat = self.seats.try_acquire();
+        let bytes_max = if seat.is_ok() { self.bytes_max } else { self.bytes_max.min(SMALL_BYTES) };
+        let (begun, mut bytes) = (Instant::now(), 0_u64);
+        // A body that announces more is not worth the wait: the connection is closed.
+        while bytes.saturating_add(body.size_hint().lower()) <= bytes_max {
+            let earned = Duration::from_millis(bytes.saturating_mul(1_000) / self.rate_bytes);
+            let Ok(Some(Ok(frame))) = tokio::time::timeout_at(begun + GRACE + earned, body.frame()).await else {
+                return;
+            };
+            bytes = bytes.saturating_add(frame.data_ref().map_or(0, |data| data.len() as u64));
+        }
+    }
+}
+
+/// Does its client send nothing before it is told to? There is no such thing in HTTP/1.0.
+fn waits(request: &Request) -> bool {
+    let continues = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    request.version() == Version::HTTP_11 && request.headers().get(header::EXPECT).is_some_and(continues)
 }
 
 impl Body for Lingering {
@@ -44,35 +89,27 @@ impl Body for Lingering {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        self.get_mut().0.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(context))
+        let this = self.get_mut();
+        this.begun = true;
+        this.body.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(context))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
-        if body.size_hint().lower() > LINGER_BYTES {
-            return;
-        }
+        let begun = self.begun;
+        let Some(body) = self.body.take().filter(|body| begun && !body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(tokio::time::timeout(LINGER, read_away(body)));
+            runtime.spawn(self.linger.clone().read_away(body));
         }
-    }
-}
-
-async fn read_away(mut body: Inner) {
-    let mut bytes = 0_u64;
-    while bytes <= LINGER_BYTES {
-        let Some(Ok(frame)) = body.frame().await else { return };
-        bytes = bytes.saturating_add(frame.data_ref().map_or(0, |data| data.len() as u64));
     }
 }
 
@@ -101,6 +138,10 @@ mod tests {
         (request.body(body), taken)
     }
 
+    fn linger(linger_bytes_max: u64, linger_max: usize) -> Linger {
+        Linger::new(&ServerConfig { linger_bytes_max, linger_max, ..Default::default() })
+    }
+
     async fn settle() {
         for _ in 0..20 {
             tokio::task::yield_now().await;
@@ -110,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_handler_leaves_of_a_body_is_read_away() {
         let (mut request, taken) = request(false);
-        linger(&mut request);
+        linger(1 << 20, 1).over(&mut request);
         drop(request);
         settle().await;
         assert_eq!(taken.load(Ordering::Relaxed), 5);
@@ -119,16 +160,47 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_given_on_unchanged() {
         let (mut request, _) = request(false);
-        linger(&mut request);
+        linger(1 << 20, 1).over(&mut request);
         assert_eq!(request.take_body().into_bytes().await.unwrap(), "piece".repeat(5));
     }
 
     #[tokio::test]
     async fn who_waits_for_leave_to_send_is_not_made_to() {
         let (mut request, taken) = request(true);
-        linger(&mut request);
+        linger(1 << 20, 1).over(&mut request);
         drop(request);
         settle().await;
         assert_eq!(taken.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn who_was_given_leave_to_send_is_read_to_the_end() {
+        let (mut request, taken) = request(true);
+        linger(1 << 20, 1).over(&mut request);
+        let mut body: Inner = request.take_body().into();
+        body.frame().await.unwrap().unwrap();
+        drop(body);
+        settle().await;
+        assert_eq!(taken.load(Ordering::Relaxed), 5);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_away_than_may_be() {
+        for (bytes_max, seats, pieces) in [(12, 1, 3), (0, 1, 1), (SMALL_BYTES, 0, 5)] {
+            let (mut request, taken) = request(false);
+            linger(bytes_max, seats).over(&mut request);
+            drop(request);
+            settle().await;
+            assert_eq!(taken.load(Ordering::Relaxed), pieces, "{bytes_max} bytes");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_nothing_more_is_left_after_a_moment() {
+        let linger = linger(1 << 20, 1);
+        let silent = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        let begun = Instant::now();
+        linger.clone().read_away(PoemBody::from_bytes_stream(silent).into()).await;
+        assert_eq!((begun.elapsed(), linger.seats.available_permits()), (GRACE, 1));
     }
 }

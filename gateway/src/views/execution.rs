@@ -15,6 +15,7 @@ use wasmwiz_actors::{
 use wasmwiz_events::{
     execution::{ModuleRef, Outcome},
     id::{ExecutionId, KeyId},
+    reproducibility::Reproducibility,
     time::Timestamp,
 };
 use wasmwiz_projections::executions::ExecutionRecord;
@@ -55,6 +56,10 @@ pub(crate) struct Execution {
     pub(crate) key_id: String,
     /// Does a run from this record give the same result by construction?
     pub(crate) deterministic: Option<bool>,
+    /// What its end depended on: pure (its module, input, arguments and seed), virtual-time (also the moment of its acceptance),
+    /// transcript (also what it read from the host's clocks, which is kept) or unverifiable (something that is not recorded);
+    /// null while it runs.
+    pub(crate) reproducibility: Option<String>,
     /// Why it ended as it did, for people.
     pub(crate) message: Option<String>,
 }
@@ -84,6 +89,8 @@ pub(crate) struct ExecutionSummary {
     pub(crate) key_id: String,
     /// Does a run from the record give the same result by construction?
     pub(crate) deterministic: Option<bool>,
+    /// pure, virtual-time, transcript or unverifiable; null while it runs.
+    pub(crate) reproducibility: Option<String>,
     /// Why it ended as it did, for people.
     pub(crate) message: Option<String>,
 }
@@ -115,6 +122,7 @@ pub(crate) struct Resource<'a> {
     finished_at: Option<Timestamp>,
     key_id: &'a KeyId,
     deterministic: Option<bool>,
+    reproducibility: Option<&'static str>,
     message: Option<&'a str>,
 }
 
@@ -200,6 +208,7 @@ impl<'a> Resource<'a> {
             finished_at: Some(done.finished_at),
             key_id: &accepted.key_id,
             deterministic: None,
+            reproducibility: None,
             message: None,
         };
         match &done.end {
@@ -207,6 +216,7 @@ impl<'a> Resource<'a> {
                 // Nothing was recorded of what it wrote, which is not the same as that it wrote nothing.
                 (resource.stdout, resource.stdout_encoding) = (None, None);
                 (resource.stderr, resource.stderr_encoding) = (None, None);
+                resource.reproducibility = Some(Reproducibility::Unverifiable.as_str());
                 resource.message = Some(&lost.reason);
             }
             End::Finished(finished) => {
@@ -221,7 +231,8 @@ impl<'a> Resource<'a> {
                     stdin_bytes: accepted.stdin.size_bytes,
                     stdout_bytes: finished.stdout.size_bytes,
                 });
-                resource.deterministic = Some(finished.deterministic);
+                resource.deterministic = Some(finished.class().is_deterministic());
+                resource.reproducibility = Some(finished.class().as_str());
                 resource.message = finished.message.as_deref();
             }
         }
@@ -247,6 +258,7 @@ impl<'a> Resource<'a> {
             finished_at: None,
             key_id: &accepted.key_id,
             deterministic: None,
+            reproducibility: None,
             message: None,
         }
     }
@@ -272,6 +284,7 @@ impl<'a> Resource<'a> {
             finished_at: end.map(|end| end.finished_at),
             key_id: &record.key_id,
             deterministic: deterministic(record),
+            reproducibility: end.map(|end| end.reproducibility.as_str()),
             message: end.and_then(|end| end.message.as_deref()),
         }
     }
@@ -313,7 +326,7 @@ fn usage(record: &ExecutionRecord) -> Option<ResourceUse> {
 }
 
 fn deterministic(record: &ExecutionRecord) -> Option<bool> {
-    record.end.as_ref().filter(|end| end.outcome != Outcome::Lost).map(|end| end.deterministic)
+    record.end.as_ref().filter(|end| end.outcome != Outcome::Lost).map(|end| end.reproducibility.is_deterministic())
 }
 
 impl From<ExecutionRecord> for ExecutionSummary {
@@ -336,6 +349,7 @@ impl From<ExecutionRecord> for ExecutionSummary {
             finished_at: end.map(|end| end.finished_at.to_string()),
             key_id: record.key_id.to_string(),
             deterministic,
+            reproducibility: end.map(|end| end.reproducibility.as_str().to_owned()),
             message: end.and_then(|end| end.message.clone()),
         }
     }

@@ -112,6 +112,7 @@ impl Node {
             clock: Arc::clone(&clock),
             policy,
             ownership: Arc::new(Alone { node: node.clone(), boot }),
+            snapshots: None,
         };
         let region = Region::start(RegionConfig::default(), deps).await.unwrap();
         let executors = Executors::start(ExecutorConfig { threads: 1, guests_max: 8, ..Default::default() }).unwrap();

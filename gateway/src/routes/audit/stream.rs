@@ -4,6 +4,7 @@ use poem::Request;
 use wasmwiz_events::key::Scope;
 
 use crate::{
+    accept,
     auth::Caller,
     extract::Query,
     gateway::Gateway,
@@ -16,6 +17,7 @@ use crate::{
 /// GET /v1/audit/stream
 pub(crate) async fn stream(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
+    accept::choose(request.headers(), &[stream::MEDIA_TYPE])?;
     let head = gateway.deps().log.head(caller.tenant_id()).await?.revision;
     let from = stream::resumed(request.headers(), head)?.unwrap_or_else(|| head.next());
     let show = |happened: &Happened<'_>| {
@@ -34,5 +36,5 @@ pub(crate) fn stream_doc() -> Operation {
         )
         .header("Last-Event-ID", "The id of the last event that was seen, unchanged.")
         .answers_events(200, "Events, until the client goes")
-        .problem(&[Kind::TooManyStreams])
+        .problem(&[Kind::TooManyStreams, Kind::NotAcceptable])
 }

@@ -14,7 +14,7 @@ use crate::{
 
 /// What a run can be refused for, whichever door it came through.
 const REFUSED: [Kind; 5] =
-    [Kind::InvalidArguments, Kind::RateLimited, Kind::DailyQuotaUsed, Kind::TooManyConcurrent, Kind::InvalidQuery];
+    [Kind::InvalidArguments, Kind::RateLimited, Kind::DailyQuotaUsed, Kind::TooManyConcurrent, Kind::NotAcceptable];
 
 fn ran(operation: Operation) -> Operation {
     operation
@@ -28,6 +28,7 @@ fn ran(operation: Operation) -> Operation {
         .answers_bytes(200, BYTES, "The guest's standard output itself, with Accept: application/octet-stream")
         .answers::<Execution>(202, "It is accepted and will run, with Prefer: respond-async")
         .with_header("Location", "Where the execution is.")
+        .with_header("Vary", "accept: it chooses between the two forms. Not on a 202.")
         .with_header("Preference-Applied", "With Prefer: respond-async: what was followed.")
         .with_header("Wasmwiz-Execution-Id", "With octet-stream: the execution.")
         .with_header("Wasmwiz-Outcome", "With octet-stream: how it ended.")
@@ -64,7 +65,7 @@ pub(crate) fn run_doc() -> Operation {
         )
         .query::<u32>("version", "The version to run; the latest when absent.")
         .query::<Vec<String>>("arg", "An argument; may be repeated.")
-        .takes_bytes(BYTES, "Standard input", false)
+        .takes_bytes(&[BYTES], "Standard input", false)
         .problem(&[Kind::ModuleNotFound, Kind::VersionNotFound, Kind::LengthRequired, Kind::UnsupportedMediaType]);
     ran(operation)
 }

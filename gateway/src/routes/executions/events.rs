@@ -15,6 +15,7 @@ use wasmwiz_projections::views::View;
 
 use super::found;
 use crate::{
+    accept,
     auth::Caller,
     gateway::Gateway,
     openapi::Operation,
@@ -35,6 +36,7 @@ struct Step {
 
 /// GET /v1/executions/{execution_id}/events
 pub(crate) async fn events(gateway: Gateway, caller: Caller, request: Request) -> Answer {
+    accept::choose(request.headers(), &[stream::MEDIA_TYPE])?;
     let mut record = found(&gateway, &caller, &request).await?;
     let head = gateway.deps().log.head(caller.tenant_id()).await?.revision;
     let begin = first_revision(&gateway, record.accepted_position).await?;
@@ -112,5 +114,5 @@ pub(crate) fn events_doc() -> Operation {
         .header("Last-Event-ID", "The id of the last event that was seen, unchanged.")
         .answers_events(200, "Events, up to the end")
         .answers_nothing(204, "The last event was seen already")
-        .problem(&[Kind::ExecutionNotFound, Kind::TooManyStreams])
+        .problem(&[Kind::ExecutionNotFound, Kind::TooManyStreams, Kind::NotAcceptable])
 }
