@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! start: data folder, log, blobs, executors, region, bus, views, feed, dispatch, seat, gateway   then the sweep
-//! stop:  not ready, gateway drained, executions ended, seat left, entities retired, feed, views, executors, log flushed
+//! stop:  not ready, API drained, executions ended, seat left, entities retired, feed, views, executors, log flushed, admin
 //! ```
+//! How long each part of a stop may take: see [`crate::shutdown`].
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use metrics_exporter_prometheus::PrometheusHandle;
+use futures_util::FutureExt as _;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use wasmwiz_actors::{
@@ -18,6 +19,7 @@ use wasmwiz_actors::{
     ids::Ids,
     ownership::Alone,
     region::{Region, RegionDeps},
+    snapshots::{self, FileSnapshots},
 };
 use wasmwiz_events::{
     feed::{Feed, Keep},
@@ -39,11 +41,11 @@ use wasmwiz_projections::{Views, views::View};
 use crate::{
     certificates,
     cluster::{membership::Identity, seat::Seat},
-    config::{Config, ShutdownConfig},
-    descriptors, folder,
+    config::Config,
+    descriptors, folder, image,
     ready::Ready,
-    shutdown::Signals,
-    store::Store,
+    shutdown::{self, Budget, Plan, Signals},
+    store::{self, Store},
     sweep::Sweep,
     telemetry, token_keys,
 };
@@ -66,18 +68,21 @@ const LAST_USED: &str = "last-used.json";
 /// How often that is written, in seconds, if it has changed.
 const LAST_USED_EVERY_S: u64 = 60;
 
+/// How long the last answers of the admin listener may take once everything else has stopped.
+const ADMIN_WITHIN: Duration = Duration::from_millis(250);
+
 /// Below the data folder: how far the feed has come.
 const FEED_CHECKPOINT: &str = "feed.json";
-
-/// How often the histograms are drained, in seconds: without it they grow while nobody scrapes them.
-const UPKEEP_EVERY_S: u64 = 5;
 
 /// The runtime of the gateway, the entities and the views. Guests run elsewhere.
 ///
 /// # Errors
 /// When the system has no threads left.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("wasmwiz").build();
+    // Said here, it is not read from the environment.
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let builder = &mut tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(threads).enable_all().thread_name("wasmwiz").build();
     runtime.context("the runtime cannot be started")
 }
 
@@ -86,33 +91,57 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 ///
 /// # Errors
 /// What could not be started or prepared, and what to do about it.
-pub async fn run(config: &Config, prepare: impl AsyncFnOnce(&App) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub fn run(config: &Config, prepare: impl AsyncFnOnce(&App) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    descriptors::raise(config.gateway.server.connections_max)?;
+    let runtime = runtime()?;
+    let lived = runtime.block_on(live(config, prepare));
+    // Whoever still waits for a disk must not be waited for.
+    runtime.shutdown_background();
+    lived
+}
+
+async fn live(config: &Config, prepare: impl AsyncFnOnce(&App) -> anyhow::Result<()>) -> anyhow::Result<()> {
     // First of all: a node that serves must never be ended by a signal that it does not hear.
     let mut signals = Signals::install().context("signals cannot be heard")?;
-    descriptors::raise(config.gateway.server.connections_max);
+    shutdown::enforce(signals.clone(), config.shutdown.within());
     let app = tokio::select! {
         biased;
-        signal = signals.requested() => {
-            tracing::info!(signal, "the node stops before it has started");
+        told = signals.requested() => {
+            tracing::info!(signal = told.name(), "the node stops before it has started");
             return Ok(());
         }
         started = App::start(config) => started?,
     };
+    let log = Arc::clone(&app.store.log);
     let lived = tokio::select! {
         biased;
-        reason = app.store.log.poisoned() => {
-            tracing::error!(%reason, "the log has failed; the node stops: repair what it names and start it again");
-            // At once: an orderly stop would wait for the same log, and nothing may be served meanwhile.
-            std::process::exit(EXIT_LOG_FAILED);
-        }
-        signal = signals.requested() => {
-            tracing::info!(signal, "the node stops");
+        reason = log.poisoned() => log_has_failed(&reason),
+        told = signals.requested() => {
+            tracing::info!(signal = told.name(), "the node stops");
             Ok(())
         }
-        Err(unprepared) = prepared_for_ever(prepare(&app)) => Err(unprepared),
+        Err(unprepared) = prepared_for_ever(prepare(&app)) => {
+            shutdown::cut_off_after(config.shutdown.within());
+            Err(unprepared)
+        }
     };
-    app.stop().await;
+    tokio::select! {
+        biased;
+        reason = log.poisoned() => log_has_failed(&reason),
+        () = app.stop(signals.budget()) => {}
+    }
+    // Its last write may be what failed.
+    if let Some(reason) = log.poisoned().now_or_never() {
+        log_has_failed(&reason);
+    }
+    tracing::info!("the node has stopped");
     lived
+}
+
+/// Ends the process at once: an orderly stop would wait for the same log, and nothing may be served meanwhile.
+fn log_has_failed(reason: &str) -> ! {
+    tracing::error!(reason, "the log has failed; the node stops: repair what it names and start it again");
+    shutdown::exit(EXIT_LOG_FAILED)
 }
 
 /// Gives only the failure of `preparing`: what is prepared has nothing more to say.
@@ -139,8 +168,16 @@ pub struct App {
     admin_address: SocketAddr,
     is_tls: bool,
     stopping: CancellationToken,
-    serving: Vec<JoinHandle<Drained>>,
-    shutdown: ShutdownConfig,
+    stopped: CancellationToken,
+    serving: Serving,
+    plan: Plan,
+    entities: Duration,
+}
+
+/// The listeners.
+struct Serving {
+    api: JoinHandle<Drained>,
+    admin: JoinHandle<Drained>,
 }
 
 impl App {
@@ -150,14 +187,14 @@ impl App {
     /// What could not be started, and what to do about it.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let metrics = telemetry::init_metrics()?;
-        spawn_upkeep(metrics.clone());
+        telemetry::keep_up(metrics.clone());
         let tls = certificates::load(config.listen.tls.as_ref()).await?;
         let (api, admin) =
             (listen(config.listen.api, "listen.api").await?, listen(config.listen.admin, "listen.admin").await?);
         let (api_address, admin_address) = (api.local_addr()?, admin.local_addr()?);
         let data = &config.node.data_dir;
         folder::make(data)
-            .with_context(|| format!("the data folder {} cannot be made; set node.data_dir", data.display()))?;
+            .with_context(|| format!("the data folder {} cannot be used; set node.data_dir", data.display()))?;
 
         // What may take a while at a first start comes before the views are opened: then they fold while it serves.
         let store = Store::open(config).await?;
@@ -181,6 +218,7 @@ impl App {
                 Some(seat) => Arc::new(seat.beliefs()),
                 None => Arc::new(Alone { node: node.clone(), boot }),
             },
+            snapshots: Some(Arc::new(FileSnapshots::new(&snapshots::folder(&config.node.data_dir)))),
         };
         let region = Region::start(config.region, deps).await?;
         let bus = match &seat {
@@ -216,12 +254,21 @@ impl App {
         };
         let stopping = CancellationToken::new();
         if let Some(seat) = &mut seat {
-            seat.take(region, dispatch.clone());
+            seat.take(region.clone(), dispatch.clone());
         }
         certificates::keep_current(tls.as_ref(), &stopping)?;
         let settings = GatewayConfig { tls: config.gateway.tls || is_tls, ..config.gateway.clone() };
         let gateway = Gateway::new(deps, settings);
-        let serving = serve((api, tls), admin, &gateway, metrics, &stopping);
+        let stopped = CancellationToken::new();
+        let (executing, files) = (executors.clone(), store.files());
+        let scrape = move || {
+            region.observe();
+            executing.observe();
+            files.iter().for_each(|log| store::observe(log));
+            metrics.render()
+        };
+        let serving = serve((api, tls), admin, &gateway, scrape, [&stopping, &stopped]);
+        let leave = if seat.is_some() { config.cluster.leave_ms } else { 0 };
         let app = Self {
             node,
             boot,
@@ -239,8 +286,10 @@ impl App {
             admin_address,
             is_tls,
             stopping,
+            stopped,
             serving,
-            shutdown: config.shutdown,
+            plan: Plan::of(&config.shutdown, Duration::from_millis(leave)),
+            entities: Duration::from_millis(config.shutdown.entities_ms),
         };
         app.sweep();
         let denials = wasmwiz_gateway::record_denials(gateway);
@@ -321,30 +370,48 @@ impl App {
         }
     }
 
-    async fn stop(self) {
-        let within = Duration::from_millis;
+    /// Stops in order, within the time for it. The admin listener answers until the end, that this node is not ready.
+    async fn stop(self, budget: Budget) {
+        let plan = self.plan;
         self.readiness.begin_draining();
-        tokio::time::sleep(within(self.shutdown.announce_ms)).await;
+        tokio::time::sleep(plan.announce).await;
         self.stopping.cancel();
-        for serving in self.serving {
-            match serving.await {
-                Ok(drained) => tracing::info!(open = drained.open, aborted = drained.aborted, "a listener has drained"),
-                Err(error) => tracing::error!(%error, "a listener failed"),
-            }
+        let Serving { mut api, admin } = self.serving;
+        let drained = async {
+            let (drained, _) = tokio::join!(&mut api, self.dispatch.drain(budget.left(plan.guests_until)));
+            told(drained);
+            // A request that came while others ended may have begun another one.
+            self.dispatch.drain(budget.left(plan.guests_until)).await
+        };
+        if budget.until(plan.guests_until, "waiting for executions and answers", drained).await != Some(true) {
+            self.dispatch.cut_off();
+            let ended = async {
+                self.dispatch.drain(budget.left(plan.ends_until)).await;
+                if !api.is_finished() {
+                    told((&mut api).await);
+                }
+            };
+            budget.until(plan.ends_until, "recording the ends of executions that were cut off", ended).await;
         }
-        self.dispatch.drain(within(self.shutdown.executions_ms)).await;
-        save(&self.last_used).await;
+        // A disk that hangs keeps no cluster waiting for its member.
+        budget.until(plan.ends_until, "keeping when keys were last used", save(&self.last_used)).await;
         if let Some(seat) = self.seat {
-            seat.leave().await;
+            budget.until(plan.leave_until, "leaving the cluster", seat.leave(budget.left(plan.leave_until))).await;
         }
-        self.bus.region().shutdown(within(self.shutdown.entities_ms)).await;
+        let entities = |until| self.entities.min(budget.left(until));
+        self.bus.region().shutdown(entities(plan.settle_until)).await;
         if let Some(feed) = self.feed {
-            feed.stop().await;
+            budget.until(plan.settle_until, "sending the last events", feed.stop()).await;
         }
-        self.views.shutdown().await;
-        self.executors.shutdown(within(self.shutdown.entities_ms)).await;
-        self.store.close().await;
-        tracing::info!("the node has stopped");
+        budget.until(plan.settle_until, "closing the views", self.views.shutdown()).await;
+        self.executors.shutdown(entities(plan.settle_until)).await;
+        if budget.until(plan.end, "closing the log", self.store.close()).await.is_none() {
+            shutdown::exit(shutdown::EXIT_CUT_OFF);
+        }
+        self.stopped.cancel();
+        if let Ok(drained) = tokio::time::timeout(ADMIN_WITHIN.min(budget.left(plan.end)), admin).await {
+            told(drained);
+        }
     }
 
     /// Keeps when keys were last used, beside everything else, until the node stops.
@@ -366,6 +433,13 @@ impl App {
     }
 }
 
+fn told(drained: Result<Drained, tokio::task::JoinError>) {
+    match drained {
+        Ok(drained) => tracing::info!(open = drained.open, aborted = drained.aborted, "a listener has drained"),
+        Err(error) => tracing::error!(%error, "a listener failed"),
+    }
+}
+
 /// Where the API is.
 fn url(address: SocketAddr, is_tls: bool) -> String {
     format!("{}://{address}", if is_tls { "https" } else { "http" })
@@ -380,20 +454,20 @@ fn start_feed(config: &Config, log: &Arc<dyn EventLog>, clock: &Arc<dyn Clock>, 
     config.feed.is_on().then(|| Feed::start(config.feed.clone(), Arc::clone(log), Arc::clone(clock), keep()))
 }
 
-/// Serves the API, by TLS if there is one, and what is for operators.
+/// Serves the API, by TLS if there is one, and what is for operators; each until its end.
 fn serve(
     (api, tls): (TcpListener, Option<Tls>),
     admin: TcpListener,
     gateway: &Gateway,
-    metrics: PrometheusHandle,
-    stopping: &CancellationToken,
-) -> Vec<JoinHandle<Drained>> {
+    scrape: impl Fn() -> String + Send + Sync + 'static,
+    [stopping, stopped]: [&CancellationToken; 2],
+) -> Serving {
     let (app, bounds) = (wasmwiz_gateway::app(gateway), &gateway.config().server);
-    let admin_app = wasmwiz_gateway::admin(gateway, move || metrics.render());
-    vec![
-        tokio::spawn(server::serve_by(api, app, bounds.clone(), tls, stopping.clone())),
-        tokio::spawn(server::serve(admin, admin_app, bounds.clone(), stopping.clone())),
-    ]
+    let admin_app = wasmwiz_gateway::admin(gateway, scrape);
+    Serving {
+        api: tokio::spawn(server::serve_by(api, app, bounds.clone(), tls, stopping.clone())),
+        admin: tokio::spawn(server::serve(admin, admin_app, bounds.clone(), stopped.clone())),
+    }
 }
 
 /// Writes down when keys were last used.
@@ -405,16 +479,6 @@ async fn save(last_used: &LastUsed) {
     }
 }
 
-/// Drains the histograms for as long as the process lives.
-fn spawn_upkeep(metrics: PrometheusHandle) {
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_secs(UPKEEP_EVERY_S)).await;
-            metrics.run_upkeep();
-        }
-    });
-}
-
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).await;
     listener.with_context(|| format!("cannot listen on {address}; free the port or set {key}"))
@@ -423,8 +487,7 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 /// Guests are compiled by a child process of this same program, and its artefacts are kept below the data folder.
 fn executor_config(config: &Config) -> anyhow::Result<wasmwiz_actors::executor::ExecutorConfig> {
     let mut executor = config.executor.clone();
-    let program = std::env::current_exe().context("this program cannot find itself, to compile modules in a child")?;
-    executor.compile.worker = Some(vec![program.into(), "__compile".into()]);
+    executor.compile.worker = Some(vec![image::path()?.into(), "__compile".into()]);
     executor.artefacts_dir.get_or_insert_with(|| config.node.data_dir.join("artefacts"));
     Ok(executor)
 }

@@ -18,7 +18,7 @@ pub(crate) async fn load(config: Option<&TlsConfig>) -> anyhow::Result<Option<Tl
     Ok(Some(loaded.context("the certificate cannot be read")??))
 }
 
-/// Looks for changes, beside everything else, until the node stops. From here on SIGHUP no longer ends the process.
+/// Looks for changes, beside everything else, until the node stops.
 ///
 /// # Errors
 /// When the signal cannot be heard.

@@ -18,6 +18,7 @@ pub mod operator;
 pub mod output;
 pub mod place;
 pub mod recompute;
+pub mod rerun;
 pub mod token;
 
 /// WasmWiz runs WebAssembly modules for many tenants, and records every execution so that it can be proven.
@@ -47,7 +48,8 @@ pub enum Command {
     Run(client::run::Run),
     /// Publish, list, show and delete modules.
     Module(client::module::Module),
-    /// List, show, read and cancel executions.
+    /// List, show, read, verify and cancel executions.
+    #[command(visible_alias = "execution")]
     Exec(client::exec::Exec),
     /// Issue, list, show, rotate and revoke keys.
     Key(client::key::Key),

@@ -1,15 +1,19 @@
 //! Every setting of a node, with its unit and its default.
 //!
 //! Order of precedence, the later wins: defaults, the file given with `--config`, environment variables
-//! `WASMWIZ_<SECTION>__<KEY>` (for instance `WASMWIZ_LISTEN__API`), command line flags. An unknown key is an error.
+//! `WASMWIZ_<SECTION>__<KEY>` (for instance `WASMWIZ_LISTEN__API`), command line flags. An unknown key is an error. A value
+//! means the same wherever it stands: a variable's text is no number where a text is wanted (ADR 037).
 
 use std::{
-    fmt,
+    collections::BTreeMap,
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use serde::{Deserialize, Serialize, Serializer};
+use layers::{Node, Origin};
+use serde::{Deserialize, Serialize};
 use wasmwiz_actors::{executor::ExecutorConfig, limits::Policy, region::RegionConfig};
 use wasmwiz_events::{
     feed::FeedConfig,
@@ -21,29 +25,15 @@ use wasmwiz_projections::Config as ViewsConfig;
 
 use crate::cluster::config::ClusterConfig;
 
-/// A value that is never printed. Written as `"***"` wherever a configuration is shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
+mod environment;
+pub mod layers;
+mod read;
+mod secret;
+mod show;
+mod traces;
+pub use traces::TracesConfig;
 
-impl Secret {
-    /// The value itself: for the one place that needs it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
-}
+pub use secret::Secret;
 
 /// All settings of a node.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -143,6 +133,9 @@ pub struct AuthConfig {
 /// The fewest bytes of a pepper: as many as its hash has.
 const PEPPER_MIN_BYTES: usize = 32;
 
+/// What a stop may take, in milliseconds: shorter, nothing can be recorded in it.
+const SHUTDOWN_MS: std::ops::RangeInclusive<u64> = 1_000..=3_600_000;
+
 /// The most asynchronous executions of one tenant that a tier may allow.
 const QUEUED_MAX: u32 = 10_000;
 
@@ -202,22 +195,28 @@ pub struct TelemetryConfig {
     pub format: Format,
     /// Which are written: a filter of the `tracing` family, for instance `info,wasmwiz_actors=debug`.
     pub filter: String,
+    /// Traces of requests, from the gateway to the guest and the log.
+    pub traces: TracesConfig,
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { format: Format::Auto, filter: "info".into() }
+        Self { format: Format::Auto, filter: "info".into(), traces: TracesConfig::default() }
     }
 }
 
-/// How it stops, each step with the most time it may take.
+/// How it stops: the time it may take in all, and the most that is taken of it by each step.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ShutdownConfig {
-    /// Milliseconds to answer "not ready" and still serve, so that load balancers look elsewhere first.
+    /// Milliseconds from the signal to the end of the process, whatever is under way. Less than whoever stops the node waits
+    /// before it is killed: Kubernetes and Docker's `stop --time` are to be set to more.
+    pub within_ms: u64,
+    /// Milliseconds to answer "not ready" and still serve, so that load balancers look elsewhere first. At most a quarter of
+    /// the whole.
     pub announce_ms: u64,
-    /// Milliseconds for executions under way to end. Longer than most, shorter than the longest that a tier allows:
-    /// what is cut off is declared lost at the next start.
+    /// Milliseconds for executions under way to end by themselves. The rest is ended, and that is recorded. At most what the
+    /// whole leaves beside the record.
     pub executions_ms: u64,
     /// Milliseconds for the entities to record what they decided.
     pub entities_ms: u64,
@@ -225,16 +224,37 @@ pub struct ShutdownConfig {
 
 impl Default for ShutdownConfig {
     fn default() -> Self {
-        Self { announce_ms: 0, executions_ms: 20_000, entities_ms: 5_000 }
+        Self { within_ms: 25_000, announce_ms: 2_000, executions_ms: 20_000, entities_ms: 5_000 }
+    }
+}
+
+impl ShutdownConfig {
+    /// The time that a stop may take.
+    pub const fn within(&self) -> Duration {
+        Duration::from_millis(self.within_ms)
     }
 }
 
 /// The configuration cannot be used. The text says which key, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration file {path} cannot be read; --config names it")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file or variable does not parse, or names an unknown key.
-    #[error("the configuration cannot be read: {0}")]
-    Read(#[from] config::ConfigError),
+    #[error("{place} {problem}")]
+    Setting {
+        /// The variable, or the place in the file.
+        place: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A file that holds a secret cannot be read.
     #[error("{path} cannot be read; {key} names it")]
     SecretFile {
@@ -256,37 +276,82 @@ pub enum ConfigError {
     },
 }
 
+/// A configuration, and where its values are from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Loaded {
+    /// The configuration as TOML, secrets redacted, with a remark at each line that is not a default.
+    ///
+    /// # Errors
+    /// As [`Config::to_toml`].
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        Ok(show::annotated(&self.config.to_toml()?, &self.origins))
+    }
+
+    /// Every value that is not a default, by its key, and where it is from.
+    pub const fn origins(&self) -> &BTreeMap<String, Origin> {
+        &self.origins
+    }
+
+    /// Where the value of a key is from.
+    fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
+}
+
 impl Config {
     /// Reads the file, if there is one, and the environment over it.
     ///
     /// # Errors
     /// [`ConfigError`] for unknown keys, values of the wrong type or out of range, and unreadable secrets.
-    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::load_over(file, environment())
+    pub fn load(file: Option<&Path>) -> Result<Loaded, ConfigError> {
+        Self::load_over(Self::default(), file)
     }
 
-    fn load_over(file: Option<&Path>, environment: config::Environment) -> Result<Self, ConfigError> {
+    /// The same over other defaults.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_over(defaults: Self, file: Option<&Path>) -> Result<Loaded, ConfigError> {
+        Self::layered(&defaults, file, std::env::vars_os())
+    }
+
+    fn layered(
+        defaults: &Self,
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Loaded, ConfigError> {
+        let unwritable = |error: toml::ser::Error| setting("the defaults", error.to_string());
         // The defaults come first as data, so that a file may override one field of a table and leave the others.
-        let mut builder = config::Config::builder().add_source(config::Config::try_from(&Self::default())?);
+        let mut node = Node::of(toml::Table::try_from(defaults).map_err(unwritable)?, &Origin::Default);
         if let Some(file) = file {
-            builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
+            node.lay(Node::of(parsed(file)?, &Origin::File));
         }
-        let config: Self = builder.add_source(environment).build()?.try_deserialize()?;
-        config.with_secrets_from_files()?.checked()
+        for variable in environment::settings(environment)? {
+            node.lay_variable(variable);
+        }
+        let config: Self = read::read(&node).map_err(|fault| refused(fault, file))?;
+        let loaded = Loaded { config, origins: node.origins() }.with_secrets_from_files()?;
+        match loaded.config.check() {
+            Ok(()) => Ok(loaded),
+            Err(ConfigError::Value { key, problem }) => Err(match loaded.origin(&key) {
+                Origin::Variable(name) => setting(&name, format!("is wrong: {key} {problem}")),
+                Origin::File | Origin::Default => ConfigError::Value { key, problem },
+            }),
+            Err(other) => Err(other),
+        }
     }
 
-    fn with_secrets_from_files(mut self) -> Result<Self, ConfigError> {
-        let auth = &mut self.auth;
-        read_secret("auth.operator_key_file", auth.operator_key_file.as_ref(), &mut auth.operator_key)?;
-        read_secret("auth.pepper_file", auth.pepper_file.as_ref(), &mut auth.pepper)?;
-        Ok(self)
-    }
-
-    /// Gives the configuration back if every value is in its range.
+    /// Is every value in its range?
     ///
     /// # Errors
     /// [`ConfigError::Value`] names the first that is not.
-    pub fn checked(self) -> Result<Self, ConfigError> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         let bad = |key: &str, problem: &str| Err(ConfigError::Value { key: key.into(), problem: problem.into() });
         if self.auth.pepper.as_ref().is_some_and(|pepper| pepper.reveal().len() < PEPPER_MIN_BYTES) {
             return bad("auth.pepper", "is too short; give at least 32 random bytes");
@@ -332,16 +397,22 @@ impl Config {
         if let Err((key, problem)) = self.feed.check() {
             return bad(&format!("feed.{key}"), problem);
         }
+        if let Err((key, problem)) = self.telemetry.traces.check() {
+            return bad(&format!("telemetry.traces.{key}"), problem);
+        }
         if let Err((key, problem)) = self.gateway.tokens.check() {
             return bad(&format!("gateway.tokens.{key}"), problem);
         }
         if let Err((key, problem)) = self.cluster.check() {
             return bad(&format!("cluster.{key}"), &problem);
         }
+        if !SHUTDOWN_MS.contains(&self.shutdown.within_ms) {
+            return bad("shutdown.within_ms", "is 1000 to 3600000");
+        }
         if self.executor.threads == 0 || self.executor.guests_max == 0 {
             return bad("executor.threads and executor.guests_max", "must not be 0");
         }
-        Ok(self)
+        Ok(())
     }
 
     /// The configuration as TOML, secrets redacted.
@@ -353,24 +424,65 @@ impl Config {
     }
 }
 
-/// Variables of the command line's client, which are no settings of a node.
-const OF_THE_CLIENT: [&str; 4] = ["WASMWIZ_PROFILE", "WASMWIZ_PROFILES", "WASMWIZ_URL", "WASMWIZ_API_KEY"];
-
-/// The variables of the environment that are settings.
-fn environment() -> config::Environment {
-    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    let all = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-    let settings = all.filter(|(name, _)| !OF_THE_CLIENT.contains(&name.as_str())).collect();
-    let environment = config::Environment::with_prefix("WASMWIZ").prefix_separator("_").separator("__");
-    environment.try_parsing(true).source(Some(settings))
+impl Loaded {
+    fn with_secrets_from_files(mut self) -> Result<Self, ConfigError> {
+        for (key, named) in [("auth.operator_key", "auth.operator_key_file"), ("auth.pepper", "auth.pepper_file")] {
+            // What was said later wins: a variable's key over the file that the configuration file names.
+            let later = self.origin(key).wins_over(&self.origin(named));
+            let auth = &mut self.config.auth;
+            let (secret, path) = match key {
+                "auth.pepper" => (&mut auth.pepper, &auth.pepper_file),
+                _ => (&mut auth.operator_key, &auth.operator_key_file),
+            };
+            if let Some(path) = path
+                && !(later && secret.is_some())
+            {
+                *secret = Some(Secret::in_file(named, path)?);
+                let origin = self.origin(named);
+                self.origins.insert(key.to_owned(), origin);
+            }
+        }
+        Ok(self)
+    }
 }
 
-fn read_secret(key: &'static str, file: Option<&PathBuf>, into: &mut Option<Secret>) -> Result<(), ConfigError> {
-    let Some(path) = file else { return Ok(()) };
-    let text = std::fs::read_to_string(path);
-    let text = text.map_err(|source| ConfigError::SecretFile { key, path: path.clone(), source })?;
-    *into = Some(Secret(text.trim_end_matches(['\r', '\n']).to_owned()));
-    Ok(())
+/// The variables of this process that set these keys, or something below them.
+pub fn variables_of(keys: &[&str]) -> Vec<OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names
+        .filter(|name| environment::key_of(name).is_some_and(|key| keys.iter().any(|of| is_within(&key, of))))
+        .collect()
+}
+
+/// Is it `table`, or something below it?
+fn is_within(key: &str, table: &str) -> bool {
+    key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn setting(place: &str, problem: String) -> ConfigError {
+    ConfigError::Setting { place: place.to_owned(), problem }
+}
+
+/// Reads a file. An error names the line, and does not quote it: it may hold a secret.
+fn parsed(file: &Path) -> Result<toml::Table, ConfigError> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|source| ConfigError::File { path: file.to_owned(), source })?;
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.split('\n').count();
+        setting(&format!("{}, line {line},", file.display()), format!("is no TOML: {}", error.message()))
+    })
+}
+
+fn refused(fault: read::Fault, file: Option<&Path>) -> ConfigError {
+    let (key, origin) = fault.at.unwrap_or((String::new(), Origin::Default));
+    match origin {
+        Origin::Variable(name) => setting(&name, format!("is wrong: {key}: {}", fault.problem)),
+        Origin::File | Origin::Default => {
+            let place = file.map_or_else(String::new, |file| format!(" in {}", file.display()));
+            setting(&format!("{key}{place}"), format!("is wrong: {}", fault.problem))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -381,12 +493,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("wasmwiz.toml");
         std::fs::write(&path, toml).unwrap();
-        Config::load(Some(&path))
+        Config::layered(&Config::default(), Some(&path), []).map(|loaded| loaded.config)
+    }
+
+    /// What a node makes of these variables over this file.
+    fn loaded_with(toml: &str, variables: &[(&str, &str)]) -> Result<Loaded, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wasmwiz.toml");
+        std::fs::write(&path, toml).unwrap();
+        let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let loaded = Config::layered(&Config::default(), Some(&path), variables);
+        loaded.map_err(|error| format!("{:#}", anyhow::Error::from(error)))
     }
 
     #[test]
     fn the_defaults_are_valid_and_survive_toml() {
-        let written = Config::default().checked().unwrap().to_toml().unwrap();
+        Config::default().check().unwrap();
+        let written = Config::default().to_toml().unwrap();
         let read = loaded(&written).unwrap();
         assert_eq!(read.to_toml().unwrap(), written);
     }
@@ -468,21 +591,114 @@ mod tests {
         assert!(documented.contains("WASMWIZ_LISTEN__API"), "{documented:?}");
         for name in documented {
             // No setting takes this value, or it is a text: either way its key is known, or the error says that it is not.
-            let value = [(name.to_owned(), "\u{1}".to_owned())].into_iter().collect();
-            let loaded = Config::load_over(None, environment().source(Some(value)));
-            let error = loaded.err().map(|error| error.to_string()).unwrap_or_default();
+            let error = loaded_with("", &[(name, "\u{1}")]).err().unwrap_or_default();
             assert!(!error.contains("unknown field"), "{name}: {error}");
         }
-        let unknown = [("WASMWIZ_LISTEN__NOWHERE".to_owned(), "x".to_owned())].into_iter().collect();
-        let error = Config::load_over(None, environment().source(Some(unknown))).unwrap_err().to_string();
-        assert!(error.contains("unknown field") && error.contains("nowhere"), "{error}");
     }
 
     #[test]
-    fn a_variable_overrides_its_key() {
-        let variable = [("WASMWIZ_LISTEN__API".to_owned(), "0.0.0.0:1".to_owned())].into_iter().collect();
-        let config = Config::load_over(None, environment().source(Some(variable))).unwrap();
-        assert_eq!(config.listen.api.to_string(), "0.0.0.0:1");
+    fn a_variable_that_is_no_setting_is_named_once_as_it_stands_in_the_environment() {
+        for (name, inner) in [
+            ("WASMWIZ_LISTEN__NOWHERE", "nowhere"),
+            ("WASMWIZ_NOWHERE__API", "nowhere"),
+            ("WASMWIZ__LISTEN__API", "_listen"),
+            ("WASMWIZ_LISTEN__", "unknown field ``"),
+            ("WASMWIZ_LISTEN__TLS__NOWHERE", "nowhere"),
+        ] {
+            let error = loaded_with("", &[("WASMWIZ_LISTEN__API", "127.0.0.1:1"), (name, "x")]).unwrap_err();
+            assert!(error.starts_with(&format!("{name} is wrong")) && error.contains(inner), "{error}");
+            assert_eq!((error.matches("unknown field").count(), error.lines().count()), (1, 1), "{error}");
+        }
+        let error = loaded_with("", &[("WASMWIZ_LISTEN__API__PORT", "1")]).unwrap_err();
+        assert!(error.starts_with("WASMWIZ_LISTEN__API__PORT is wrong: listen.api: "), "{error}");
+        let error = loaded_with("", &[("WASMWIZ_LISTEN__API", "nowhere")]).unwrap_err();
+        assert!(error.starts_with("WASMWIZ_LISTEN__API is wrong: listen.api: invalid socket address"), "{error}");
+    }
+
+    #[test]
+    fn a_text_stays_the_text_it_is_and_means_the_same_in_a_file() {
+        let texts = ["2026", "007", "1e5", "true", "0x10", "+1", "nan", "12345678901234567890123456789012", " a\"b# "];
+        for text in texts {
+            let of_variable = loaded_with("", &[("WASMWIZ_TELEMETRY__FILTER", text)]).unwrap();
+            assert_eq!(of_variable.config.telemetry.filter, text);
+            let of_file = loaded(&format!("telemetry.filter = {}", toml::Value::from(text))).unwrap();
+            assert_eq!(of_file.telemetry.filter, text);
+        }
+        let pepper = "12345678901234567890123456789012";
+        let config =
+            loaded_with("", &[("WASMWIZ_AUTH__PEPPER", pepper), ("WASMWIZ_NODE__NAME", "007")]).unwrap().config;
+        assert_eq!((config.auth.pepper.unwrap().reveal(), config.node.name.as_str()), (pepper, "007"));
+        let error = loaded_with("", &[("WASMWIZ_NODE__NAME", "2026.10")]).unwrap_err();
+        assert!(error.starts_with("WASMWIZ_NODE__NAME is wrong: node.name: "), "{error}");
+        let dir = loaded_with("", &[("WASMWIZ_NODE__DATA_DIR", "2026.10")]).unwrap().config.node.data_dir;
+        assert_eq!(dir, PathBuf::from("2026.10"));
+    }
+
+    #[test]
+    fn a_number_in_a_file_is_no_text_and_its_value_is_not_told_where_it_is_a_secret() {
+        let error = loaded("node.data_dir = 2026.10").unwrap_err().to_string();
+        assert!(error.starts_with("node.data_dir in ") && error.contains("floating point"), "{error}");
+        for secret in ["4242424242", "42.42", "true", "[4242]", "2042-04-02"] {
+            let error = loaded(&format!("auth.pepper = {secret}")).unwrap_err().to_string();
+            assert!(error.ends_with("is wrong: it is a text, in quotes"), "{error}");
+        }
+        for broken in ["auth.pepper = \"4242", "auth.pepper = 4242 4242", "[auth]\npepper = x4242"] {
+            let error = loaded(broken).unwrap_err().to_string();
+            assert!(error.contains("wasmwiz.toml, line ") && !error.contains("4242"), "{error}");
+        }
+    }
+
+    #[test]
+    fn numbers_booleans_words_and_lists_of_variables_are_read_as_their_setting_takes_them() {
+        let config = loaded_with(
+            "",
+            &[
+                ("WASMWIZ_EXECUTOR__THREADS", "3"),
+                ("WASMWIZ_EXECUTOR__TICK_MS", "1_000"),
+                ("WASMWIZ_GATEWAY__TLS", "true"),
+                ("WASMWIZ_LOG__KIND", "sqlite"),
+                ("WASMWIZ_GATEWAY__CORS__ALLOWED_ORIGINS", "[\"https://one.example\", 'https://two.example']"),
+                ("WASMWIZ_LISTEN__TLS__CERT_FILE", "007.pem"),
+                ("WASMWIZ_LISTEN__TLS__KEY_FILE", "key.pem"),
+            ],
+        );
+        let config = config.unwrap().config;
+        assert_eq!((config.executor.threads, config.executor.tick_ms, config.gateway.tls), (3, 1_000, true));
+        assert_eq!(config.gateway.cors.allowed_origins, ["https://one.example", "https://two.example"]);
+        assert_eq!(config.listen.tls.unwrap().cert_file, PathBuf::from("007.pem"));
+        for (name, value) in [
+            ("WASMWIZ_EXECUTOR__THREADS", "many"),
+            ("WASMWIZ_EXECUTOR__THREADS", "-1"),
+            ("WASMWIZ_EXECUTOR__THREADS", "1.5"),
+            ("WASMWIZ_GATEWAY__TLS", "perhaps"),
+            ("WASMWIZ_LOG__KIND", "paper"),
+            ("WASMWIZ_GATEWAY__CORS__ALLOWED_ORIGINS", "https://one.example"),
+        ] {
+            let error = loaded_with("", &[(name, value)]).unwrap_err();
+            assert!(error.starts_with(&format!("{name} is wrong: ")), "{error}");
+        }
+        let error = loaded_with("", &[("WASMWIZ_LISTEN__TLS__CERT_FILE", "a.pem")]).unwrap_err();
+        assert_eq!(error, "WASMWIZ_LISTEN__TLS__CERT_FILE is wrong: listen.tls: missing field `key_file`");
+    }
+
+    #[test]
+    fn a_variable_wins_over_the_file_and_the_file_over_the_default_and_it_is_told_which_did() {
+        let file = "listen.api = \"127.0.0.1:1\"\nlisten.admin = \"127.0.0.1:2\"\nauth.pepper_file = \"/nowhere\"\n";
+        let pepper = ("WASMWIZ_AUTH__PEPPER", "0123456789abcdef0123456789abcdef");
+        let loaded = loaded_with(file, &[("WASMWIZ_LISTEN__API", "0.0.0.0:1"), pepper]).unwrap();
+        assert_eq!(loaded.config.listen.api.to_string(), "0.0.0.0:1");
+        let shown = loaded.to_toml().unwrap();
+        for line in [
+            "api = \"0.0.0.0:1\" # from WASMWIZ_LISTEN__API\n",
+            "admin = \"127.0.0.1:2\" # from the file\n",
+            "pepper = \"***\" # from WASMWIZ_AUTH__PEPPER\n",
+            "\nname = \"node-1\"\n",
+        ] {
+            assert!(shown.contains(line), "{line}: {shown}");
+        }
+        let error = loaded_with("", &[("WASMWIZ_TIERS__FREE__WRITES_PER_MINUTE", "70000")]).unwrap_err();
+        let problem = "tiers.free.writes_per_minute is at most 60000; 0 means without limit";
+        assert_eq!(error, format!("WASMWIZ_TIERS__FREE__WRITES_PER_MINUTE is wrong: {problem}"));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub mod cluster;
 pub mod config;
 mod descriptors;
 pub mod folder;
+mod here;
+pub mod image;
 pub mod ready;
 pub mod shutdown;
 pub mod store;

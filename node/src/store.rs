@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, TryLockError},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -27,7 +27,10 @@ pub struct Store {
 }
 
 enum Kind {
-    Sqlite(Arc<SqliteLog>),
+    Sqlite {
+        log: Arc<SqliteLog>,
+        files: PathBuf,
+    },
     Jetstream {
         log: JetstreamLog,
         /// Views and checkpoints below the data folder are one process's.
@@ -35,7 +38,25 @@ enum Kind {
     },
 }
 
+/// The folder of a log on this machine, below the data folder.
+pub const LOG: &str = "log";
+
+/// Sets the gauge of what the files of a log take up: three of them, whose sizes the system has in memory.
+pub fn observe(log: &Path) {
+    let Ok(entries) = std::fs::read_dir(log) else { return };
+    let bytes: u64 = entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum();
+    ::metrics::gauge!(wasmwiz_events::metrics::LOG_BYTES).set(bytes as f64);
+}
+
 impl Store {
+    /// The folder of the log, if it is on this machine.
+    pub fn files(&self) -> Option<PathBuf> {
+        match &self.kind {
+            Kind::Sqlite { files, .. } => Some(files.clone()),
+            Kind::Jetstream { .. } => None,
+        }
+    }
+
     /// Opens both. The data folder is there.
     ///
     /// # Errors
@@ -56,14 +77,14 @@ impl Store {
         let data = &config.node.data_dir;
         match config.log.kind {
             LogKind::Sqlite => {
-                let dir = data.join("log");
+                let dir = data.join(LOG);
                 if existing {
                     // Only to be told if there is none.
                     drop(SqliteLog::open_read_only(&dir)?);
                 }
                 let log = Arc::new(SqliteLog::open(&dir, config.log.sqlite.clone())?);
                 let blobs = Arc::new(FsBlobs::open(&data.join("blobs"))?);
-                Ok(Self { log: Arc::clone(&log) as Arc<dyn EventLog>, blobs, kind: Kind::Sqlite(log) })
+                Ok(Self { log: Arc::clone(&log) as Arc<dyn EventLog>, blobs, kind: Kind::Sqlite { log, files: dir } })
             }
             LogKind::Jetstream => {
                 let lock = lock(data)?;
@@ -81,7 +102,7 @@ impl Store {
     /// Closes the log, once everything that it took is durable.
     pub async fn close(self) {
         match self.kind {
-            Kind::Sqlite(log) => {
+            Kind::Sqlite { log, .. } => {
                 if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await {
                     tracing::error!(%error, "the log could not be closed");
                 }

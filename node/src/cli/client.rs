@@ -9,7 +9,7 @@
 pub mod audit;
 mod connect;
 pub mod exec;
-mod failure;
+pub(super) mod failure;
 mod file;
 mod http;
 pub mod key;
@@ -24,6 +24,7 @@ pub mod status;
 mod table;
 pub mod tenant;
 pub mod usage;
+mod verify;
 mod yaml;
 
 pub use connect::Connect;

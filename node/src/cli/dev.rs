@@ -1,11 +1,18 @@
 //! `wasmwiz dev`: a whole platform in one process, for trying out.
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, builder::TypedValueParser as _};
+use reqwest::{
+    StatusCode,
+    multipart::{Form, Part},
+};
 use serde::{Deserialize, de::DeserializeOwned};
-use wasmwiz_events::key::{Scope, Scopes};
+use wasmwiz_events::{
+    digest::Digest,
+    key::{Scope, Scopes},
+};
 
 use super::output;
 use crate::{
@@ -21,6 +28,9 @@ mod cluster;
 const GREETER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/greeter.wasm"));
 const ECHO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/echo.wasm"));
 
+/// How much longer than its nodes may take to stop a cluster waits for them before they are killed.
+const STOP_BEYOND: Duration = Duration::from_secs(15);
+
 /// The tenant that everything here belongs to.
 const TENANT: &str = "dev";
 
@@ -30,19 +40,20 @@ const TENANT: &str = "dev";
                         /tmp/wiz --ready-file ready.json\n\nThe data folder keeps everything: start again and the history goes on. Delete it \
                         to begin anew.")]
 pub struct Dev {
-    /// Where the API listens. Port 0 takes any free one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
-    /// Where metrics and probes listen.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-    admin_listen: SocketAddr,
-    /// Where everything is kept.
-    #[arg(long, value_name = "DIR", default_value = ".wasmwiz")]
-    data: PathBuf,
+    /// Where the API listens. Port 0 takes any free one. Without it, listen.api of the environment or the file, or
+    /// 127.0.0.1:8080.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where metrics and probes listen. Without it, listen.admin of the environment or the file, or any free port.
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<SocketAddr>,
+    /// Where everything is kept. Without it, node.data_dir of the environment or the file, or .wasmwiz.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Write this file, as JSON, once the node serves.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// A configuration file, under the flags above.
+    /// A configuration file, under the environment and the flags above.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Start a cluster instead: this many nodes (1, 3 or 5), each with a nats-server of its own, all as processes of this
@@ -61,38 +72,54 @@ impl Dev {
     /// # Errors
     /// When it cannot start, or its log fails.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let config = self.settings()?;
         if let Some(nodes) = self.nodes {
-            let Self { listen, data, ready_file, nats_server, .. } = self;
-            let plan = cluster::Plan { nodes, listen, data, ready_file, nats_server };
-            telemetry::init_logs(&TelemetryConfig { filter: "warn".into(), ..Default::default() })?;
+            let Self { ready_file, nats_server, .. } = self;
+            let stop_within = Duration::from_millis(config.shutdown.within_ms).saturating_add(STOP_BEYOND);
+            let warnings = TelemetryConfig { filter: "warn".into(), ..TelemetryConfig::default() };
+            let _telemetry = telemetry::init(&warnings, &config.node.name)?;
+            let (listen, data) = (config.listen.api, config.node.data_dir);
+            let plan = cluster::Plan { nodes, listen, data, ready_file, nats_server, stop_within };
             app::runtime()?.block_on(cluster::run(&plan))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut config = Config::load(self.config.as_deref())?;
         // It is its own client, and does not know who signed the certificate.
         ensure!(
             config.listen.tls.is_none(),
             "wasmwiz dev serves in the clear; leave listen.tls out, or start wasmwiz node"
         );
-        config.listen.api = self.listen;
-        config.listen.admin = self.admin_listen;
-        config.node.data_dir = self.data;
-        if self.config.is_none() && std::env::var_os("WASMWIZ_TELEMETRY__FILTER").is_none() {
-            config.telemetry.filter = "warn".into();
-        }
-        telemetry::init_logs(&config.telemetry)?;
-        app::runtime()?.block_on(app::run(&config, async |app: &App| {
+        let _telemetry = telemetry::init(&config.telemetry, &config.node.name)?;
+        app::run(&config, async |app: &App| {
             let (ready, api_key) = keys(app, &config).await?;
-            // The platform is beside it: no certificates are needed, and there may be none on this machine.
-            let http = reqwest::Client::builder().tls_certs_only([]).build()?;
+            // The platform is beside it: no certificates are needed, and there may be none on this machine. Nor does a
+            // proxy that the environment names get the key.
+            let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build()?;
             let platform = Platform { url: ready.url.clone(), api_key, http };
             platform.show().await.context("the platform started, and its first execution failed")?;
             if let Some(path) = &self.ready_file {
                 ready.write(path).with_context(|| format!("{} cannot be written", path.display()))?;
             }
             Ok(())
-        }))?;
+        })?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Dev {
+    /// Flags over the environment over the file over what suits somebody who tries it out.
+    fn settings(&self) -> anyhow::Result<Config> {
+        let mut defaults = Config::default();
+        defaults.listen.admin = SocketAddr::from(([127, 0, 0, 1], 0));
+        defaults.telemetry.filter = "warn".into();
+        // No load balancer has to look elsewhere first.
+        defaults.shutdown.announce_ms = 0;
+        let mut config = Config::load_over(defaults, self.config.as_deref())?.config;
+        config.listen.api = self.listen.unwrap_or(config.listen.api);
+        config.listen.admin = self.admin_listen.unwrap_or(config.listen.admin);
+        if let Some(data) = &self.data {
+            config.node.data_dir.clone_from(data);
+        }
+        Ok(config)
     }
 }
 
@@ -162,16 +189,18 @@ struct Recorded {
 }
 
 impl Platform {
-    /// Publishes the examples, runs one, and prints what happened and what to try next.
+    /// Publishes the examples whose names are free, runs one, and prints what happened and what to try next.
     async fn show(&self) -> anyhow::Result<()> {
         output::line(format_args!("WasmWiz {} serves on {}\n", env!("CARGO_PKG_VERSION"), self.url));
-        for (name, wasm) in [("greeter", GREETER), ("echo", ECHO)] {
-            let Module { version, digest } = self.publish(name, wasm).await?;
-            output::line(format_args!("module    {name} v{version}  {digest}  ({} bytes)", wasm.len()));
-        }
-        let (execution, position) = self.execute("greeter", "WasmWiz").await?;
+        let is_ours = self.offer("greeter", GREETER).await?;
+        self.offer("echo", ECHO).await?;
+        let (execution, position) = match is_ours {
+            true => self.execute("greeter", "WasmWiz").await?,
+            false => self.upload(GREETER, "WasmWiz").await?,
+        };
         let Execution { id, outcome, stdout } = execution;
-        output::line(format_args!("\nexecuted  greeter with \"WasmWiz\" on standard input; id {id}"));
+        let what = if is_ours { "greeter" } else { "the example, uploaded for this once," };
+        output::line(format_args!("\nexecuted  {what} with \"WasmWiz\" on standard input; id {id}"));
         output::line(format_args!("outcome   {outcome}"));
         output::line(format_args!("stdout    {}", stdout.trim_end()));
         ensure!(outcome == "succeeded", "the greeter did not succeed: {outcome}");
@@ -192,10 +221,33 @@ impl Platform {
         Ok(())
     }
 
-    async fn publish(&self, name: &str, wasm: &'static [u8]) -> anyhow::Result<Module> {
+    /// Publishes an example if its name is free. Says whether the name is the example's: a module of the user's own stays
+    /// as it is.
+    async fn offer(&self, name: &str, wasm: &'static [u8]) -> anyhow::Result<bool> {
+        let there = self.http.get(format!("{}/v1/modules/{name}", self.url)).bearer_auth(&self.api_key).send().await?;
+        let ours = Digest::of(wasm).to_string();
+        if there.status() != StatusCode::NOT_FOUND {
+            let Module { version, digest } = read(there).await?.0;
+            let (is_ours, size) = (digest == ours, wasm.len());
+            output::line(match is_ours {
+                true => format!("module    {name} v{version}  {digest}  ({size} bytes)"),
+                false => format!(
+                    "module    {name} v{version}  {digest}  is your own, and stays: the example is not published"
+                ),
+            });
+            return Ok(is_ours);
+        }
         let request = self.http.put(format!("{}/v1/modules/{name}", self.url)).body(wasm);
-        let (module, _) = self.send(request.header("content-type", "application/wasm")).await?;
-        Ok(module)
+        let (module, _): (Module, _) = self.send(request.header("content-type", "application/wasm")).await?;
+        let Module { version, digest } = module;
+        output::line(format_args!("module    {name} v{version}  {digest}  ({} bytes)", wasm.len()));
+        Ok(true)
+    }
+
+    /// Runs a module that is not published.
+    async fn upload(&self, wasm: &'static [u8], stdin: &'static str) -> anyhow::Result<(Execution, String)> {
+        let form = Form::new().part("wasm", Part::bytes(wasm).file_name("example.wasm")).text("input", stdin);
+        self.send(self.http.post(format!("{}/v1/executions", self.url)).multipart(form)).await
     }
 
     async fn execute(&self, module: &str, stdin: &'static str) -> anyhow::Result<(Execution, String)> {
@@ -216,12 +268,16 @@ impl Platform {
 
     /// Sends a request and gives its JSON answer and its position.
     async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(T, String)> {
-        let response = request.bearer_auth(&self.api_key).send().await?;
-        let status = response.status();
-        let position = response.headers().get("wasmwiz-position");
-        let position = position.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let body = response.bytes().await?;
-        ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
-        Ok((serde_json::from_slice(&body)?, position))
+        read(request.bearer_auth(&self.api_key).send().await?).await
     }
+}
+
+/// Reads a JSON answer and its position.
+async fn read<T: DeserializeOwned>(response: reqwest::Response) -> anyhow::Result<(T, String)> {
+    let status = response.status();
+    let position = response.headers().get("wasmwiz-position");
+    let position = position.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let body = response.bytes().await?;
+    ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
+    Ok((serde_json::from_slice(&body)?, position))
 }

@@ -57,7 +57,7 @@ pub struct Copy {
 
 impl Copy {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let (from, to) = (Config::load(Some(&self.from))?, Config::load(Some(&self.to))?);
+        let (from, to) = (Config::load(Some(&self.from))?.config, Config::load(Some(&self.to))?.config);
         let copied = app::runtime()?.block_on(Box::pin(self.copy(&from, &to)))?;
         match self.output {
             Output::Table => output::line(format_args!("{}: the target ends as the source does", told(&copied))),

@@ -16,8 +16,11 @@ use crate::{
 /// Start a node.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  wasmwiz config > wasmwiz.toml && wasmwiz node --config wasmwiz.toml\n  \
-                        WASMWIZ_NODE__DATA_DIR=/var/lib/wasmwiz wasmwiz node\n\nSIGTERM stops it: it answers \"not \
-                        ready\", serves what is under way, flushes, and exits with 0.")]
+                        WASMWIZ_NODE__DATA_DIR=/var/lib/wasmwiz wasmwiz node\n\nSIGTERM stops it, within \
+                        shutdown.within_ms: it answers \"not ready\", serves what is under way, ends what takes longer and \
+                        records that, and exits with 0. A second one ends it at once.\n\nExit codes: 0 stopped in order; 1 \
+                        cannot start; 74 the log has failed; 75 cut off, as it did not stop in time; 130, 143 ended at \
+                        once by a second SIGINT, SIGTERM")]
 pub struct Node {
     /// The configuration file (TOML). `wasmwiz config` prints one with every setting.
     #[arg(long, value_name = "FILE")]
@@ -33,9 +36,9 @@ impl Node {
     /// # Errors
     /// When it cannot start, or its log fails.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let config = Config::load(self.config.as_deref())?;
-        telemetry::init_logs(&config.telemetry)?;
-        app::runtime()?.block_on(app::run(&config, async |app: &App| {
+        let config = Config::load(self.config.as_deref())?.config;
+        let _telemetry = telemetry::init(&config.telemetry, &config.node.name)?;
+        app::run(&config, async |app: &App| {
             let operator = bootstrap::operator(app, &config).await?;
             if let Some(key) = &operator {
                 output::line(
@@ -50,7 +53,7 @@ impl Node {
                 ready.write(path)?;
             }
             Ok(())
-        }))?;
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 }

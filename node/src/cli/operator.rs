@@ -19,7 +19,7 @@ use wasmwiz_events::{
     key::{Scope, Scopes},
     log::{EventLog, ReadLimit},
     revision::Revision,
-    time::{SystemClock, Timestamp},
+    time::{Clock as _, SystemClock, Timestamp},
 };
 use wasmwiz_gateway::auth::api_key::{self, Hasher, NewSecret, Secret};
 
@@ -96,7 +96,7 @@ impl Operator {
     /// # Errors
     /// When a node holds the log, there is none, or the system tenant refuses.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let mut config = Config::load(self.config.as_deref())?;
+        let mut config = Config::load(self.config.as_deref())?.config;
         if let Some(data) = self.data {
             config.node.data_dir = data;
         }
@@ -194,6 +194,8 @@ async fn ask(config: &Config, store: &Store, system: &TenantId, command: Command
         clock: Arc::new(SystemClock),
         policy: config.tiers,
         ownership: Arc::new(Alone { node: config.node.name.clone(), boot: Ids.boot() }),
+        // One command of the smallest tenant.
+        snapshots: None,
     };
     let region = Region::start(config.region, deps).await?;
     let by = Authority::Operator(ACTOR.to_owned());
@@ -210,16 +212,16 @@ fn show(rows: &[Row], output: Output) {
     match output {
         Output::Json => rows.iter().for_each(|row| output::line(serde_json::json!(row))),
         Output::Table => {
-            output::line(format_args!("{:<14}{:<26}{:<26}NAME", "ID", "ISSUED", "STANDING"));
+            output::line(format_args!("{:<14}{:<26}{:<34}NAME", "ID", "ISSUED", "STANDING"));
+            let now = SystemClock.now();
             for row in rows {
-                let standing = row.revoked_at.map_or_else(|| "live".to_owned(), |at| format!("revoked {at}"));
-                output::line(format_args!(
-                    "{:<14}{:<26}{:<26}{}",
-                    row.id,
-                    row.created_at,
-                    standing,
-                    row.name.escape_debug()
-                ));
+                let standing = match (row.revoked_at, row.expires_at) {
+                    (Some(at), _) => format!("revoked {at}"),
+                    (None, Some(at)) if at <= now => format!("expired {at}"),
+                    (None, _) => "live".to_owned(),
+                };
+                let (id, issued) = (row.id.as_str(), row.created_at.to_string());
+                output::line(format_args!("{id:<14}{issued:<26}{standing:<34}{}", row.name.escape_debug()));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What commands print, and nothing else prints.
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::mpsc::sync_channel, time::Duration};
 
 use clap::ValueEnum;
 
@@ -24,9 +24,26 @@ pub(super) fn progress(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// Prints an error with its causes to standard error.
+/// An error with its causes, each once: some errors tell their cause themselves, for those who see nothing but them.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        before if before.contains(&cause) => told,
+        before => format!("{before}: {cause}"),
+    })
+}
+
+/// How long the end of a process waits for who reads its last words.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Prints an error with its causes to standard error. A pipe that is full does not keep the process from its end.
 pub(super) fn error(error: &anyhow::Error) {
-    let _ = writeln!(std::io::stderr().lock(), "wasmwiz: {error:#}");
+    let (text, (said, done)) = (format!("wasmwiz: {}\n", whole(error)), sync_channel(1));
+    std::thread::spawn(move || {
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        let _ = said.send(());
+    });
+    let _ = done.recv_timeout(LAST_WORDS_WITHIN);
 }
 
 /// Asks something on standard error, and stays on the line.
@@ -51,4 +68,21 @@ pub(super) fn raw(bytes: &[u8]) {
 pub(super) fn raw_error(bytes: &[u8]) {
     let mut stderr = std::io::stderr().lock();
     let _ = stderr.write_all(bytes).and_then(|()| stderr.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the disk is full: {0}")]
+    struct Telling(#[from] std::io::Error);
+
+    #[test]
+    fn a_cause_is_told_once_also_when_the_error_tells_it_too() {
+        let error = anyhow::Error::from(Telling(std::io::Error::other("no space"))).context("the log cannot be opened");
+        assert_eq!(whole(&error), "the log cannot be opened: the disk is full: no space");
+        let silent = anyhow::anyhow!("no space").context("the disk is full");
+        assert_eq!(whole(&silent), "the disk is full: no space");
+    }
 }

@@ -15,9 +15,10 @@ use crate::{
 /// Where the log is.
 #[derive(Debug, Args)]
 pub struct Place {
-    /// The node's data folder.
-    #[arg(long, value_name = "DIR", default_value = ".wasmwiz", conflicts_with = "config")]
-    data: PathBuf,
+    /// The node's data folder. Without it, the one that a node would have here: by the configuration file, the environment,
+    /// or .wasmwiz.
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    data: Option<PathBuf>,
     /// The node's configuration file, which says where its log is: needed when that is on JetStream.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -32,13 +33,20 @@ pub enum Opened {
 }
 
 impl Place {
+    /// Was it said where?
+    pub const fn is_given(&self) -> bool {
+        self.data.is_some() || self.config.is_some()
+    }
+
     /// Opens it for reading. Gives the data folder with it.
     ///
     /// # Errors
     /// When there is no log, or its servers are away; the text says what to do.
     pub fn open(&self) -> anyhow::Result<(PathBuf, Opened)> {
-        let Some(file) = &self.config else { return Ok((self.data.clone(), sqlite(&self.data)?)) };
-        let config = Config::load(Some(file))?;
+        if let Some(data) = &self.data {
+            return Ok((data.clone(), sqlite(data)?));
+        }
+        let config = Config::load(self.config.as_deref())?.config;
         let data = config.node.data_dir;
         let opened = match config.log.kind {
             LogKind::Sqlite => sqlite(&data)?,

@@ -76,7 +76,7 @@ impl Token {
 
 impl Mint {
     fn sign(self) -> anyhow::Result<String> {
-        let config = Config::load(self.config.as_deref())?;
+        let config = Config::load(self.config.as_deref())?.config;
         let ring = match &self.key {
             Some(file) => ring_of(file)?,
             None if config.auth.token_keys_dir.is_none() && !token_keys::folder_of(&config).is_dir() => {

@@ -183,25 +183,32 @@ impl Membership {
     }
 
     /// Hands over what it owns, and ends. What could not be handed over in time is found by the others at once.
-    pub async fn leave(mut self) {
+    pub async fn leave(mut self, within: Duration) {
         self.shared.enter(Phase::Leaving);
-        let (leave, drain) = (self.shared.config.leave_ms, self.shared.config.drain_ms);
+        let config = &self.shared.config;
+        // Most of it for handing over; but the others are to be told in any case.
+        let (most, rest) = (within * 3 / 5, within / 5);
+        let leave = Duration::from_millis(config.leave_ms).min(most);
+        let (drain, goodbye) = (Duration::from_millis(config.drain_ms).min(rest), config.ttl().min(rest));
         let handed_over = self.until(|state| {
             let me = state.belief.me();
             let owned = |table: &Arc<Table>| table.owners().any(|owner| owner.node == me.node && owner.boot == me.boot);
             let is_held = state.belief.lease.holds(clock::now());
             state.belief.keeper.is_idle() && !(is_held && state.belief.table().is_some_and(|(table, _)| owned(table)))
         });
-        if timeout(Duration::from_millis(leave), handed_over).await.is_err() {
-            tracing::warn!(leave_ms = leave, "not all shards could be handed over in time; the others take them");
+        if timeout(leave, handed_over).await.is_err() {
+            tracing::warn!(
+                leave_ms = leave.as_millis(),
+                "not all shards could be handed over in time; the others take them"
+            );
         }
         // In this order: whoever finds the record deleted takes it that this node decides nothing any more.
         self.shared.state().belief.lease.end_now();
         self.shared.tell();
-        let _ = timeout(Duration::from_millis(drain), self.until(|state| state.belief.keeper.is_idle())).await;
+        let _ = timeout(drain, self.until(|state| state.belief.keeper.is_idle())).await;
         self.shared.enter(Phase::Goodbye);
         let Some(running) = &mut self.running else { return };
-        if timeout(self.shared.config.ttl(), running).await.is_err() {
+        if timeout(goodbye, running).await.is_err() {
             tracing::warn!("the bus is away; the others find out by the lease that this node has left");
         }
     }

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use wasmwiz_actors::{
     bus::{BusConfig, CommandBus, Server},
     dispatch::Dispatch,
@@ -104,9 +107,11 @@ impl Seat {
         turns
     }
 
-    /// Hands over what it owns, and is no member any more.
-    pub async fn leave(self) {
-        self.membership.leave().await;
+    /// Hands over what it owns, and is no member any more, `within` this time. Whoever asks it nevertheless is answered.
+    pub async fn leave(self, within: Duration) {
+        let begun = Instant::now();
+        self.membership.leave(within).await;
+        self.transport.finish(within.saturating_sub(begun.elapsed())).await;
     }
 }
 

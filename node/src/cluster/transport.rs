@@ -6,6 +6,10 @@
 //! ```
 //! A subject without a listener is answered by the server at once, so that a command for an epoch that is over is known
 //! not to be taken in. What was sent when the connection ends is not known to be, and is said so.
+//!
+//! Servers of a cluster tell each other late who listens where: a command that its server passes on to where somebody has
+//! just stopped listening is dropped without a word, and whoever sent it never knows whether it was taken in. Therefore a
+//! shard that is given up is listened for a while longer, and what comes is answered with "not here".
 
 use std::{
     collections::BTreeMap,
@@ -17,8 +21,15 @@ use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind, Subscrib
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::{sync::watch, task::JoinSet, time::sleep};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use wasmwiz_actors::bus::{Letter, Server, Transport, Unanswered};
 use wasmwiz_events::{
     id::NodeId,
@@ -33,7 +44,10 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// How long to wait before the next connection, doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// How long what was still on its way to a shard that is released is answered.
+/// How long commands of a shard that is given up are answered still, with "not here": until every other node has heard of it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long what was still on its way after that is answered.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// W3C trace context, for whoever watches the bus; the owner has it from the frame.
@@ -53,6 +67,8 @@ struct Shared {
     served: watch::Sender<BTreeMap<Shard, Epoch>>,
     /// Answers what comes in, once it is there.
     server: OnceLock<Server>,
+    /// Whoever listens or answers now.
+    answering: TaskTracker,
 }
 
 /// A connection, and when it is over.
@@ -67,7 +83,7 @@ impl NatsTransport {
     pub fn start(config: NatsConfig, node: NodeId) -> Self {
         let (link, _) = watch::channel(None);
         let (served, _) = watch::channel(BTreeMap::new());
-        let shared = Arc::new(Shared { node, link, served, server: OnceLock::new() });
+        let shared = Arc::new(Shared { node, link, served, server: OnceLock::new(), answering: TaskTracker::new() });
         let stopping = CancellationToken::new();
         tokio::spawn(stopping.clone().run_until_cancelled_owned(stay(Arc::clone(&shared), config)));
         Self { shared, _running: stopping.drop_guard() }
@@ -87,13 +103,29 @@ impl NatsTransport {
         });
     }
 
-    /// Listens no more for the commands of a shard, if it still does in this epoch.
+    /// Serves a shard no more, if it still does in this epoch. Commands that come nevertheless are answered for a moment.
     pub fn fall_silent(&self, shard: Shard, epoch: Epoch) {
         self.shared.served.send_modify(|served| {
             if served.get(&shard) == Some(&epoch) {
                 served.remove(&shard);
             }
         });
+    }
+
+    /// Serves nothing more, and waits `within` this time until what came nevertheless is answered.
+    pub async fn finish(&self, within: Duration) {
+        self.shared.served.send_modify(BTreeMap::clear);
+        self.shared.answering.close();
+        let finishing = async {
+            self.shared.answering.wait().await;
+            if let Ok(Link { client, .. }) = self.link() {
+                // Whom the last answers do not reach takes it that nobody knows.
+                let _ = client.flush().await;
+            }
+        };
+        if timeout(within, finishing).await.is_err() {
+            tracing::warn!("not all commands of other nodes could be answered before this node left");
+        }
     }
 
     /// Waits until there is a connection.
@@ -191,7 +223,7 @@ async fn answer_all(shared: &Arc<Shared>, client: &Client) {
     loop {
         if let Some(server) = shared.server.get() {
             let wanted = served.borrow_and_update().clone();
-            listening.become_so(&wanted, client, server);
+            listening.become_so(&wanted, client, server, &shared.answering);
         }
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return },
@@ -213,7 +245,13 @@ struct Listening {
 }
 
 impl Listening {
-    fn become_so(&mut self, wanted: &BTreeMap<Shard, Epoch>, client: &Client, server: &Server) {
+    fn become_so(
+        &mut self,
+        wanted: &BTreeMap<Shard, Epoch>,
+        client: &Client,
+        server: &Server,
+        answering: &TaskTracker,
+    ) {
         self.ends.retain(|(shard, epoch), _| wanted.get(shard) == Some(epoch));
         for (&shard, &epoch) in wanted {
             if self.ends.contains_key(&(shard, epoch)) {
@@ -221,24 +259,36 @@ impl Listening {
             }
             let end = CancellationToken::new();
             self.ends.insert((shard, epoch), end.clone().drop_guard());
-            let (client, server) = (client.clone(), server.clone());
-            self.tasks.spawn(async move {
+            let (client, server, answering) = (client.clone(), server.clone(), answering.clone());
+            // The set ends them with the connection; the tracker knows of all that are left.
+            self.tasks.spawn(answering.clone().track_future(async move {
                 match client.subscribe(subject(shard, epoch)).await {
-                    Ok(commands) => answer(commands, &client, &server, &end).await,
+                    Ok(commands) => answer(commands, &client, &server, &end, &answering).await,
                     Err(error) => tracing::warn!(%error, %shard, "commands of a shard cannot be listened for"),
                 }
-            });
+            }));
         }
     }
 }
 
-/// Answers the commands of one shard, until that ends, and then those that were under way.
-async fn answer(mut commands: Subscriber, client: &Client, server: &Server, end: &CancellationToken) {
+/// Answers the commands of one shard, until that ends and for a moment longer, and then those that were under way.
+async fn answer(
+    mut commands: Subscriber,
+    client: &Client,
+    server: &Server,
+    end: &CancellationToken,
+    answering: &TaskTracker,
+) {
+    let over = async {
+        end.cancelled().await;
+        sleep(LINGER).await;
+    };
+    tokio::pin!(over);
     loop {
         tokio::select! {
-            () = end.cancelled() => break,
+            () = &mut over => break,
             message = commands.next() => match message {
-                Some(message) => answer_one(message, client, server),
+                Some(message) => answer_one(message, client, server, answering),
                 None => return,
             },
         }
@@ -246,18 +296,18 @@ async fn answer(mut commands: Subscriber, client: &Client, server: &Server, end:
     if commands.drain().await.is_ok() {
         let rest = async {
             while let Some(message) = commands.next().await {
-                answer_one(message, client, server);
+                answer_one(message, client, server, answering);
             }
         };
-        let _ = tokio::time::timeout(DRAIN_WITHIN, rest).await;
+        let _ = timeout(DRAIN_WITHIN, rest).await;
     }
 }
 
 /// In a task of its own, which outlives the connection: the server has bounds, and turns away what is above them.
-fn answer_one(message: Message, client: &Client, server: &Server) {
+fn answer_one(message: Message, client: &Client, server: &Server, answering: &TaskTracker) {
     let Some(reply) = message.reply else { return };
     let (client, server) = (client.clone(), server.clone());
-    tokio::spawn(async move {
+    answering.spawn(async move {
         let answer = server.serve(message.payload).await;
         if let Err(error) = client.publish(reply, answer).await {
             tracing::warn!(%error, "an answer to another node could not be sent; it takes it that nobody knows");

@@ -56,11 +56,9 @@ fn row(event: &Value) -> Vec<String> {
     ["/revision", "/time", "/type", "/subject", "/actor"].map(|part| render::at(event, part)).into()
 }
 
-/// Print the end of your tenant's chain: revision, hash and position. Keep it elsewhere: with it, nobody can cut off the newest
-/// history unnoticed.
+/// The end of the tenant's chain.
 #[derive(Debug, Args)]
-#[command(after_help = format!("{EXIT_CODES}\n\nExample:\n  wasmwiz audit head --output json >> heads.jsonl"))]
-pub struct Head {
+pub struct OwnHead {
     /// How to print it.
     #[arg(long, value_enum, default_value_t)]
     output: Format,
@@ -68,7 +66,7 @@ pub struct Head {
     connect: Connect,
 }
 
-impl Head {
+impl OwnHead {
     /// Runs it.
     ///
     /// # Errors

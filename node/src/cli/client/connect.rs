@@ -7,10 +7,10 @@ use clap::Args;
 use reqwest::Url;
 
 use super::{
-    http::{Api, is_loopback},
+    http::Api,
     profile::{Profiles, default_file},
 };
-use crate::cli::output;
+use crate::{cli::output, here::is_here};
 
 /// The variable that holds a key. No flag does: other users of a machine see the arguments of a process.
 const KEY_VARIABLE: &str = "WASMWIZ_API_KEY";
@@ -93,7 +93,7 @@ pub(super) fn open(url: &str, key: Option<String>) -> anyhow::Result<Api> {
     let url = address(url)?;
     let sendable = key.as_ref().is_none_or(|key| key.bytes().all(|byte| byte.is_ascii_graphic()));
     ensure!(sendable, "the key holds a space or a letter that no key has; give it as it was shown when it was issued");
-    if key.is_some() && url.scheme() == "http" && !is_loopback(&url) {
+    if key.is_some() && url.scheme() == "http" && !is_here(&url) {
         output::progress(format_args!("warning: the key goes to {url} unencrypted; use https where others can listen"));
     }
     Api::new(url, key)

@@ -1,4 +1,4 @@
-//! `wasmwiz exec`: list, show, read and cancel executions.
+//! `wasmwiz exec`: list, show, read, verify and cancel executions.
 
 use std::process::ExitCode;
 
@@ -6,13 +6,14 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render};
+use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render, verify::Verify};
 use crate::cli::output;
 
-/// List, show, read and cancel executions.
+/// List, show, read, verify and cancel executions.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXIT_CODES}\n\nExamples:\n  wasmwiz exec list --module hello --outcome trapped\n  \
-                        wasmwiz exec logs 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f"))]
+                        wasmwiz exec logs 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f\n  \
+                        wasmwiz exec verify --all --since 2026-11-29T00:00:00Z"))]
 pub struct Exec {
     #[command(subcommand)]
     action: Action,
@@ -37,6 +38,8 @@ enum Action {
         /// Its id.
         id: String,
     },
+    /// Run executions again from their records, and compare.
+    Verify(Verify),
     /// Cancel an execution that waits or runs.
     Cancel {
         /// Its id.
@@ -73,35 +76,37 @@ impl Exec {
     /// When the node refuses, or does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let api = self.connect.api()?;
-        block_on(self.action.run(&api, self.output))?;
-        Ok(ExitCode::SUCCESS)
+        let is_well = block_on(self.action.run(&api, self.output))?;
+        Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
 impl Action {
-    async fn run(self, api: &Api, format: Format) -> anyhow::Result<()> {
+    /// False: something was found that is not as it should be.
+    async fn run(self, api: &Api, format: Format) -> anyhow::Result<bool> {
         match self {
+            Self::Verify(verify) => return verify.run(api, format).await,
             Self::List(List { module, outcome, key, from, to, limit }) => {
                 let filter = [("module", module), ("outcome", outcome), ("key", key), ("from", from), ("to", to)];
                 let query: Vec<_> = filter.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
                 let found = api.list(&["v1", "executions"], &query, limit.into()).await?;
-                render::show_list(format, found, &["ID", "MODULE", "OUTCOME", "EXIT", "WALL MS", "ACCEPTED"], row)
+                render::show_list(format, found, &["ID", "MODULE", "OUTCOME", "EXIT", "WALL MS", "ACCEPTED"], row)?;
             }
-            Self::Show { id } => render::show_one(format, &api.get(&["v1", "executions", &id], &[]).await?),
+            Self::Show { id } => render::show_one(format, &api.get(&["v1", "executions", &id], &[]).await?)?,
             Self::Logs { id } => {
                 output::raw(&api.bytes(&["v1", "executions", &id, "stdout"]).await?);
                 output::raw_error(&api.bytes(&["v1", "executions", &id, "stderr"]).await?);
-                Ok(())
             }
             Self::Cancel { id } => {
                 let cancelled = api.call(Method::DELETE, &["v1", "executions", &id], None).await?;
                 if cancelled.is_null() {
                     output::progress(format_args!("cancelled {}", render::plain(&id)));
-                    return Ok(());
+                } else {
+                    render::show_one(format, &cancelled)?;
                 }
-                render::show_one(format, &cancelled)
             }
         }
+        Ok(true)
     }
 }
 

@@ -13,6 +13,7 @@ pub struct Problem {
     type_uri: Option<String>,
     title: Option<String>,
     detail: Option<String>,
+    reason: Option<String>,
     request_id: Option<String>,
     errors: Option<Vec<Fault>>,
 }
@@ -91,6 +92,18 @@ impl Failure {
         matches!(self, Self::Refused { status, .. } if *status == wanted)
     }
 
+    /// The kind of a refusal, and its reason if it has one, in words that programs compare.
+    pub(super) fn kind(&self) -> Option<String> {
+        let Self::Refused { problem, .. } = self else { return None };
+        let slug = problem.type_uri.as_deref().and_then(|uri| uri.rsplit('/').next())?;
+        Some(
+            problem
+                .reason
+                .as_deref()
+                .map_or_else(|| plain(slug), |reason| format!("{}: {}", plain(slug), plain(reason))),
+        )
+    }
+
     /// Is it a refusal of this kind? The kind is the last word of a problem's type.
     pub(super) fn is_about(&self, slug: &str) -> bool {
         let Self::Refused { problem, .. } = self else { return false };
@@ -110,7 +123,7 @@ const REFUSED: u8 = 5;
 const UNAVAILABLE: u8 = 6;
 
 /// What `--help` says of exit codes.
-pub(super) const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not allowed (401, 403), 4 not there \
+pub(in crate::cli) const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not allowed (401, 403), 4 not there \
                                      (404), 5 refused (other 4xx), 6 no answer or 5xx: try again later.";
 
 /// The exit code of an error: a failure's own, or 1.

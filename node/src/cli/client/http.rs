@@ -9,6 +9,7 @@ use reqwest::{
 use serde_json::Value;
 
 use super::failure::Failure;
+use crate::here::is_here;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -84,7 +85,8 @@ impl Api {
         let agent = concat!("wasmwiz/", env!("CARGO_PKG_VERSION"));
         let mut http = reqwest::Client::builder().user_agent(agent).connect_timeout(CONNECT);
         http = http.redirect(reqwest::redirect::Policy::none());
-        if is_loopback(&url) {
+        if is_here(&url) {
+            // What the environment says of proxies is for other machines: a key is not carried to one and back.
             http = http.no_proxy();
         }
         if url.scheme() == "http" {
@@ -254,12 +256,6 @@ impl Api {
     }
 }
 
-/// Is it this machine? Then no proxy comes between, and a key is not sent over a network.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::{
@@ -336,18 +332,5 @@ mod tests {
         let api = Api::new("http://127.0.0.1:8080/base/".parse().unwrap(), None).unwrap();
         let url = api.at(&["v1", "modules", "../a?b"], &[("arg", "x&y=z".to_owned())]);
         assert_eq!(url.as_str(), "http://127.0.0.1:8080/base/v1/modules/..%2Fa%3Fb?arg=x%26y%3Dz");
-    }
-
-    #[test]
-    fn this_machine_is_known_by_any_of_its_names() {
-        for (url, is) in [
-            ("http://localhost:1", true),
-            ("http://127.0.0.9", true),
-            ("http://[::1]:8080", true),
-            ("http://10.0.0.1", false),
-            ("http://localhost.example.com", false),
-        ] {
-            assert_eq!(is_loopback(&url.parse().unwrap()), is, "{url}");
-        }
     }
 }

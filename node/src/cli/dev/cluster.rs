@@ -23,13 +23,29 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::super::output;
-use crate::{folder, ready::Ready, shutdown::Signals, token_keys};
+use crate::{folder, image, ready::Ready, shutdown::Signals, token_keys};
 
 /// How long a process may take until it serves.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long a process may take to stop before it is killed: longer than a node's own bounds together.
-const STOP_WITHIN: Duration = Duration::from_secs(40);
+/// Settings of which every node of the cluster has its own, or which make it one: a variable of them would be the same for
+/// all. The other variables are every node's.
+const OF_THE_CLUSTER: [&str; 14] = [
+    "node.name",
+    "node.data_dir",
+    "listen.api",
+    "listen.admin",
+    "listen.tls",
+    "auth.token_keys_dir",
+    "log.kind",
+    "log.jetstream.replicas",
+    "log.jetstream.nats",
+    "feed.replicas",
+    "feed.nats",
+    "cluster.name",
+    "cluster.replicas",
+    "cluster.nats",
+];
 
 /// How often the processes are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -46,6 +62,8 @@ pub(super) struct Plan {
     pub(super) ready_file: Option<PathBuf>,
     /// The program, if it is not to be looked for.
     pub(super) nats_server: Option<PathBuf>,
+    /// How long a process may take to stop before it is killed: longer than a node may.
+    pub(super) stop_within: Duration,
 }
 
 /// What a script needs to know of a cluster.
@@ -77,12 +95,16 @@ pub(super) async fn run(plan: &Plan) -> anyhow::Result<()> {
     let lived = tokio::select! {
         biased;
         signal = signals.requested() => {
-            tracing::info!(signal, "the cluster stops");
+            tracing::info!(signal = signal.name(), "the cluster stops");
             Ok(())
         }
         failed = cluster.live(plan) => failed,
     };
-    cluster.stop().await;
+    tokio::select! {
+        () = cluster.stop(plan.stop_within) => {}
+        // Dropped, they are killed.
+        signal = signals.again() => tracing::warn!(signal = signal.name(), "the cluster is told again to stop, and is killed"),
+    }
     lived
 }
 
@@ -153,7 +175,11 @@ impl Cluster {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let mut command = Command::new(std::env::current_exe().context("this program cannot be found")?);
+        let mut command = Command::new(image::path()?);
+        command.arg0("wasmwiz");
+        for name in crate::config::variables_of(&OF_THE_CLUSTER) {
+            command.env_remove(name);
+        }
         let shown = number == 1;
         if shown {
             // It has the settings of its file, and these flags over them.
@@ -219,12 +245,12 @@ impl Cluster {
     }
 
     /// Nodes first: they record what is under way.
-    async fn stop(&mut self) {
+    async fn stop(&mut self, within: Duration) {
         for processes in [&mut self.nodes, &mut self.servers] {
             for process in processes.iter_mut() {
                 process.signal(Signal::TERM);
             }
-            let until = Instant::now() + STOP_WITHIN;
+            let until = Instant::now() + within;
             while processes.iter_mut().any(Process::runs) && Instant::now() < until {
                 sleep(LOOK_EVERY).await;
             }
@@ -344,7 +370,7 @@ fn settings(number: u16, nodes: u16, listen: SocketAddr, data: &Path, servers: &
     let replicas = if nodes < 3 { 1 } else { 3 };
     format!(
         "[node]\nname = \"node-{number}\"\ndata_dir = {home:?}\n\n[listen]\napi = \"{listen}\"\nadmin = \"127.0.0.1:0\"\n\n\
-         [auth]\ntoken_keys_dir = {keys:?}\n\n[telemetry]\nfilter = \"warn\"\n\n[log]\nkind = \"jetstream\"\n\n[log.jetstream]\n\
+         [auth]\ntoken_keys_dir = {keys:?}\n\n[telemetry]\nfilter = \"warn\"\n\n[shutdown]\nannounce_ms = 0\n\n[log]\nkind = \"jetstream\"\n\n[log.jetstream]\n\
          replicas = {replicas}\n\n[log.jetstream.nats]\nurl = \"{url}\"\n\n[feed]\nreplicas = {replicas}\n\n[feed.nats]\nurl = \"{url}\"\n\n[cluster]\n\
          name = \"dev\"\nreplicas = {replicas}\n\n[cluster.nats]\nurl = \"{url}\"\n"
     )
