@@ -18,12 +18,12 @@ POSITION = os.environ["WASMWIZ_CONTRACT_POSITION"]
 PROTECTED = set(json.loads(os.environ["WASMWIZ_CONTRACT_PROTECTED"]))
 REPORT = os.environ["WASMWIZ_CONTRACT_REPORT"]
 
-schemathesis.openapi.media_type(
-    "application/wasm", st.one_of(st.sampled_from(MODULES), st.sampled_from(MODULES), st.binary(min_size=1, max_size=64))
-)
+bodies = st.one_of(st.sampled_from(MODULES), st.sampled_from(MODULES), st.binary(min_size=1, max_size=64))
+schemathesis.openapi.media_type("application/wasm", bodies)
+schemathesis.openapi.media_type("application/octet-stream", bodies)
 schemathesis.openapi.format("position", st.just(POSITION))
 schemathesis.openapi.format("entity-tag", st.sampled_from(["*", '"1"', '"17"', '"x"', 'W/"1"', '""']))
-schemathesis.openapi.format("cursor", st.text("abcdefgh", min_size=1, max_size=8))
+schemathesis.openapi.format("cursor", st.from_regex(r"\A[A-Za-z0-9_-]{1,64}\Z"))
 
 
 @schemathesis.hook
@@ -55,6 +55,11 @@ IN_TIME = [
 ]
 
 
+def is_trimmed_on_the_way(case):
+    """White space around the value of a field is no part of it (RFC 9110, 5.5): what broke the schema never arrived."""
+    return any(value != value.strip() for value in (case.headers or {}).values() if isinstance(value, str))
+
+
 def refused_for(response, reasons):
     try:
         text = response.text
@@ -70,7 +75,8 @@ def filter_failure(context, failure, case, response):
     if name == "RejectedPositiveData":
         return not refused_for(response, DEPENDS_ON_DATA)
     if name == "AcceptedNegativeData":
-        return response.status_code != 412  # It was not accepted: what it was to change had changed.
+        # With 412 it was not accepted: what it was to change had changed.
+        return response.status_code != 412 and not is_trimmed_on_the_way(case)
     if name == "ServerError":
         return not refused_for(response, IN_TIME)
     return True

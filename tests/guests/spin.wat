@@ -1,8 +1,9 @@
-;; Reads a number of milliseconds in decimal digits from standard input and computes until the monotonic clock has moved
-;; that far. The clock is read after every 16384 rounds of work: it moves, and the guest uses its processor.
+;; Reads a number of milliseconds in decimal digits from standard input, and works and sleeps by turns until the monotonic clock
+;; has moved that far. A guest's clock moves by how long it sleeps, and the guest uses its processor in between.
 (module
   (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "clock_time_get" (func $clock_time_get (param i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)
 
   (func $now (result i64)
@@ -26,6 +27,15 @@
           (br $more))))
     (local.get $number))
 
+  ;; Ten milliseconds, by the monotonic clock.
+  (func $sleep
+    (i32.store (i32.const 64) (i32.const 0))
+    (i32.store8 (i32.const 72) (i32.const 0))
+    (i32.store (i32.const 80) (i32.const 1))
+    (i64.store (i32.const 88) (i64.const 10000000))
+    (i32.store16 (i32.const 104) (i32.const 0))
+    (if (call $poll_oneoff (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 192)) (then (unreachable))))
+
   (func $work (local $rounds i32)
     (local.set $rounds (i32.const 16384))
     (loop $more
@@ -37,4 +47,4 @@
     (local.set $end (i64.add (call $now) (local.get $end)))
     (loop $more
       (if (i64.lt_u (call $now) (local.get $end))
-        (then (call $work) (br $more))))))
+        (then (call $work) (call $sleep) (br $more))))))

@@ -64,6 +64,7 @@ impl Node {
             clock: Arc::clone(&clock) as _,
             policy,
             ownership: Arc::new(Alone { node: NodeId::new("node-1")?, boot }),
+            snapshots: None,
         };
         Ok(Self { log, clock, region: Region::start(RegionConfig::default(), deps).await?, boot })
     }

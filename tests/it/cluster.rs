@@ -21,7 +21,9 @@ use wasmwiz_tests::{
 };
 
 mod bus;
+mod dev;
 mod entry;
+mod handover;
 
 /// What may be added to a lease before a lost member's shards are elsewhere: two looks of the leader and a write, on a
 /// machine that is busy with other tests.

@@ -13,8 +13,9 @@ use wasmwiz_tests::{
     client::Client,
     guests,
     harness::NodeProcess,
-    history::{End, History},
+    history::History,
     load::{Answered, Load},
+    promises,
     times::Times,
     wait,
 };
@@ -98,16 +99,7 @@ async fn are_recorded(node: &NodeProcess, answered: &BTreeMap<ExecutionId, Answe
         Ok((history.open() == 0).then_some(history))
     });
     let history = history.await?;
-    history.each_ended_once()?;
-    for answer in answered.values() {
-        let recorded = history.executions.get(&answer.id);
-        let ends = recorded.map(|recorded| recorded.ends.as_slice()).unwrap_or_default();
-        let [End::Finished(finished)] = ends else {
-            anyhow::bail!("{} was answered, and the log says {ends:?}", answer.id);
-        };
-        ensure!(finished.outcome == Outcome::Succeeded, "{} was answered as a success: {finished:?}", answer.id);
-        ensure!(finished.stdout.digest == answer.input, "{} has another output in the log", answer.id);
-        history.content(&data, finished.stdout.digest)?;
-    }
+    let broken = promises::broken(&history, &data, answered);
+    ensure!(broken.is_empty(), "{} promises are broken, at first: {}", broken.len(), broken[0]);
     Ok(history)
 }

@@ -14,6 +14,9 @@ const OPERATOR_KEY: &str = "ww_TestOperator_forTheTestsAloneItOpensNothing001SOl
 /// What syncs, renames, and answers.
 const CALLS: &str = "fsync,fdatasync,rename,renameat,renameat2,write,writev,sendto,sendmsg";
 
+/// Those that answer.
+const SEND: &[&str] = &["write", "writev", "sendto", "sendmsg"];
+
 /// A system call that succeeded: the lines of the trace where it began and ended, and its text.
 #[derive(Debug)]
 struct Call {
@@ -74,10 +77,10 @@ async fn a_module_and_an_execution_are_synced_before_they_are_answered() -> anyh
     client.put_module("echo", echo.clone()).await?.expect(StatusCode::CREATED)?;
     client.execute("echo", "kept with its commit").await?;
     ensure!(node.terminate().await?.success(), "the node did not end well");
-    let calls = wait::until("the end of the trace", wait::SOON, async || ended(&trace, node.ready().pid)).await?;
+    let calls = wait::until("the answers in the trace", wait::SOON, async || traced(&trace)).await;
+    let calls = calls.with_context(|| format!("the trace ends with:\n{}", end(&trace)))?;
 
     const SYNC: &[&str] = &["fsync", "fdatasync"];
-    const SEND: &[&str] = &["write", "writev", "sendto", "sendmsg"];
     // The bytes, their name, the folder that holds the name, the commit that names them; then the answer.
     let hex = Digest::of(&echo).to_hex();
     let renamed = next(&calls, 0, &["rename", "renameat", "renameat2"], &format!("/blobs/sha256/{}/{hex}", &hex[..2]))?;
@@ -97,9 +100,17 @@ async fn a_module_and_an_execution_are_synced_before_they_are_answered() -> anyh
     Ok(())
 }
 
-/// The calls, once the tracer has seen the node's end.
-fn ended(trace: &Path, pid: u32) -> anyhow::Result<Option<Vec<Call>>> {
-    let text = String::from_utf8_lossy(&std::fs::read(trace)?).into_owned();
-    let end = format!("{pid} +++ exited");
-    Ok(text.lines().any(|line| line.replace("  ", " ").starts_with(&end)).then(|| calls(&text)))
+/// The calls, once the tracer has written the last one that is looked for: the answer to the execution.
+fn traced(trace: &Path) -> anyhow::Result<Option<Vec<Call>>> {
+    let calls = calls(&String::from_utf8_lossy(&std::fs::read(trace)?));
+    let Some(published) = calls.iter().rfind(|call| call.is(SEND, "HTTP/1.1 201")) else { return Ok(None) };
+    Ok(next(&calls, published.ended, SEND, "HTTP/1.1 200").is_ok().then_some(calls))
+}
+
+/// The last lines of the trace.
+fn end(trace: &Path) -> String {
+    const LINES: usize = 20;
+    let text = String::from_utf8_lossy(&std::fs::read(trace).unwrap_or_default()).into_owned();
+    let lines: Vec<_> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("\n")
 }

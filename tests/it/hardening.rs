@@ -12,6 +12,7 @@ use wasmwiz_tests::{
     wait::{self, SOON},
 };
 
+mod announced;
 mod cors;
 mod errors;
 mod http2;

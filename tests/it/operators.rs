@@ -98,7 +98,8 @@ async fn an_operators_key_is_managed_by_operators_and_a_revoked_one_never_comes_
     let file = configure(&node, "")?;
     let file = file.to_str().context("the path is not UTF-8")?;
     let list = printed(&["operator", "list", "--config", file]).await?;
-    ensure!(list.contains(OPERATOR_ID) && list.contains("revoked"), "{list}");
+    let row = list.lines().find(|line| line.split_whitespace().next() == Some(OPERATOR_ID));
+    ensure!(row.is_some_and(|row| row.contains(" revoked 20") && row.ends_with(" operator")), "{list}");
     let third = printed(&["operator", "issue", "--name", "third", "--config", file]).await?;
     let third_id = third.split('_').nth(1).context("no id")?;
     let fourth = printed(&["operator", "rotate", third_id, "--config", file]).await?;

@@ -100,9 +100,9 @@ async fn a_tenant_that_cannot_be_read_back_keeps_no_other_from_its_lost_executio
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lost_executions_are_found_behind_the_place_where_the_view_has_stopped() -> anyhow::Result<()> {
+async fn lost_executions_are_found_behind_the_place_of_a_stream_that_is_set_aside() -> anyhow::Result<()> {
     let (mut node, [broken, sound]) = killed(Launch::node(NODE)?.start().await?).await?;
-    // No view can fold it, and they begin anew: what they show ends before the executions.
+    // No view can fold it, and they begin anew: they know nothing of what the tenant ran.
     let sql = "UPDATE commits SET body = CAST('[' || substr(CAST(body AS TEXT), 3) AS BLOB)
                WHERE tenant = ?1 AND first_revision = 1";
     ensure!(Connection::open(node.data().join("log/events.db"))?.execute(sql, [&broken.id])? == 1, "no first commit");

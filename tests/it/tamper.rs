@@ -86,6 +86,37 @@ async fn an_intact_history_is_verified_counted_and_shown() -> anyhow::Result<()>
 }
 
 #[tokio::test]
+async fn heads_that_were_kept_show_what_chains_alone_do_not() -> anyhow::Result<()> {
+    let (node, tenant) = recorded().await?;
+    let (data, folder) = (node.data().to_string_lossy().into_owned(), tempfile::tempdir()?);
+    let (kept, text) = (folder.path().join("heads.json"), cli::run(["audit", "head", "--all", "--data", &data]).await?);
+    ensure!(text.code == Some(0) && text.stdout.contains(&tenant.id), "{text:?}");
+    fs::write(&kept, &text.stdout)?;
+    let kept = kept.to_string_lossy().into_owned();
+    let against = async || cli::run(["audit", "verify", "--data", &data, "--expect", &kept]).await;
+    let met = against().await?;
+    ensure!(met.code == Some(0) && met.stdout.contains("heads that were kept were met again"), "{met:?}");
+    let alone = cli::verify(&node.data()).await?;
+    ensure!(alone.stdout.contains("not shown by chains alone"), "{alone:?}");
+
+    // The newest commit, cut off as somebody would who knows the log.
+    let log = Connection::open(node.data().join("log/events.db"))?;
+    log.execute("DELETE FROM commits WHERE position = (SELECT max(position) FROM commits)", [])?;
+    drop(log);
+    let alone = cli::verify(&node.data()).await?;
+    ensure!(alone.code == Some(0), "a chain shows it by itself: {alone:?}");
+    let found = against().await?;
+    ensure!(found.code == Some(1) && found.stdout.contains("gone"), "{found:?}");
+
+    fs::write(&kept, "{}")?;
+    let nonsense = against().await?;
+    ensure!(nonsense.code == Some(1) && nonsense.stderr.contains("audit head --all"), "{nonsense:?}");
+    let of_a_node = cli::run(["audit", "head", "--data", &data]).await?;
+    ensure!(of_a_node.code == Some(1) && of_a_node.stderr.contains("--all"), "{of_a_node:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_changed_blob_is_found_and_named_and_one_that_is_gone_is_counted() -> anyhow::Result<()> {
     let (node, tenant) = recorded().await?;
     let data = node.data();

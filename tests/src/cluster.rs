@@ -41,6 +41,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// How long a shard has something under way when it is released.
 const UNDER_WAY: Duration = Duration::from_millis(5);
 
+/// How long a member may take to hand over: as long as an operator may set.
+const LEAVE_WITHIN: Duration = Duration::from_secs(60);
+
 /// Settings of a cluster that moves fast: leases of two seconds, no tenure, no back-off.
 pub fn settings(url: String) -> ClusterConfig {
     ClusterConfig {
@@ -117,7 +120,7 @@ impl Member {
             }
             loop {
                 match received.recv().await {
-                    Some(Order::Leave) => return member.leave().await,
+                    Some(Order::Leave) => return member.leave(LEAVE_WITHIN).await,
                     Some(Order::Hold(until)) => drop(until.recv()),
                     Some(Order::Drop) | None => return,
                 }

@@ -91,6 +91,14 @@ impl Fleet {
             tenant.client.put_module("echo", guests::ECHO.wasm()?).await?.is(201)?;
             all.push(tenant);
         }
+        for node in &nodes {
+            let last = all.last().context("a fleet has a tenant")?.client.at(&node.ready().url);
+            // Views fold in order: who knows the last tenant's key knows all. Callers do not say what they have seen elsewhere.
+            let known = wait::until("every node to know every key", wait::SOON, async || {
+                Ok((last.get("/v1/modules/echo").await?.status == 200).then_some(()))
+            });
+            known.await?;
+        }
         Ok(Self { nodes, nats, hosts, tenants: all, operator_token, replicas, _token_keys: keys })
     }
 

@@ -42,6 +42,8 @@ guests! {
     GREETER = "greeter", "../../examples/greeter.wat";
     /// Writes the wall clock's time.
     CLOCK = "clock", "../guests/clock.wat";
+    /// Writes whatever it can find out, and ends as its random numbers say.
+    CURIOUS = "curious", "../guests/curious.wat";
     /// Calls itself until its stack is used up.
     DEEP_RECURSION = "deep-recursion", "../guests/deep_recursion.wat";
     /// Never ends, and never calls the host.

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
+    io::{PipeReader, PipeWriter},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -51,6 +52,9 @@ pub struct Launch {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     folder: TempDir,
+    data: PathBuf,
+    /// A pipe that nobody reads, as its standard error.
+    unread: Option<(PipeReader, PipeWriter)>,
 }
 
 impl Launch {
@@ -59,9 +63,22 @@ impl Launch {
     /// # Errors
     /// When the binary was not built, or no folder can be made.
     pub fn dev() -> anyhow::Result<Self> {
-        let launch = Self::of(binary()?)?;
-        let data = launch.data();
-        Ok(launch.argument("dev").argument("--listen").argument("127.0.0.1:0").argument("--data").argument(data))
+        Ok(Self::of(binary()?)?.serving_dev())
+    }
+
+    /// The same with its data in this folder, which stays when the node goes.
+    ///
+    /// # Errors
+    /// As [`Self::dev`].
+    pub fn dev_on(data: &Path) -> anyhow::Result<Self> {
+        let mut launch = Self::of(binary()?)?;
+        launch.data = data.to_owned();
+        Ok(launch.serving_dev())
+    }
+
+    fn serving_dev(self) -> Self {
+        let data = self.data();
+        self.argument("dev").argument("--listen").argument("127.0.0.1:0").argument("--data").argument(data)
     }
 
     /// `wasmwiz node` with this configuration file, in which `{data}` stands for the node's own empty folder.
@@ -69,7 +86,11 @@ impl Launch {
     /// # Errors
     /// As [`Self::dev`].
     pub fn node(config: &str) -> anyhow::Result<Self> {
-        let launch = Self::of(binary()?)?;
+        let mut launch = Self::of(binary()?)?;
+        if !config.contains("announce_ms") {
+            // Nothing that has to look elsewhere first, and many nodes that are stopped.
+            launch = launch.variable("WASMWIZ_SHUTDOWN__ANNOUNCE_MS", "0");
+        }
         let file = launch.folder.path().join("node.toml");
         fs::write(&file, config.replace("{data}", &launch.data().to_string_lossy()))
             .context("cannot write node.toml")?;
@@ -88,7 +109,8 @@ impl Launch {
         let keep = std::env::var_os(KEEP).is_some();
         let made = tempfile::Builder::new().prefix("wasmwiz-").disable_cleanup(keep).tempdir();
         let folder = made.context("cannot make a folder for a node")?;
-        Ok(Self { program, arguments: Vec::new(), environment: Vec::new(), folder })
+        let data = folder.path().join("data");
+        Ok(Self { program, arguments: Vec::new(), environment: Vec::new(), folder, data, unread: None })
     }
 
     /// With one more argument.
@@ -120,19 +142,53 @@ impl Launch {
     /// Under `strace`, which writes these system calls of all its threads to a file, with the paths of descriptors. The node
     /// stays this process's own child, so that signals reach it.
     #[must_use]
-    pub fn traced(mut self, calls: &str, to: &Path) -> Self {
-        let program = std::mem::replace(&mut self.program, PathBuf::from("strace"));
+    pub fn traced(self, calls: &str, to: &Path) -> Self {
         let options = ["-D", "-f", "-y", "-s", "64", "-e", &format!("trace={calls}"), "-o"].map(OsString::from);
+        self.under_strace(options.into_iter().chain([to.into()]))
+    }
+
+    /// On a slow disk: `strace` holds up every sync for so long. Other system calls are not stopped.
+    #[must_use]
+    pub fn with_slow_syncs(self, by: Duration) -> Self {
+        const SYNCS: &str = "fsync,fdatasync,msync,sync_file_range";
+        let (trace, inject) = (format!("trace={SYNCS}"), format!("inject={SYNCS}:delay_enter={}", by.as_micros()));
+        let options = ["-D", "-f", "--seccomp-bpf", "-e", &trace, "-e", &inject, "-o", "/dev/null"];
+        self.under_strace(options.into_iter().map(OsString::from))
+    }
+
+    fn under_strace(mut self, options: impl Iterator<Item = OsString>) -> Self {
+        let program = std::mem::replace(&mut self.program, PathBuf::from("strace"));
         let own = std::mem::take(&mut self.arguments);
         self.arguments.extend(options);
-        self.arguments.extend([to.into(), program.into()]);
+        self.arguments.push(program.into());
         self.arguments.extend(own);
         self
     }
 
+    /// With another program: a copy of the node's, for instance.
+    #[must_use]
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
+    }
+
+    /// With a pipe that nobody reads as its standard error: it is full after 64 KiB.
+    ///
+    /// # Errors
+    /// When no pipe can be made.
+    pub fn with_unread_stderr(mut self) -> anyhow::Result<Self> {
+        self.unread = Some(std::io::pipe().context("cannot make a pipe")?);
+        Ok(self)
+    }
+
+    /// The configuration file of [`Self::node`].
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("node.toml")
+    }
+
     /// Where the node keeps its data.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     /// Starts it, and waits until it serves.
@@ -175,6 +231,10 @@ impl Launch {
             fs::remove_file(&ready_file).context("cannot remove the old ready file")?;
         }
         let stderr = File::options().create(true).append(true).open(self.stderr_file());
+        let stderr: Stdio = match &self.unread {
+            Some((_, full)) => full.try_clone().context("cannot share the pipe")?.into(),
+            None => stderr.context("cannot write stderr.log")?.into(),
+        };
         let stdout = File::options().create(true).append(true).open(self.stdout_file());
         let mut command = Command::new(&self.program);
         for name in settings_of_tests() {
@@ -188,7 +248,7 @@ impl Launch {
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(stdout.context("cannot write stdout.log")?)
-            .stderr(stderr.context("cannot write stderr.log")?)
+            .stderr(stderr)
             .spawn()
             .with_context(|| format!("cannot start {}", self.program.display()))
     }
@@ -347,6 +407,15 @@ impl NodeProcess {
             .unwrap_or_default()
     }
 
+    /// How many bytes it has written to a standard error that nobody reads.
+    ///
+    /// # Errors
+    /// When somebody reads it.
+    pub fn unread_bytes(&self) -> anyhow::Result<u64> {
+        let (reader, _) = self.launch.unread.as_ref().context("its standard error is a file")?;
+        rustix::io::ioctl_fionread(reader).context("a pipe does not say what it holds")
+    }
+
     /// The text of its ready file.
     ///
     /// # Errors
@@ -401,7 +470,7 @@ fn read_ready(file: &Path) -> anyhow::Result<Option<Ready>> {
     }
 }
 
-/// Variables that are meant for the tests: a node refuses a `WASMWIZ_` that it does not know.
+/// Variables that are meant for the tests, and are nothing to a node.
 pub(crate) fn settings_of_tests() -> impl Iterator<Item = OsString> {
     let names = std::env::vars_os().map(|(name, _)| name);
     names.filter(|name| name.to_string_lossy().starts_with("WASMWIZ_TESTS_"))

@@ -7,25 +7,31 @@ pub mod guests;
 pub mod wait;
 
 pub mod cli;
+pub mod disk;
 pub mod harness;
 pub mod hosts;
 pub mod python;
 pub mod terminal;
+pub mod wall_clock;
 
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod contract;
 pub mod cpu;
 pub mod fleet;
 pub mod nats;
+pub mod prometheus;
 pub mod raw;
 pub mod sse;
 pub mod subscriber;
 pub mod tenants;
 pub mod tls;
+pub mod wire;
 
 pub mod chance;
 pub mod history;
 pub mod load;
 pub mod memory;
+pub mod promises;
 pub mod times;

@@ -7,15 +7,16 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use reqwest::{
     Method, StatusCode,
     multipart::{Form, Part},
 };
+use serde::Deserialize as _;
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use wasmwiz_events::{digest::Digest, id::ExecutionId, payload::MAX_INLINE_BYTES};
+use wasmwiz_events::{digest::Digest, execution::Outcome, id::ExecutionId, payload::MAX_INLINE_BYTES};
 
 use crate::{
     chance::Chance,
@@ -29,6 +30,8 @@ pub struct Answered {
     pub id: ExecutionId,
     /// Digest of its input, which is also what it must give back.
     pub input: Digest,
+    /// How it ended.
+    pub outcome: Outcome,
     /// The answer.
     pub answer: Value,
 }
@@ -36,8 +39,10 @@ pub struct Answered {
 /// What the clients got.
 #[derive(Debug, Default)]
 pub struct Got {
-    /// Executions with their outcome.
+    /// Executions that succeeded.
     pub answered: Vec<Answered>,
+    /// Executions that the node could not carry out, and said so.
+    pub failed: Vec<Answered>,
     /// Whole answers that were no outcome.
     pub refused: Vec<Answer>,
     /// Requests without a whole answer.
@@ -67,13 +72,25 @@ impl Load {
     /// Lets every client finish its request, and gives what all of them got.
     ///
     /// # Errors
-    /// When an answer is not what the contract says.
+    /// When an answer is not what the contract says, or an execution did not succeed.
     pub async fn end(self) -> anyhow::Result<Got> {
+        let all = self.end_with_failures().await?;
+        let failed = all.failed.first().map(|failed| &failed.answer);
+        ensure!(failed.is_none(), "an echo did not succeed: {failed:?}");
+        Ok(all)
+    }
+
+    /// The same of a node that may fail to carry out what it accepted: it has no room, for instance.
+    ///
+    /// # Errors
+    /// When an answer is not what the contract says.
+    pub async fn end_with_failures(self) -> anyhow::Result<Got> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Got::default();
         for client in self.clients {
             let got = client.await.context("a client panicked")??;
             all.answered.extend(got.answered);
+            all.failed.extend(got.failed);
             all.refused.extend(got.refused);
             all.unanswered += got.unanswered;
         }
@@ -103,9 +120,14 @@ async fn work(client: Client, echo: Bytes, mut chance: Chance, stop: Arc<AtomicB
             continue;
         }
         let answer: Value = answer.json()?;
-        ensure!(answer["outcome"] == "succeeded", "an echo did not succeed: {answer}");
+        let outcome = Outcome::deserialize(&answer["outcome"]).with_context(|| format!("no outcome: {answer}"))?;
         let id = answer["id"].as_str().context("an execution has no id")?.parse()?;
-        got.answered.push(Answered { id, input: digest, answer });
+        let answered = Answered { id, input: digest, outcome, answer };
+        match outcome {
+            Outcome::Succeeded => got.answered.push(answered),
+            Outcome::Failed => got.failed.push(answered),
+            other => bail!("an echo ended as {}: {}", other.as_str(), answered.answer),
+        }
     }
     Ok(got)
 }

@@ -91,7 +91,8 @@ async fn work(client: Option<Client>, mut chance: Chance, stop: Arc<AtomicBool>)
     while !stop.load(Ordering::Relaxed) {
         // One in three computes for a while and writes nothing, so that kills find something under way.
         let (module, input, output) = if chance.within(0..3) == 0 {
-            let ms = chance.within(5..60).to_string();
+            // Those that sleep run beside each other: longer ones would meet three kills.
+            let ms = chance.within(1..20).to_string();
             ("spin", Bytes::from(ms), Bytes::new())
         } else {
             let most = MAX_INLINE_BYTES as u64;

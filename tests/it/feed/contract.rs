@@ -37,7 +37,8 @@ async fn live(node: &NodeProcess) -> anyhow::Result<Tenant> {
     tenant.client.delete(&format!("/v1/keys/{}", key.id)).await?.is(204)?;
     tenant.client.put_module("echo.v1", guests::ECHO.wasm()?).await?.is(201)?;
     tenant.client.put_module("none", "no module").await?;
-    tenant.client.execute("echo.v1", "hello").await?;
+    let ran = tenant.client.execute("echo.v1", "hello").await?;
+    tenant.client.post_bytes(&format!("/v1/executions/{}/verify", ran.id), "").await?.is(200)?;
     let later = tenant.client.request(Method::POST, "/v1/modules/echo.v1/executions").header("prefer", "respond-async");
     let id = tenant.client.send(later.body("hello")).await?.is(202)?["id"].as_str().context("no id")?.to_owned();
     wait::until("the end of the asynchronous execution", wait::SOON, async || {

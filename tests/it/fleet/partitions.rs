@@ -14,7 +14,7 @@ use wasmwiz_tests::{
 use super::Scene;
 
 /// How many disturbances there are, if the variable does not say otherwise.
-const RUNS: (&str, u64) = ("WASMWIZ_TESTS_PARTITION_RUNS", 5);
+const RUNS: (&str, u64) = ("WASMWIZ_TESTS_PARTITION_RUNS", 20);
 
 /// Longer than a lease of 3 s with its margin, so that what is cut off is replaced.
 const LONG_MS: std::ops::Range<u64> = 4_000..6_000;

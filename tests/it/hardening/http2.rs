@@ -6,19 +6,20 @@ use wasmwiz_tests::harness::Launch;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Types of frames (RFC 9113, section 6).
-const HEADERS: u8 = 1;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// `INITIAL_WINDOW_SIZE`, as a setting.
 const INITIAL_WINDOW_SIZE: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -43,7 +44,7 @@ async fn frames(mut connection: Connection) -> anyhow::Result<Vec<(u8, Vec<u8>)>
     Ok(frames)
 }
 
-async fn open(node: &NodeProcess, settings: &[u8]) -> anyhow::Result<Connection> {
+pub(super) async fn open(node: &NodeProcess, settings: &[u8]) -> anyhow::Result<Connection> {
     let mut connection = Connection::open(&node.ready().url).await?;
     connection.send([PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).await?;
     Ok(connection)

@@ -87,7 +87,8 @@ async fn a_new_certificate_is_served_without_a_restart_and_a_bad_one_never() -> 
     std::fs::write(folder.path().join("cert.pem"), "no certificate")?;
     node.signal(Signal::HUP)?;
     until_counted(&admin, "wasmwiz_tls_reloads_total", "failed", 1.0).await?;
-    ensure!(node.stderr().contains("cert.pem"), "no warning: {}", node.stderr());
+    // What is logged is written by a thread of its own.
+    wait::until("a warning", SOON, async || Ok(node.stderr().contains("cert.pem").then_some(()))).await?;
     get(first.connect(&url, &[], "1.3").await?).await?;
 
     second.write(folder.path())?;

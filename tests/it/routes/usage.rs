@@ -87,10 +87,12 @@ async fn a_report_comes_in_pages_and_as_a_table() -> anyhow::Result<()> {
     let lines: Vec<_> = text.split("\r\n").collect();
     ensure!(lines.len() == 4 && lines[3].is_empty(), "{text}");
     ensure!(lines[0].starts_with("bucket,executions,succeeded,") && lines[1].starts_with("a-1,1,1,0,"), "{text}");
-    for not_csv in ["application/json", "text/csv;q=0", "text/csvx"] {
+    for not_csv in ["application/json", "text/csv;q=0", "text/csvx, application/json;q=0.1"] {
         let answer = client.request(Method::GET, path).header("accept", not_csv);
         ensure!(client.send(answer).await?.is(200)?["items"].is_array(), "{not_csv} is answered with a table");
     }
+    let neither = client.request(Method::GET, path).header("accept", "text/csvx");
+    client.send(neither).await?.refuses(406, "not-acceptable")?;
     let bad = client.request(Method::GET, "/v1/usage?by=moon").header("accept", "text/csv");
     client.send(bad).await?.refuses(400, "invalid-query")?;
     Ok(())

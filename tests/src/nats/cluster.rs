@@ -72,6 +72,14 @@ impl NatsCluster {
         self.servers.iter().map(NatsServer::url).collect::<Vec<_>>().join(",")
     }
 
+    /// One of the servers, for a client that stays with it.
+    ///
+    /// # Errors
+    /// When there is no such server.
+    pub fn url_of(&self, number: usize) -> anyhow::Result<String> {
+        self.servers.get(number).map(NatsServer::url).context("there is no such server")
+    }
+
     /// Which server leads a stream now; `None` while none does.
     ///
     /// # Errors

@@ -5,12 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use hdrhistogram::Histogram;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use wasmwiz_tests::wire::read_answer;
 
 /// What a load gave.
 pub(crate) struct Loaded {
@@ -37,17 +35,6 @@ impl Loaded {
     pub(crate) fn ms(&self, percentile: f64) -> f64 {
         self.latency.value_at_percentile(percentile) as f64 / 1_000.0
     }
-}
-
-/// A POST whose answer is the same bytes again.
-pub(crate) fn echo_request(path: &str, authorization: Option<&str>, body: &[u8]) -> Vec<u8> {
-    let mut request = format!("POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {}\r\n", body.len());
-    request.push_str("Content-Type: application/octet-stream\r\n");
-    if let Some(key) = authorization {
-        request.push_str(&format!("Authorization: Bearer {key}\r\n"));
-    }
-    request.push_str("\r\n");
-    [request.as_bytes(), body].concat()
 }
 
 /// Keeps `connections` connections busy for `seconds`, after a warm-up of a tenth of that.
@@ -83,27 +70,10 @@ async fn connection(
             return Ok(latency);
         }
         stream.write_all(&request).await?;
-        read_answer(&mut stream, &mut buffer).await?;
+        let status = read_answer(&mut stream, &mut buffer).await?;
+        ensure!(status == 200, "not a 200: {}", String::from_utf8_lossy(&buffer));
         if sent >= warm {
             latency.record(sent.elapsed().as_micros() as u64)?;
         }
     }
-}
-
-/// Reads one answer with a `Content-Length`; anything but a 200 ends the benchmark.
-async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<()> {
-    buffer.clear();
-    let mut expected = usize::MAX;
-    while buffer.len() < expected {
-        ensure!(stream.read_buf(buffer).await? > 0, "the server closed the connection");
-        if expected == usize::MAX
-            && let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n")
-        {
-            let head = std::str::from_utf8(&buffer[..end])?.to_ascii_lowercase();
-            ensure!(head.starts_with("http/1.1 200"), "not a 200: {}", String::from_utf8_lossy(buffer));
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-            expected = end + 4 + length.context("an answer without Content-Length")?.trim().parse::<usize>()?;
-        }
-    }
-    Ok(())
 }

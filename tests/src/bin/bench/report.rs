@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use wasmwiz_tests::wire;
 
 use crate::{
     Args, bare,
@@ -173,10 +174,10 @@ impl Measured {
 fn row(server: &Bare, node: &Node, connections: usize, seconds: u64) -> anyhow::Result<Row> {
     let body: Vec<u8> = (0..BODY_BYTES).map(|n| b'a' + (n % 26) as u8).collect();
     let cpu = probe::cpu_seconds(server.pid())?;
-    let bare = load::run(server.address, &load::echo_request("/", None, &body), connections, seconds)?;
+    let bare = load::run(server.address, &wire::echo_request("/", None, &body), connections, seconds)?;
     let bare_cpu_us = (probe::cpu_seconds(server.pid())? - cpu) * 1e6 / bare.with_warm_up();
 
-    let request = load::echo_request("/v1/modules/echo/executions", Some(&node.key), &body);
+    let request = wire::echo_request("/v1/modules/echo/executions", Some(&node.key), &body);
     let (cpu, before) = (probe::cpu_seconds(node.pid())?, node.metrics()?);
     let loaded = load::run(node.api, &request, connections, seconds)?;
     let lag_s = catch_up(node)?.as_secs_f64();

@@ -1,0 +1,176 @@
+//! The dashboard and the alerts, by a Prometheus that scrapes a live node: every query is answered with a number, but for what
+//! only a fault makes, and every rule is evaluated. Skipped with a word where Prometheus is not installed.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, ensure};
+use reqwest::Method;
+use serde_json::Value;
+use tokio::time::{Interval, interval};
+use wasmwiz_tests::{
+    client::Client,
+    guests,
+    harness::{Launch, NodeProcess},
+    nats::NatsServer,
+    prometheus::{self, Prometheus},
+    python,
+    raw::Connection,
+    sse::Stream,
+    tenants::register,
+    wait,
+};
+
+/// What Grafana puts in the place of `$__rate_interval`: what happened once is still to be seen when the last query is asked.
+const RATE_INTERVAL: &str = "2m";
+
+/// What Grafana asks for the values of `$instance`: a label, and the series that have it.
+const INSTANCES: (&str, &str, &str) =
+    ("label_values(up{job=\"wasmwiz\"}, instance)", "instance", "up{job=\"wasmwiz\"}");
+
+/// Queries of what has not happened here, by the metric, and what would make it happen. A metric is there from its first time on.
+const UNSEEN: [(&str, &str); 4] = [
+    ("wasmwiz_http_connections_refused_total", "more connections than their bound"),
+    ("wasmwiz_tls_handshakes_refused_total", "a listener with TLS, and who does not speak it"),
+    ("wasmwiz_log_refused_total", "a full queue of the log, or another writer"),
+    ("wasmwiz_shed_total", "more commands than a queue takes"),
+];
+
+/// How long it may take until all is scraped and evaluated: twice before there is a rate.
+const SEEN_WITHIN: Duration = Duration::from_secs(60);
+
+fn file(name: &str) -> anyhow::Result<String> {
+    let path = python::root().join("docs/observability").join(name);
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The queries of a dashboard.
+fn queries(dashboard: &Value) -> Vec<String> {
+    let panels = dashboard["panels"].as_array().into_iter().flatten();
+    let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
+    targets.filter_map(|target| target["expr"].as_str()).map(str::to_owned).collect()
+}
+
+/// A query as Grafana sends it: with its variables' values.
+fn sent(query: &str, instance: &str) -> String {
+    query.replace("$__rate_interval", RATE_INTERVAL).replace("$instance", instance)
+}
+
+/// What happens on a node that works, and what its callers do wrong.
+struct Traffic<'a> {
+    node: &'a NodeProcess,
+    client: Client,
+    each_second: Interval,
+    rounds: u32,
+}
+
+impl<'a> Traffic<'a> {
+    async fn of(node: &'a NodeProcess) -> anyhow::Result<Self> {
+        let client = register(&node.operator()?, "Asks", "enterprise").await?.client;
+        client.put_module("echo", guests::ECHO.wasm()?).await?.is(201)?;
+        Ok(Self { node, client, each_second: interval(Duration::from_secs(1)), rounds: 0 })
+    }
+
+    async fn round(&mut self) -> anyhow::Result<()> {
+        self.each_second.tick().await;
+        self.rounds += 1;
+        let client = &self.client;
+        client.execute("echo", "hello").await?;
+        client.get("/v1/executions?limit=1").await?.is(200)?;
+        // Another module each time, which has to be compiled.
+        let data = format!("(data (i32.const 0) \"{}\")", self.rounds);
+        let module = wat::parse_str(format!("(module (memory 1) (func (export \"_start\")) {data})"))?;
+        client.put_module("fresh", module).await?.is(201)?;
+        let later = client.request(Method::POST, "/v1/modules/echo/executions").header("prefer", "respond-async");
+        client.send(later.body("later")).await?.is(202)?;
+        // What is refused: a credential, a command, and what is no HTTP.
+        client.with_credential("ww_guessed").get("/v1/keys").await?.refuses(401, "unauthenticated")?;
+        client.delete("/v1/modules/nothing").await?.refuses(404, "module-not-found")?;
+        let mut nonsense = Connection::open(&self.node.ready().url).await?;
+        nonsense.send("nonsense\r\n\r\n").await?;
+        nonsense.read_to_end(wait::SOON).await.map(drop)
+    }
+}
+
+/// A node that feeds this server, which is away yet, and lets tenants go soon.
+async fn node(bus: &NatsServer) -> anyhow::Result<NodeProcess> {
+    let launch = Launch::dev()?
+        .variable("WASMWIZ_FEED__NATS__URL", bus.url())
+        .variable("WASMWIZ_FEED__MAX_BYTES", "67108864")
+        .variable("WASMWIZ_FEED__PAUSE_MAX_MS", "200")
+        .variable("WASMWIZ_REGION__PASSIVATE_AFTER_MS", "500");
+    launch.start().await
+}
+
+/// Waits until every query has been answered with a number, in one of the rounds.
+async fn until_answered(server: &Prometheus, traffic: &mut Traffic<'_>, queries: &[String]) -> anyhow::Result<()> {
+    let mut unanswered = queries.to_vec();
+    let answered = wait::until("a number for every query of the dashboard", SEEN_WITHIN, async || {
+        traffic.round().await?;
+        let mut left = Vec::new();
+        for query in &unanswered {
+            if !server.query(query).await?.iter().any(|value| value.is_finite()) {
+                left.push(query.clone());
+            }
+        }
+        unanswered = left;
+        Ok(unanswered.is_empty().then_some(()))
+    })
+    .await;
+    answered.with_context(|| format!("without a number: {unanswered:#?}"))
+}
+
+/// The values of `$instance`, as the dashboard asks for them.
+async fn instances(server: &Prometheus, dashboard: &Value) -> anyhow::Result<Vec<String>> {
+    let (asked, label, selector) = INSTANCES;
+    let mut variables = dashboard["templating"]["list"].as_array().into_iter().flatten();
+    let variable = variables.find(|variable| variable["name"] == "instance").context("there is no $instance")?;
+    ensure!(variable["query"]["query"] == asked, "the instances are asked for by {}", variable["query"]);
+    server.label_values(label, selector).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_query_and_rule_is_answered_by_what_a_live_node_exports() -> anyhow::Result<()> {
+    if !prometheus::is_there() {
+        eprintln!("skipped: prometheus is not installed on this machine");
+        return Ok(());
+    }
+    let mut bus = NatsServer::prepared("")?;
+    let node = node(&bus).await?;
+    let admin = node.ready().admin_url.clone().context("the node gave no admin address")?;
+    let target = admin.trim_start_matches("http://");
+    let server = Prometheus::scraping("wasmwiz", target, &file("alerts.yaml")?).await?;
+    // The bus comes late, and one tenant never asks.
+    wait::until("an attempt of the feed that failed", wait::SOON, async || {
+        Ok((!server.query("wasmwiz_feed_retries_total > 0").await?.is_empty()).then_some(()))
+    })
+    .await?;
+    bus.start().await?;
+    register(&node.operator()?, "Never asks", "free").await?;
+    let mut traffic = Traffic::of(&node).await?;
+    let _stream = Stream::open(&traffic.client, "/v1/audit/stream", None).await?;
+
+    let dashboard: Value = serde_json::from_str(&file("dashboard.json")?)?;
+    let instances = instances(&server, &dashboard).await?;
+    ensure!(instances == [target], "the instances are {instances:?}");
+    let all = queries(&dashboard);
+    let takes_a_fault = |query: &str| UNSEEN.iter().any(|(metric, _)| query.contains(metric));
+    let (unseen, seen): (Vec<_>, Vec<_>) = all.into_iter().partition(|query| takes_a_fault(query));
+    ensure!(!seen.is_empty() && unseen.len() == UNSEEN.len(), "not seen are {unseen:?}");
+    let seen: Vec<_> = seen.iter().map(|query| sent(query, target)).collect();
+    until_answered(&server, &mut traffic, &seen).await?;
+    for (metric, fault) in UNSEEN {
+        let query = unseen.iter().find(|query| query.contains(metric)).context("it is in no panel")?;
+        eprintln!("{metric}, which takes {fault}: {} series", server.query(&sent(query, target)).await?.len());
+    }
+
+    let rules = wait::until("the evaluation of every rule", SEEN_WITHIN, async || {
+        let rules = server.rules().await?;
+        Ok((!rules.is_empty() && rules.iter().all(|rule| rule.health != "unknown")).then_some(rules))
+    })
+    .await?;
+    let wrong: Vec<_> = rules.iter().filter(|rule| rule.health != "ok" || rule.state == "firing").collect();
+    ensure!(wrong.is_empty(), "a node that works raises an alarm, or a rule is none: {wrong:#?}");
+    let rounds = traffic.rounds;
+    eprintln!("{} queries have a number after {rounds} rounds, {} rules are evaluated", seen.len(), rules.len());
+    Ok(())
+}
