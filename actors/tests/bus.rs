@@ -193,23 +193,19 @@ async fn the_end_of_an_execution_is_reported_until_it_is_known_to_be_recorded() 
 #[tokio::test]
 async fn an_end_that_an_owner_refuses_which_has_not_read_the_admission_is_offered_again() {
     let cluster = Cluster::start(Bounds::default()).await;
-    let (old, new) = (Arc::clone(cluster.node(1)), cluster.node(2));
-    // The old owner's admission is on its way when another one takes over and reads the stream.
+    let (old, new, asker) = (cluster.node(1), cluster.node(2), Arc::clone(cluster.node(3)));
+    // The admission is on its way to the log when another owner takes over and reads the stream.
     *old.view.believes.lock().unwrap() = Some(Owner::Here(Epoch::FIRST));
     cluster.log.hold();
-    let running = tokio::spawn({
-        let old = Arc::clone(&old);
-        async move { old.execute("echo", "hello").await }
-    });
+    let running = tokio::spawn(async move { asker.execute("echo", "hello").await });
     cluster.log.held_back(1).await;
     cluster.table.give(Some((2, 2)));
     new.ask(Command::Authorise(Scope::Operator)).await.unwrap();
     let before = cluster.wires.sent();
-    *old.view.believes.lock().unwrap() = None;
     cluster.log.release();
-    // It knows of no such execution, until it writes something itself.
-    eventually("the end is offered", || cluster.wires.sent() > before + 1).await;
-    cluster.node(3).ask(rename("by the new owner")).await.unwrap();
+    // The new owner knows of no such execution, until it writes something itself.
+    eventually("the end is offered again", || cluster.wires.sent() > before + 1).await;
+    new.ask(rename("by the new owner")).await.unwrap();
     let done = running.await.unwrap().unwrap();
     assert_eq!(done.stdout, "hello");
     assert!(matches!(done.end, End::Finished(_)), "{:?}", done.end);
