@@ -9,7 +9,8 @@
 //!
 //! Servers of a cluster tell each other late who listens where: a command that its server passes on to where somebody has
 //! just stopped listening is dropped without a word, and whoever sent it never knows whether it was taken in. Therefore a
-//! shard that is given up is listened for a while longer, and what comes is answered with "not here".
+//! shard that is given up is listened for a while longer, and what comes is answered with "not here". One that is taken up again
+//! in the same epoch meanwhile is listened for by the same subscription: by a second one each command would be decided twice.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +25,7 @@ use futures_util::StreamExt as _;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -225,6 +226,7 @@ async fn answer_all(shared: &Arc<Shared>, client: &Client) {
             let wanted = served.borrow_and_update().clone();
             listening.become_so(&wanted, client, server, &shared.answering);
         }
+        let next_end = listening.next_end();
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return },
             message = told.next() => match (message, shared.server.get()) {
@@ -232,16 +234,30 @@ async fn answer_all(shared: &Arc<Shared>, client: &Client) {
                 (Some(_), None) => {}
                 (None, _) => return,
             },
-            Some(_) = listening.tasks.join_next() => {}
+            Some(ended) = listening.tasks.join_next() => listening.has_ended(ended.ok().flatten()),
+            () = sleep_until(next_end.unwrap_or_else(Instant::now)), if next_end.is_some() => {}
         }
     }
 }
 
-/// The shards whose commands are listened for, and what ends that.
+/// The shards whose commands are listened for.
 #[derive(Default)]
 struct Listening {
-    ends: BTreeMap<(Shard, Epoch), DropGuard>,
-    tasks: JoinSet<()>,
+    ears: BTreeMap<(Shard, Epoch), Ear>,
+    tasks: JoinSet<Option<(Shard, Epoch)>>,
+}
+
+/// One subscription.
+enum Ear {
+    /// It is there.
+    Open {
+        /// Ends it.
+        _end: DropGuard,
+        /// How long, once the shard is given up.
+        until: Option<Instant>,
+    },
+    /// It is being ended. Until it is, there is no other one.
+    Closing,
 }
 
 impl Listening {
@@ -252,26 +268,51 @@ impl Listening {
         server: &Server,
         answering: &TaskTracker,
     ) {
-        self.ends.retain(|(shard, epoch), _| wanted.get(shard) == Some(epoch));
+        let now = Instant::now();
+        for ((shard, epoch), ear) in &mut self.ears {
+            let Ear::Open { until, .. } = ear else { continue };
+            *until = if wanted.get(shard) == Some(epoch) { None } else { until.or(Some(now + LINGER)) };
+            if until.is_some_and(|until| until <= now) {
+                *ear = Ear::Closing;
+            }
+        }
         for (&shard, &epoch) in wanted {
-            if self.ends.contains_key(&(shard, epoch)) {
+            if self.ears.contains_key(&(shard, epoch)) {
                 continue;
             }
             let end = CancellationToken::new();
-            self.ends.insert((shard, epoch), end.clone().drop_guard());
+            self.ears.insert((shard, epoch), Ear::Open { _end: end.clone().drop_guard(), until: None });
             let (client, server, answering) = (client.clone(), server.clone(), answering.clone());
             // The set ends them with the connection; the tracker knows of all that are left.
             self.tasks.spawn(answering.clone().track_future(async move {
                 match client.subscribe(subject(shard, epoch)).await {
-                    Ok(commands) => answer(commands, &client, &server, &end, &answering).await,
-                    Err(error) => tracing::warn!(%error, %shard, "commands of a shard cannot be listened for"),
+                    Ok(commands) => {
+                        answer(commands, &client, &server, &end, &answering).await;
+                        Some((shard, epoch))
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, %shard, "commands of a shard cannot be listened for");
+                        None
+                    }
                 }
             }));
         }
     }
+
+    /// When the next one has been listened for long enough.
+    fn next_end(&self) -> Option<Instant> {
+        self.ears.values().filter_map(|ear| if let Ear::Open { until, .. } = ear { *until } else { None }).min()
+    }
+
+    /// A subscription is over, and there may be another one. One that could not be made is not tried again on this connection.
+    fn has_ended(&mut self, ended: Option<(Shard, Epoch)>) {
+        if let Some(ended) = ended {
+            self.ears.remove(&ended);
+        }
+    }
 }
 
-/// Answers the commands of one shard, until that ends and for a moment longer, and then those that were under way.
+/// Answers the commands of one shard, until that ends, and then those that were under way.
 async fn answer(
     mut commands: Subscriber,
     client: &Client,
@@ -279,14 +320,9 @@ async fn answer(
     end: &CancellationToken,
     answering: &TaskTracker,
 ) {
-    let over = async {
-        end.cancelled().await;
-        sleep(LINGER).await;
-    };
-    tokio::pin!(over);
     loop {
         tokio::select! {
-            () = &mut over => break,
+            () = end.cancelled() => break,
             message = commands.next() => match message {
                 Some(message) => answer_one(message, client, server, answering),
                 None => return,

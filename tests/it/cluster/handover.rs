@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all};
 use wasmwiz_actors::{
     bus::{BusConfig, CommandBus, Letter, Server, Transport as _, Unanswered},
     dispatch::{Dispatch, DispatchDeps},
@@ -20,7 +20,7 @@ use wasmwiz_events::{
     time::SystemClock,
 };
 use wasmwiz_node::cluster::transport::NatsTransport;
-use wasmwiz_tests::nats::NatsCluster;
+use wasmwiz_tests::nats::{NatsCluster, NatsServer};
 
 use super::*;
 
@@ -52,6 +52,39 @@ async fn server(data: &Path) -> anyhow::Result<Server> {
     let (bus, blobs) = (CommandBus::alone(region.clone()), Arc::new(FsBlobs::open(data)?));
     let dispatch = Dispatch::new(DispatchDeps { bus, executors, blobs, log, node, boot });
     Ok(Server::new(region, dispatch, BusConfig::default()))
+}
+
+/// How often a shard is taken up again in the epoch in which it was given up.
+const AGAIN: usize = 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_for_a_shard_that_is_taken_up_again_is_answered_once() -> anyhow::Result<()> {
+    let nats = NatsServer::started().await?;
+    let owner = transport(nats.url(), "owner").await?;
+    let data = tempfile::tempdir()?;
+    owner.serve(server(data.path()).await?);
+    let (shard, epoch) = (Shard::new(7), Epoch::new(1));
+    let subject = format!("wasmwiz.cmd.{}.{}", shard.get(), epoch.get());
+    let asking = async_nats::connect(nats.url()).await?;
+    owner.listen(shard, epoch);
+    wait::until("the owner to be heard of", wait::SOON, async || {
+        Ok(asking.request(subject.clone(), "nothing".into()).await.is_ok().then_some(()))
+    })
+    .await?;
+    for turn in 0..AGAIN {
+        owner.fall_silent(shard, epoch);
+        // Long enough that it takes notice, and shorter than it goes on to listen.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        owner.listen(shard, epoch);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let inbox = asking.new_inbox();
+        let mut answers = asking.subscribe(inbox.clone()).await?;
+        asking.publish_with_reply(subject.clone(), inbox, "nothing that can be read".into()).await?;
+        tokio::time::timeout(wait::SOON, answers.next()).await?.context("no answer")?;
+        let second = tokio::time::timeout(Duration::from_millis(100), answers.next()).await;
+        ensure!(second.is_err(), "answered twice after it was taken up {} times", turn + 1);
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
