@@ -20,6 +20,7 @@ use crate::{
     aggregate::Authority,
     executor::{Ran, Stream},
     handle::{Ask, AskError, Decided, Origin},
+    region::unavailable,
     tenant::{Command, Refusal},
 };
 
@@ -89,10 +90,12 @@ impl Shared {
                     tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                     pause_ms *= 2;
                 }
+                // "Busy" would say that nothing was done, and its guest has run.
+                Err(AskError::Busy { .. }) => break,
                 answered => return answered,
             }
         }
-        Err(AskError::Busy { retry_after_ms: pause_ms })
+        Err(unavailable("its tenant was too busy for long to record its end; its execution is declared lost"))
     }
 
     /// The execution has its end in the log: it was declared lost, or an earlier report of ours was recorded and only

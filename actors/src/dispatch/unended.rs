@@ -14,6 +14,10 @@ use wasmwiz_events::id::{ExecutionId, TenantId};
 use super::Shared;
 use crate::tenant::Command;
 
+/// Executions that are being declared lost at the same time. Each is asked for some minutes at most, and what comes on top of these
+/// while a log is away for long is left to the deadlines of the executions.
+pub(super) const LOSING_MAX: usize = 1_024;
+
 /// An execution that somebody waits for, from before its admission is asked for. When this is dropped while the execution may be
 /// open, its tenant is asked to declare it lost.
 pub(super) struct Unended {
@@ -47,8 +51,13 @@ impl Drop for Unended {
         }
         // Without a runtime this life of the node ends, and the next one declares lost what this one ran.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let Ok(place) = Arc::clone(&self.shared.losing).try_acquire_owned() else { return };
         let (node, boot) = (self.shared.deps.node.clone(), self.shared.deps.boot);
         let lose = Command::Lose { execution_id: self.id, node, boot };
-        runtime.spawn(Arc::clone(&self.shared).nudge(self.tenant.clone(), lose));
+        let nudge = Arc::clone(&self.shared).nudge(self.tenant.clone(), lose);
+        runtime.spawn(async move {
+            let _place = place;
+            nudge.await;
+        });
     }
 }
