@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use wasmwiz_events::{
     blobs::{BlobError, Blobs},
+    digest::Digest,
     execution::{Accepted, Finished, Lost},
     id::{BootId, ExecutionId, ModuleName, NodeId, TenantId},
     log::EventLog,
@@ -43,6 +44,7 @@ use crate::{
     verify::{Inconclusive, NotVerifiable},
 };
 
+mod again;
 mod cancel;
 mod ending;
 mod finish;
@@ -54,6 +56,7 @@ mod runs;
 mod unended;
 mod verify;
 
+pub use again::{GuestView, RerunOf};
 pub use cancel::{Cancel, Cancelling};
 pub use queued::Queued;
 pub use verify::{Verification, Verify};
@@ -98,6 +101,8 @@ pub struct Request {
     pub args: Vec<String>,
     /// The most wall-clock time the caller wants to wait, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// Of which record it is made, if it is.
+    pub rerun: Option<RerunOf>,
     /// Kept until its end is recorded.
     pub hold: Hold,
 }
@@ -113,6 +118,7 @@ impl Request {
             stdin: self.stdin.clone(),
             args: self.args.clone(),
             timeout_ms: self.timeout_ms,
+            rerun: self.rerun.clone(),
             hold: Hold::default(),
         }
     }
@@ -130,6 +136,8 @@ pub enum Code {
     },
     /// The bytes of a module that came with the request.
     Inline(Bytes),
+    /// A module that came with an earlier request, and is kept by its digest.
+    Kept(Digest),
 }
 
 /// A module to be published.
@@ -279,6 +287,8 @@ struct Shared {
     under_way: TaskTracker,
     /// Places for verifications.
     lane: verify::Lane,
+    /// Executions that are being declared lost.
+    losing: Arc<Semaphore>,
 }
 
 impl Dispatch {
@@ -289,8 +299,8 @@ impl Dispatch {
         let input = Arc::new(Semaphore::new(queued::input_permits(queue.config())));
         let running = Arc::new(Semaphore::new(queue.config().running_max));
         let (once, runs) = (once::UnderWay::default(), Arc::default());
-        let lane = verify::Lane::default();
-        let shared = Arc::new(Shared { deps, ids: Ids, uploads, once, runs, input, running, under_way, lane });
+        let (lane, losing) = (verify::Lane::default(), Arc::new(Semaphore::new(unended::LOSING_MAX)));
+        let shared = Arc::new(Shared { deps, ids: Ids, uploads, once, runs, input, running, under_way, lane, losing });
         tokio::spawn(queued::conduct(Arc::downgrade(&shared), queue));
         Self { shared }
     }
@@ -331,6 +341,14 @@ impl Dispatch {
         if let Some(run) = self.shared.runs.find(execution_id) {
             run.stop();
         }
+    }
+
+    /// An execution as it was accepted, from its record at this position.
+    ///
+    /// # Errors
+    /// [`DispatchError`] when the log cannot be read, or does not have it there.
+    pub async fn accepted(&self, execution_id: ExecutionId, at: Position) -> Result<Accepted, DispatchError> {
+        self.shared.accepted(at, execution_id).await
     }
 
     /// Takes in a module and publishes it as the next version of its name. Bytes that are no module which this platform

@@ -6,14 +6,12 @@ use serde::{Deserialize, Serialize};
 use wasmwiz_events::{
     digest::Digest,
     event::Event,
-    execution,
-    id::{BootId, ExecutionId, KeyId, ModuleName, NodeId, TenantId},
+    id::{KeyId, TenantId},
     key::{Scope, Scopes},
-    module, requests,
+    module,
     revision::Revision,
     tenant::{self, Tier},
     time::{Moment, Steady, Timestamp},
-    verification::Verified,
 };
 
 use crate::{
@@ -22,6 +20,7 @@ use crate::{
 };
 
 pub mod admission;
+pub mod command;
 pub mod denials;
 pub mod executions;
 pub mod expected;
@@ -36,7 +35,8 @@ mod replay_tests;
 pub(crate) mod scenario;
 mod verification;
 
-pub use admission::{Execute, ModuleChoice};
+pub use admission::{Execute, ModuleChoice, Rerun};
+pub use command::Command;
 pub use refusal::Refusal;
 
 /// The tenant whose keys operate the platform.
@@ -58,182 +58,6 @@ pub struct NewKey {
     pub hash: Digest,
     /// When it stops working by itself.
     pub expires_at: Option<Timestamp>,
-}
-
-/// What may be asked of a tenant. It may be refused.
-///
-/// Its serialised form is that of frames between nodes (`codec`): a change of it is a new version of the frame.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
-    /// Register the tenant, and issue its first key with it.
-    Register {
-        /// Its name, for people.
-        name: String,
-        /// Its tier.
-        tier: Tier,
-        /// Its first key, if it is to have one at once.
-        first_key: Option<NewKey>,
-    },
-    /// Give it another name, another tier, or both at once.
-    Change {
-        /// The name from now on.
-        name: Option<String>,
-        /// The tier from now on.
-        tier: Option<Tier>,
-    },
-    /// Stop it from acting.
-    Suspend {
-        /// Why.
-        reason: Option<String>,
-    },
-    /// Let it act again.
-    Resume,
-    /// Issue a key.
-    IssueKey(NewKey),
-    /// Revoke a key.
-    RevokeKey {
-        /// Which.
-        key_id: KeyId,
-    },
-    /// Give a key a new secret. The old one works too until the grace has passed.
-    RotateKey {
-        /// Which.
-        key_id: KeyId,
-        /// Hash of the new secret, which stays with whoever drew it.
-        hash: Digest,
-        /// How long the old secret still works, in milliseconds; 0: not at all.
-        grace_ms: u64,
-    },
-    /// Publish a module as the next version of its name. The bytes are in the blob store already.
-    PublishModule {
-        /// The name.
-        name: ModuleName,
-        /// SHA-256 of the bytes.
-        digest: Digest,
-        /// How many.
-        size_bytes: u64,
-        /// What it is.
-        kind: module::Kind,
-        /// Its imports.
-        imports: Vec<String>,
-        /// Its exports.
-        exports: Vec<String>,
-    },
-    /// Record that an upload was no module that this platform runs.
-    RejectModule {
-        /// The name it was to have.
-        name: ModuleName,
-        /// SHA-256 of the bytes.
-        digest: Digest,
-        /// How many.
-        size_bytes: u64,
-        /// What was wrong.
-        reason: String,
-    },
-    /// Delete all versions of a module.
-    DeleteModule {
-        /// Which.
-        name: ModuleName,
-    },
-    /// Admit an execution.
-    Execute(Box<Execute>),
-    /// Ask whether another command would be refused now, before bytes are kept for it. Nothing follows from it.
-    Preview(#[serde(with = "crate::codec::never")] Box<Self>),
-    /// Ask whether a key may act under a scope now: for what its tenant's own commands do not cover, such as an
-    /// operator's commands to other tenants. Nothing follows from it.
-    Authorise(#[serde(with = "crate::codec::scope")] Scope),
-    /// Write down requests that were denied.
-    RecordDenials(requests::Denied),
-    /// Begin the next attempt at an asynchronous execution. One that is too old, or was tried too often, ends by it.
-    Start {
-        /// Which.
-        execution_id: ExecutionId,
-        /// The node that is to run it.
-        node: NodeId,
-        /// The life of that node.
-        boot: BootId,
-    },
-    /// Cancel an execution. One that waits ends by it; for one that runs nothing follows: who runs it ends it, and reports.
-    Cancel {
-        /// Which.
-        execution_id: ExecutionId,
-    },
-    /// Record how an execution ended.
-    Finish(#[serde(with = "crate::codec::json")] Box<execution::Finished>),
-    /// Declare lost what was begun in a life of a node that has ended. Which have, the decision is told.
-    Reap,
-    /// Declare lost an execution that this life of `node` asked to have admitted and does not run: its caller was told that
-    /// nobody knows, before anybody did.
-    Lose {
-        /// Which.
-        execution_id: ExecutionId,
-        /// The node that asked.
-        node: NodeId,
-        /// The life of that node.
-        boot: BootId,
-    },
-    /// Declare lost what is past its deadline and its grace.
-    Expire,
-    /// Record what came of running an execution again from its record. It costs what an execution costs.
-    RecordVerification(#[serde(with = "crate::codec::json")] Box<Verified>),
-}
-
-impl Command {
-    /// The scope that a key needs for it; `None`: not for keys at all.
-    fn scope(&self) -> Option<Scope> {
-        match self {
-            Self::Preview(command) => command.scope(),
-            Self::Authorise(scope) => Some(*scope),
-            Self::Register { .. }
-            | Self::Change { .. }
-            | Self::Suspend { .. }
-            | Self::Resume
-            | Self::RecordDenials(_)
-            | Self::Start { .. }
-            | Self::Finish(_)
-            | Self::Reap
-            | Self::Lose { .. }
-            | Self::Expire => None,
-            Self::IssueKey(_) | Self::RevokeKey { .. } | Self::RotateKey { .. } => Some(Scope::KeysManage),
-            Self::PublishModule { .. } | Self::RejectModule { .. } | Self::DeleteModule { .. } => {
-                Some(Scope::ModulesWrite)
-            }
-            Self::Execute(_) | Self::Cancel { .. } => Some(Scope::ExecutionsRun),
-            Self::RecordVerification(_) => Some(Scope::ExecutionsRead),
-        }
-    }
-
-    /// Does it record what has happened already? Then a suspension does not stop it.
-    pub(crate) const fn is_report(&self) -> bool {
-        matches!(self, Self::Finish(_) | Self::Reap | Self::Lose { .. } | Self::Expire)
-    }
-
-    /// Its name, for traces and metrics.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Register { .. } => "register",
-            Self::Change { .. } => "change",
-            Self::Suspend { .. } => "suspend",
-            Self::Resume => "resume",
-            Self::IssueKey(_) => "issue_key",
-            Self::RevokeKey { .. } => "revoke_key",
-            Self::RotateKey { .. } => "rotate_key",
-            Self::PublishModule { .. } => "publish_module",
-            Self::RejectModule { .. } => "reject_module",
-            Self::DeleteModule { .. } => "delete_module",
-            Self::Execute(_) => "execute",
-            Self::Preview(_) => "preview",
-            Self::Authorise(_) => "authorise",
-            Self::RecordDenials(_) => "record_denials",
-            Self::Start { .. } => "start",
-            Self::Cancel { .. } => "cancel",
-            Self::Finish(_) => "finish",
-            Self::Reap => "reap",
-            Self::Lose { .. } => "lose",
-            Self::Expire => "expire",
-            Self::RecordVerification(_) => "record_verification",
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -330,6 +154,7 @@ impl Tenant {
             }
             Command::DeleteModule { name } => self.modules.delete(name),
             Command::Execute(execute) => self.admit(*execute, context),
+            Command::Rerun(rerun) => self.admit_again(rerun, context),
             Command::Preview(command) => self.decide(*command, context).map(|_| vec![]),
             // Whoever is not refused by now may.
             Command::Authorise(_) => Ok(vec![]),
@@ -416,7 +241,7 @@ impl Tenant {
                 self.quota.wrote(deleted.writes_full_at, at);
             }
             Event::ExecutionAccepted(accepted) => {
-                self.executions.accepted(accepted, at.steady);
+                self.executions.accepted(accepted, at);
                 self.quota.accepted(accepted, at);
             }
             Event::ExecutionStarted(started) => self.executions.started(started, at.steady),
@@ -446,16 +271,20 @@ impl Tenant {
 
     /// Checks the authority and gives the scopes of the credential that asks, `None` when no tenant's credential asks.
     fn authorise(&self, command: &Command, context: &Context<'_>) -> Result<Option<Scopes>, Refusal> {
+        let check = |scopes, scope| {
+            let scopes = holds(scopes, scope)?;
+            command.also().map_or(Ok(scopes), |also| holds(scopes, also))
+        };
         match (context.by, command.scope()) {
             (Authority::Key(id), Some(scope)) => {
                 let scopes = self.keys.authorise(id, context.now)?;
-                holds(keys::in_effect(scopes, &self.id), scope).map(Some)
+                check(keys::in_effect(scopes, &self.id), scope).map(Some)
             }
             (Authority::Token { key, scopes }, Some(scope)) => {
                 let both = self.keys.authorise(key, context.now)?.and(*scopes);
-                holds(keys::in_effect(both, &self.id), scope).map(Some)
+                check(keys::in_effect(both, &self.id), scope).map(Some)
             }
-            (Authority::Subject(subject), Some(scope)) => holds(subject.scopes(), scope).map(Some),
+            (Authority::Subject(subject), Some(scope)) => check(subject.scopes(), scope).map(Some),
             (Authority::Key(_) | Authority::Token { .. } | Authority::Subject(_), None) => {
                 Err(Refusal::MissingScope(Scope::Operator))
             }

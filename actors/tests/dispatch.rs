@@ -143,6 +143,7 @@ fn request(code: Code, stdin: impl Into<Bytes>, timeout_ms: u64) -> Request {
         stdin: stdin.into(),
         args: vec![],
         timeout_ms: Some(timeout_ms),
+        rerun: None,
         hold: Hold::default(),
     }
 }

@@ -129,7 +129,8 @@ pub struct Accepted {
     pub limits: Limits,
     /// Where its random numbers come from.
     pub seed: Seed,
-    /// The time it starts at: where the guest's clocks begin, in every attempt.
+    /// Where the guest's clocks begin, in every attempt: at its acceptance, or where those of the execution began that it does
+    /// again as it was.
     pub start_time: Timestamp,
     /// Version and settings of the engine that compiles it, as a short fingerprint.
     pub engine: String,
@@ -145,6 +146,9 @@ pub struct Accepted {
     /// this moment no attempt begins any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_by: Option<Timestamp>,
+    /// The execution whose record this one was made of, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<ExecutionId>,
 }
 
 /// An attempt at an asynchronous execution began. Others begin with their acceptance.

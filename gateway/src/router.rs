@@ -50,6 +50,13 @@ pub(crate) fn table() -> Vec<Route> {
         key(&get, "/v1/executions/{execution_id}", ExecutionsRead, executions::get, executions::get_doc),
         key(&delete, "/v1/executions/{execution_id}", ExecutionsRun, executions::cancel, executions::cancel_doc),
         key(&post, "/v1/executions/{execution_id}/verify", ExecutionsRead, executions::verify, executions::verify_doc),
+        key_with(
+            &post,
+            "/v1/executions/{execution_id}/rerun",
+            (ExecutionsRun, ExecutionsRead),
+            executions::rerun,
+            executions::rerun_doc,
+        ),
         key(&get, "/v1/executions/{execution_id}/events", ExecutionsRead, executions::events, executions::events_doc),
         key(&get, "/v1/executions/{execution_id}/stdin", ExecutionsRead, executions::stdin, executions::stdin_doc),
         key(&get, "/v1/executions/{execution_id}/stdout", ExecutionsRead, executions::stdout, executions::stdout_doc),
@@ -71,6 +78,8 @@ pub(crate) struct Route {
     pub(crate) path: &'static str,
     /// What the caller needs; `None`: no scope, and no key either unless its document asks for one.
     pub(crate) scope: Option<Scope>,
+    /// A second scope that it needs.
+    pub(crate) also: Option<Scope>,
     pub(crate) document: fn() -> Operation,
     endpoint: Box<dyn FnOnce(&Gateway) -> BoxEndpoint<'static>>,
 }
@@ -82,7 +91,7 @@ where
     Fut: Future<Output = Answer> + Send + 'static,
 {
     let endpoint = |gateway: &Gateway| Open { gateway: gateway.clone(), run }.boxed();
-    Route { method: method.clone(), path, scope: None, document, endpoint: Box::new(endpoint) }
+    Route { method: method.clone(), path, scope: None, also: None, document, endpoint: Box::new(endpoint) }
 }
 
 /// A route for callers whose key has `scope`.
@@ -91,8 +100,22 @@ where
     F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let endpoint = move |gateway: &Gateway| Secured { gateway: gateway.clone(), scope: Some(scope), run }.boxed();
-    Route { method: method.clone(), path, scope: Some(scope), document, endpoint: Box::new(endpoint) }
+    secured(method, path, (Some(scope), None), run, document)
+}
+
+/// A route for callers whose key has both scopes.
+fn key_with<F, Fut>(
+    method: &Method,
+    path: &'static str,
+    (scope, also): (Scope, Scope),
+    run: F,
+    document: fn() -> Operation,
+) -> Route
+where
+    F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Answer> + Send + 'static,
+{
+    secured(method, path, (Some(scope), Some(also)), run, document)
 }
 
 /// A route for every caller who is known, whatever the scopes.
@@ -101,8 +124,22 @@ where
     F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let endpoint = move |gateway: &Gateway| Secured { gateway: gateway.clone(), scope: None, run }.boxed();
-    Route { method: method.clone(), path, scope: None, document, endpoint: Box::new(endpoint) }
+    secured(method, path, (None, None), run, document)
+}
+
+fn secured<F, Fut>(
+    method: &Method,
+    path: &'static str,
+    (scope, also): (Option<Scope>, Option<Scope>),
+    run: F,
+    document: fn() -> Operation,
+) -> Route
+where
+    F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Answer> + Send + 'static,
+{
+    let endpoint = move |gateway: &Gateway| Secured { gateway: gateway.clone(), scope, also, run }.boxed();
+    Route { method: method.clone(), path, scope, also, document, endpoint: Box::new(endpoint) }
 }
 
 struct Open<F> {
@@ -126,6 +163,8 @@ struct Secured<F> {
     gateway: Gateway,
     /// What the caller needs, if anything beside being known.
     scope: Option<Scope>,
+    /// And what else.
+    also: Option<Scope>,
     run: F,
 }
 
@@ -150,6 +189,7 @@ where
     async fn answer_to(&self, caller: Caller, request: Request) -> Answer {
         let deps = self.gateway.deps();
         caller.authorise(self.scope)?;
+        caller.authorise(self.also)?;
         idempotency::check(request.method(), request.headers())?;
         if request.method() == Method::GET
             && let Some(wanted) = position::wanted(request.headers())?

@@ -110,6 +110,22 @@ pub(crate) struct NewTenant {
     pub(crate) initial_key: InitialKey,
 }
 
+/// Makes an execution of the record of another. What is absent is as it was.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct RerunRequest {
+    /// Another version of the module.
+    pub(crate) version: Option<u32>,
+    /// Another standard input.
+    pub(crate) stdin: Option<String>,
+    /// How stdin is written: utf-8, or base64; utf-8 when absent.
+    pub(crate) stdin_encoding: Option<String>,
+    /// Other arguments.
+    pub(crate) args: Option<Vec<String>>,
+    /// Is the guest to see the recorded time and random numbers? Otherwise it has its own.
+    pub(crate) as_recorded: Option<bool>,
+}
+
 /// Registers a tenant.
 #[derive(Debug, Object)]
 #[oai(deny_unknown_fields)]

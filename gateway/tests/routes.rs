@@ -364,5 +364,6 @@ fn accepted(execution_id: ExecutionId) -> Accepted {
         boot: Ids.boot(),
         bucket_full_at: None,
         start_by: None,
+        rerun_of: None,
     }
 }

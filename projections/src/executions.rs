@@ -41,6 +41,8 @@ pub struct ExecutionRecord {
     pub accepted_at: Timestamp,
     /// The commit that accepted it: the log has a small input there.
     pub accepted_position: Position,
+    /// The execution of whose record it was made, if it was.
+    pub rerun_of: Option<ExecutionId>,
     /// When its current attempt began; `None` while an asynchronous one waits for its first.
     pub started_at: Option<Timestamp>,
     /// How it ended; `None` while it is open.

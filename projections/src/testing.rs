@@ -99,6 +99,7 @@ pub(crate) fn accepted(n: u32, key: &str, module: ModuleRef) -> Event {
         boot: BootId::new(Uuid::from_u128(1)),
         bucket_full_at: None,
         start_by: None,
+        rerun_of: None,
     }))
 }
 

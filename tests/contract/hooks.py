@@ -43,6 +43,9 @@ DEPENDS_ON_DATA = [
     ("invalid-body", "must lie in the future"),
     ("invalid-body", "Nothing is to be changed"),
     ("invalid-body", "must lie between 1 and 3600"),  # The node's own setting may be lower than what any may allow.
+    ("invalid-body", "says how stdin is written"),  # One member is about another.
+    ("invalid-body", "is not base64"),
+    ("invalid-body", "must be absent"),  # An uploaded module has no versions.
     ("invalid-query", "lies after to"),
     ("precondition-failed", ""),  # A tag is opaque, and of one state only.
     ("idempotency-key-reused", ""),  # A key that is drawn twice comes with two requests.

@@ -27,6 +27,7 @@ mod quarantine;
 mod rebuild;
 mod replaced;
 mod reproduce;
+mod rerun;
 mod routes;
 mod settings;
 mod stopping;

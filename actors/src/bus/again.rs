@@ -3,7 +3,10 @@
 //! A command that was certainly not taken in may always be. Of the others only those may whose second decision changes
 //! nothing that the first did not: who asks is told that it is not known, rather than that it was done twice.
 
-use crate::{handle::Ask, tenant::Command};
+use crate::{
+    handle::Ask,
+    tenant::{Command, Rerun},
+};
 
 /// May it be decided a second time without harm, and is the second answer one that its caller can use?
 pub(super) fn may_be(ask: &Ask) -> bool {
@@ -13,11 +16,12 @@ pub(super) fn may_be(ask: &Ask) -> bool {
         // What they record has happened already, and is recorded once: the second finds it so.
         Command::Finish(_) | Command::Reap | Command::Lose { .. } | Command::Expire => true,
         // The second would be told which execution came of the request, and not what it is to run: it would never end.
-        Command::Execute(execute) if !execute.asynchronous => false,
+        Command::Execute(execute) | Command::Rerun(Rerun { execute, .. }) if !execute.asynchronous => false,
         // The second would be refused for what the first did.
         Command::Start { .. } | Command::Cancel { .. } | Command::RecordDenials(_) => false,
         // With a key the owner knows the request again, and answers what came of it.
         Command::Execute(_)
+        | Command::Rerun(_)
         | Command::Register { .. }
         | Command::Change { .. }
         | Command::Suspend { .. }

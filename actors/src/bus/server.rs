@@ -13,7 +13,6 @@ use crate::{
     handle::AskError,
     metrics,
     region::{Asked, ENTITIES_TRIED, Region, contended},
-    tenant::Command,
     trace,
 };
 
@@ -96,8 +95,8 @@ impl Server {
             return Ok(Asked::NotHere);
         }
         // What is accepted here waits in the line of this node.
-        let _entering = match &ask.command {
-            Command::Execute(execute) if execute.asynchronous && self.region.is_here(&tenant) => {
+        let _entering = match ask.command.execute() {
+            Some(execute) if execute.asynchronous && self.region.is_here(&tenant) => {
                 Some(self.region.enter_queue().ok_or(AskError::Busy { retry_after_ms: 1_000 })?)
             }
             _ => None,

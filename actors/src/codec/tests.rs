@@ -18,7 +18,7 @@ use wasmwiz_events::{
 use super::*;
 use crate::{
     aggregate::Subject,
-    tenant::{Execute, ModuleChoice, NewKey, idempotency::Came, scenario},
+    tenant::{Execute, ModuleChoice, NewKey, Rerun, idempotency::Came, scenario},
 };
 
 /// What the fields of a command are made of.
@@ -149,6 +149,11 @@ impl Stuff {
             Command::Reap,
             Command::Lose { execution_id, node, boot },
             Command::Expire,
+            Command::Rerun(Rerun {
+                of: execution_id,
+                start_time: self.maybe(self.time()),
+                execute: Box::new(self.execute()),
+            }),
         ];
         let names: std::collections::BTreeSet<_> = all.iter().map(Command::name).collect();
         assert_eq!(names.len(), COMMANDS, "one of each");
@@ -251,7 +256,7 @@ impl Stuff {
     }
 }
 
-const COMMANDS: usize = 21;
+const COMMANDS: usize = 22;
 const REFUSALS: usize = 38;
 
 /// Fails to compile when there is another: then it has to be among [`Stuff::refusals`], and the frames are of a new version.

@@ -15,7 +15,9 @@ use wasmwiz_events::{
     revision::Position,
 };
 
-use super::{Code, DispatchError, Done, Request, Shared, finish::Began, once::Turn, runs::Run, unended::Unended};
+use super::{
+    Code, DispatchError, Done, Request, Shared, again, finish::Began, once::Turn, runs::Run, unended::Unended,
+};
 use crate::{
     aggregate::Authority,
     ahead::Early,
@@ -25,6 +27,7 @@ use crate::{
     region::{ENTITIES_TRIED, contended},
     tenant::{Command, Execute, ModuleChoice, Refusal, idempotency::Came},
     trace,
+    verify::NotVerifiable,
 };
 
 /// What is said of a guest that a stopping node has ended.
@@ -93,10 +96,12 @@ impl Shared {
         let asked = async {
             let asked = self.deps.bus.ask_ahead(&tenant, ask, ahead).await;
             match &asked {
+                // It was decided twice, as a message may be that arrives twice, and the first answer went nowhere: nobody runs it.
+                Ok(Some(Decided { replayed: Some(replayed), .. })) if replayed.came == Came::Execution(run.id) => {
+                    unended.may_be_open();
+                }
                 Ok(Some(_)) => {}
-                // It may be in the log all the same. Of what was decided here this would have been told, of others' decisions
-                // not; and where it was decided is not asked, as the tenant may have come here since.
-                Err(AskError::Unavailable { .. }) if self.deps.bus.is_alone() => {}
+                // It may be in the log all the same.
                 Err(AskError::Unavailable { .. }) => unended.may_be_open(),
                 Ok(None) | Err(AskError::Refused(_) | AskError::Busy { .. }) => unended.is_settled(),
             }
@@ -146,7 +151,7 @@ impl Shared {
     }
 
     async fn make_ready(&self, request: Request, manner: Manner) -> Result<Ready, DispatchError> {
-        let Request { tenant, by, origin, code, stdin, args, timeout_ms, hold: _hold } = request;
+        let Request { tenant, by, origin, code, stdin, args, timeout_ms, rerun, hold: _hold } = request;
         let asynchronous = manner == Manner::Queued;
         let (module, inline) = match code {
             Code::Named { name, version } => (ModuleChoice::Named { name, version }, None),
@@ -154,12 +159,16 @@ impl Shared {
                 let (digest, size_bytes) = (Digest::of(&wasm), wasm.len() as u64);
                 (ModuleChoice::Inline { digest, size_bytes }, Some((digest, wasm)))
             }
+            Code::Kept(digest) => {
+                let kept = self.deps.blobs.open_pieces(digest).await?.ok_or(NotVerifiable::Gone("module"))?;
+                (ModuleChoice::Inline { digest, size_bytes: kept.size_bytes() }, None)
+            }
         };
-        let input = Payload::new(stdin.clone());
+        let recorded = rerun.as_ref().and_then(|rerun| rerun.input);
         let mut execute = Execute {
             execution_id: self.ids.execution(),
             module,
-            stdin: Content { digest: input.digest(), size_bytes: stdin.len() as u64 },
+            stdin: recorded.map_or_else(|| Content::of(&stdin), |(_, content)| content),
             args,
             timeout_ms,
             seed: self.ids.seed(),
@@ -169,13 +178,17 @@ impl Shared {
             asynchronous,
             deadline: None,
         };
-        if inline.is_some() || stdin.len() > MAX_INLINE_BYTES || origin.once.is_some() {
+        if inline.is_some() || stdin.len() > MAX_INLINE_BYTES || origin.once.is_some() || recorded.is_some() {
             // Bytes are kept before the commit that names them: not for somebody who would be refused anyway. And what was
             // done before needs neither slot nor place.
-            let command = Command::Execute(Box::new(execute.clone()));
+            let command = again::admission(&execute, rerun.as_ref());
             let previewed = self.preview(&tenant, &command, &by, &origin).await?;
             ran_before(&previewed)?;
         }
+        let stdin = match recorded {
+            Some((at, content)) => self.recorded_input(at, content).await?,
+            None => stdin,
+        };
         let entering = if asynchronous {
             let entered = self.deps.bus.enter_queue(&tenant);
             entered.map_err(|Full| DispatchError::Busy { retry_after_ms: QUEUE_RETRY_MS })?
@@ -201,10 +214,10 @@ impl Shared {
         if self.runs.are_cut_off() {
             return Err(DispatchError::Busy { retry_after_ms: STOPPING_RETRY_MS });
         }
-        let payloads = self.keep([input]).await?;
+        let payloads = self.keep([Payload::new(stdin.clone())]).await?;
         // Whoever cancels it from the moment of its acceptance on finds it here.
         let run = self.runs.of(execute.execution_id);
-        let command = Command::Execute(Box::new(execute));
+        let command = again::admission(&execute, rerun.as_ref());
         let ask = Ask { command, by, origin, payloads };
         Ok(Ready { tenant, ask, run, slot, prepared, stdin, _entering: entering, _turn: turn })
     }

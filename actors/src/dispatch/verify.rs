@@ -181,7 +181,7 @@ impl Shared {
         let place = self.lane.enter(&tenant).await;
         let _place = place.ok_or(DispatchError::Busy { retry_after_ms: BUSY_RETRY_MS })?;
 
-        let stdin = self.recorded_input(accepted_at, &accepted).await?;
+        let stdin = self.recorded_input(accepted_at, accepted.stdin).await?;
         let prepared = self.prepare_again(&tenant, accepted.module.digest).await?;
         let slot = self.deps.executors.reserve().await;
         let slot = slot.map_err(|busy| DispatchError::Busy { retry_after_ms: busy.retry_after_ms })?;
@@ -226,7 +226,7 @@ impl Shared {
         self.deps.bus.ask(tenant, ask).await
     }
 
-    async fn accepted(&self, at: Position, id: ExecutionId) -> Result<Accepted, DispatchError> {
+    pub(super) async fn accepted(&self, at: Position, id: ExecutionId) -> Result<Accepted, DispatchError> {
         self.event_at(at, |event| match event {
             Event::ExecutionAccepted(accepted) if accepted.execution_id == id => Some((**accepted).clone()),
             _ => None,
@@ -252,8 +252,8 @@ impl Shared {
     }
 
     /// The input of an execution: it rides with the commit, or is a blob.
-    async fn recorded_input(&self, at: Position, accepted: &Accepted) -> Result<Bytes, DispatchError> {
-        let Content { digest, size_bytes } = accepted.stdin;
+    pub(super) async fn recorded_input(&self, at: Position, recorded: Content) -> Result<Bytes, DispatchError> {
+        let Content { digest, size_bytes } = recorded;
         if size_bytes == 0 {
             return Ok(Bytes::new());
         }
@@ -261,7 +261,7 @@ impl Shared {
             Some(bytes) => bytes,
             None => self.deps.blobs.get(digest).await?.ok_or(NotVerifiable::Gone("standard input"))?,
         };
-        if Content::of(&bytes) != accepted.stdin {
+        if Content::of(&bytes) != recorded {
             return Err(DispatchError::Host(format!(
                 "the input kept at position {at} is not the one that is recorded"
             )));

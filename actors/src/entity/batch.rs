@@ -20,7 +20,7 @@ use crate::{
     json::escaped_size,
     metrics,
     tenant::{
-        Command, Tenant,
+        Command, Rerun, Tenant,
         idempotency::{Decision, Replayed},
     },
     trace,
@@ -133,7 +133,7 @@ fn text_size(command: &Command) -> usize {
     let all = |texts: &[String]| texts.iter().map(|text| escaped_size(text)).sum();
     match command {
         Command::PublishModule { imports, exports, .. } => all(imports) + all(exports),
-        Command::Execute(execute) => all(&execute.args),
+        Command::Execute(execute) | Command::Rerun(Rerun { execute, .. }) => all(&execute.args),
         Command::Finish(finished) => finished.message.as_deref().map_or(0, escaped_size),
         Command::RecordVerification(verified) => {
             let sides =
@@ -217,6 +217,7 @@ mod tests {
             boot: BootId::new(uuid()),
             bucket_full_at: Some(latest()),
             start_by: Some(latest()),
+            rerun_of: Some(ExecutionId::new(uuid())),
         }))
     }
 
@@ -224,7 +225,7 @@ mod tests {
     fn the_fullest_batch_is_within_the_bounds_of_a_commit() {
         // An issuer's name of 32 characters and a subject of 128 bytes, as the gateway takes them.
         let subject = Actor::subject(&"i".repeat(32), &"s".repeat(128));
-        let reason = "its node did not learn in time that it was admitted, and ended its guest".into();
+        let reason = "its node left its run without recording an end".into();
         let lost = Event::ExecutionLost(Lost { execution_id: ExecutionId::new(uuid()), attempt: 1, reason });
         let most = BATCH_EVENTS * longest(accepted(), subject)
             + BATCH_TEXT_BYTES

@@ -59,7 +59,33 @@ pub struct Execute {
     pub deadline: Option<Timestamp>,
 }
 
+/// A request for another execution, made of the record of an earlier one. Whether that is in the log, whoever made it has seen there:
+/// what has ended is no longer part of a tenant's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rerun {
+    /// The earlier one.
+    pub of: ExecutionId,
+    /// Where the guest's clocks are to begin; `None`: at its acceptance, as in any other.
+    #[serde(with = "crate::codec::moment::optional")]
+    pub start_time: Option<Timestamp>,
+    /// What is to run.
+    pub execute: Box<Execute>,
+}
+
 impl Tenant {
+    /// Admits another execution, made of the record of an earlier one.
+    pub(super) fn admit_again(&self, rerun: Rerun, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
+        let Rerun { of, start_time, execute } = rerun;
+        let mut events = self.admit(*execute, context)?;
+        for event in &mut events {
+            if let Event::ExecutionAccepted(accepted) = event {
+                accepted.rerun_of = Some(of);
+                accepted.start_time = start_time.unwrap_or(accepted.start_time);
+            }
+        }
+        Ok(events)
+    }
+
     /// Admits an execution, or says why not.
     pub(super) fn admit(&self, execute: Execute, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
         let key_id = context.by.credential().ok_or(Refusal::NotAKey)?;
@@ -99,7 +125,56 @@ impl Tenant {
             boot: execute.boot,
             bucket_full_at,
             start_by,
+            rerun_of: None,
         };
         Ok(vec![Event::ExecutionAccepted(Box::new(accepted))])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmwiz_events::{key::Scope, tenant::Tier};
+
+    use super::{super::scenario::*, *};
+    use crate::{aggregate::Authority, tenant::Command};
+
+    fn rerun(start_time: Option<Timestamp>) -> Command {
+        let Command::Execute(execute) = execute(HELLO) else { unreachable!() };
+        Command::Rerun(Rerun { of: execution_id(1), start_time, execute })
+    }
+
+    #[test]
+    fn a_rerun_names_the_earlier_one_and_begins_at_its_own_time_or_at_the_recorded_one() {
+        let history = || ready().into_iter().chain([accepted(1), finished(1)]);
+        let accepted = given(history()).by(K1).when(rerun(None)).accepted();
+        assert_eq!((accepted.rerun_of, accepted.start_time), (Some(execution_id(1)), NOON));
+        let before = Timestamp::from_unix_ms(NOON.unix_ms() - 86_400_000 * 3);
+        let accepted = given(history()).by(K1).when(rerun(Some(before))).accepted();
+        assert_eq!((accepted.rerun_of, accepted.start_time), (Some(execution_id(1)), before));
+        assert_eq!(given(history()).by(K1).when(execute(HELLO)).accepted().rerun_of, None);
+    }
+
+    #[test]
+    fn a_rerun_counts_in_the_day_of_its_acceptance() {
+        let as_recorded = |n| {
+            let Event::ExecutionAccepted(mut accepted) = accepted(n) else { unreachable!() };
+            accepted.start_time = Timestamp::from_unix_ms(NOON.unix_ms() - 86_400_000);
+            [Event::ExecutionAccepted(accepted), finished(n)]
+        };
+        let day = (1..=100).flat_map(as_recorded);
+        let history = [registered("Acme", Tier::Free), key_issued(K1), published(HELLO)].into_iter().chain(day);
+        let refused = Refusal::DailyQuotaUsed { per_day: 100, retry_after_ms: 12 * 3_600_000 };
+        given(history).by(K1).when(execute(HELLO)).then_refused(refused);
+    }
+
+    #[test]
+    fn a_rerun_needs_to_run_and_to_read() {
+        let with = |scopes: &[Scope]| Authority::Token { key: key_id(K1), scopes: scopes.iter().copied().collect() };
+        for (scopes, missing) in
+            [(&[Scope::ExecutionsRun][..], Scope::ExecutionsRead), (&[Scope::ExecutionsRead], Scope::ExecutionsRun)]
+        {
+            given(ready()).on(with(scopes)).when(rerun(None)).then_refused(Refusal::MissingScope(missing));
+        }
+        given(ready()).on(with(&[Scope::ExecutionsRun, Scope::ExecutionsRead])).when(rerun(None)).then_accepted();
     }
 }

@@ -14,7 +14,7 @@ use wasmwiz_events::{
     event::Event,
     execution::{self, Content, Finished, Lost, Outcome},
     id::ExecutionId,
-    time::Steady,
+    time::{Moment, Steady},
 };
 
 use super::Refusal;
@@ -202,7 +202,7 @@ impl Executions {
     pub(super) fn lose(&self, id: ExecutionId, life: &Life) -> Result<Vec<Event>, Refusal> {
         let is_its_own = |open: &&Open| open.queued.is_none() && open.life == *life;
         let open = self.open.get(&id).filter(is_its_own).ok_or(Refusal::ExecutionNotOpen)?;
-        let reason = "its node did not learn in time that it was admitted, and ended its guest".to_owned();
+        let reason = "its node left its run without recording an end".to_owned();
         Ok(vec![Event::ExecutionLost(Lost { execution_id: id, attempt: open.attempt, reason })])
     }
 
@@ -222,13 +222,13 @@ impl Executions {
         over.map(event).collect()
     }
 
-    pub(super) fn accepted(&mut self, accepted: &execution::Accepted, at: Steady) {
+    pub(super) fn accepted(&mut self, accepted: &execution::Accepted, at: Moment) {
         let wall_ms = accepted.limits.wall_ms;
-        let start_by = accepted.start_by.map(|start_by| at.plus_ms(start_by.ms_since(accepted.start_time)));
+        let start_by = accepted.start_by.map(|start_by| at.steady.plus_ms(start_by.ms_since(at.wall)));
         let open = Open {
             attempt: accepted.attempt,
             life: Life { node: accepted.node.clone(), boot: accepted.boot },
-            deadline: start_by.unwrap_or_else(|| at.plus_ms(wall_ms)),
+            deadline: start_by.unwrap_or_else(|| at.steady.plus_ms(wall_ms)),
             wall_ms,
             queued: start_by.map(|start_by| Queued { start_by, started: false }),
         };
@@ -348,7 +348,7 @@ mod tests {
             let mut executions = Executions::default();
             for event in events {
                 match event {
-                    Event::ExecutionAccepted(accepted) => executions.accepted(&accepted, Steady::default()),
+                    Event::ExecutionAccepted(accepted) => executions.accepted(&accepted, Moment::default()),
                     Event::ExecutionStarted(started) => executions.started(&started, Steady::default()),
                     Event::ExecutionFinished(finished) => executions.ended(finished.execution_id),
                     other => panic!("{other:?}"),
@@ -367,7 +367,7 @@ mod tests {
     fn who_runs_it_is_known_until_its_life_has_ended() {
         let mut executions = Executions::default();
         let Event::ExecutionAccepted(accepted) = accepted(1) else { unreachable!() };
-        executions.accepted(&accepted, Steady::default());
+        executions.accepted(&accepted, Moment::default());
         let life = Life { node: node(), boot: boot(1) };
         assert_eq!(executions.runner(execution_id(1), &[]), Some(&life));
         assert_eq!(executions.runner(execution_id(1), &[life]), None);
@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn a_node_loses_what_it_does_not_run_and_nothing_else() {
         let lose = |life| Command::Lose { execution_id: execution_id(1), node: node(), boot: boot(life) };
-        let reason = "its node did not learn in time that it was admitted, and ended its guest".into();
+        let reason = "its node left its run without recording an end".into();
         given(running()).when(lose(1)).then([Event::ExecutionLost(Lost { reason, ..lost_data(1) })]);
         given(running()).when(lose(2)).then_refused(Refusal::ExecutionNotOpen);
         given(ready()).when(lose(1)).then_refused(Refusal::ExecutionNotOpen);

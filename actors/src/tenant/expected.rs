@@ -44,7 +44,8 @@ impl Tenant {
             | Command::Reap
             | Command::Lose { .. }
             | Command::Expire
-            | Command::RecordVerification(_) => None,
+            | Command::RecordVerification(_)
+            | Command::Rerun(_) => None,
         };
         match is {
             Some(is) if is != seen || seen == Seen::Other => Err(Refusal::Stale),

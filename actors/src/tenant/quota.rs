@@ -76,7 +76,7 @@ impl Quota {
         if let Some(full_at) = accepted.bucket_full_at {
             self.executions = Bucket::recorded(full_at, at);
         }
-        self.days.count(accepted.start_time.utc_day());
+        self.days.count(at.wall.utc_day());
     }
 }
 

@@ -325,6 +325,7 @@ fn accepted_data(n: u128) -> Accepted {
         boot: boot(1),
         bucket_full_at: None,
         start_by: None,
+        rerun_of: None,
     }
 }
 

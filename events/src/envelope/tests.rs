@@ -198,10 +198,17 @@ fn accepted() -> impl Strategy<Value = Event> {
     });
     let node = "[a-z0-9]{1,63}".prop_map(|id| NodeId::new(&id).unwrap());
     let what = (execution_id(), any::<u32>(), module, key_id(), content, vec(text(), 0..4), limits);
-    let how = (any::<[u8; 16]>(), time(), text(), node, uuid(), (option::of(time()), option::of(time())));
+    let how = (
+        any::<[u8; 16]>(),
+        time(),
+        text(),
+        node,
+        uuid(),
+        (option::of(time()), option::of(time()), option::of(execution_id())),
+    );
     (what, how).prop_map(|(what, how)| {
         let (execution_id, attempt, module, key_id, stdin, args, limits) = what;
-        let (seed, start_time, engine, node, boot, (bucket_full_at, start_by)) = how;
+        let (seed, start_time, engine, node, boot, (bucket_full_at, start_by, rerun_of)) = how;
         let (seed, boot) = (Seed::new(seed), BootId::new(boot));
         Event::ExecutionAccepted(Box::new(execution::Accepted {
             execution_id,
@@ -218,6 +225,7 @@ fn accepted() -> impl Strategy<Value = Event> {
             boot,
             bucket_full_at,
             start_by,
+            rerun_of,
         }))
     })
 }

@@ -78,6 +78,11 @@ impl Fields {
         self.digest
     }
 
+    /// Is this member there, and not null?
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(given, value)| given == name && !value.is_null())
+    }
+
     /// A member that must be there.
     pub(crate) fn required<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<T> {
         if !self.members.iter().any(|(given, _)| given == name) {

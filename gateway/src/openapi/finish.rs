@@ -70,6 +70,9 @@ pub(super) fn finish(document: &str) -> String {
             if let Some(scope) = route.and_then(|route| route.scope) {
                 operation.insert("x-required-scope".to_owned(), scope.as_str().into());
             }
+            if let Some(also) = route.and_then(|route| route.also) {
+                operation.insert("x-also-required-scope".to_owned(), also.as_str().into());
+            }
         }
     }
     // A body with a member that the resource does not take is refused.

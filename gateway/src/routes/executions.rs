@@ -3,14 +3,17 @@
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
 use poem::{Request, Response};
-use wasmwiz_actors::dispatch::{self, Code, DispatchError, Done, Hold};
+use wasmwiz_actors::dispatch::{self, Code, DispatchError, Done, Hold, RerunOf};
 use wasmwiz_events::{
     digest::Digest,
     id::{ExecutionId, ModuleName},
     idempotency::Idempotency,
     revision::Position,
 };
-use wasmwiz_projections::executions::{ExecutionFilter, ExecutionRecord};
+use wasmwiz_projections::{
+    executions::{ExecutionFilter, ExecutionRecord},
+    views::View,
+};
 
 use super::{json_in, locate, of_pieces};
 use crate::{
@@ -36,12 +39,14 @@ use crate::{
 mod asynchronous;
 mod document;
 mod events;
+mod rerun;
 mod stored;
 mod verify;
 
 pub(crate) use asynchronous::cancel;
 pub(crate) use document::*;
 pub(crate) use events::{events, events_doc};
+pub(crate) use rerun::{rerun, rerun_doc};
 use stored::Head;
 pub(crate) use verify::{verify, verify_doc};
 
@@ -58,7 +63,7 @@ pub(crate) async fn run(gateway: Gateway, caller: Caller, mut request: Request) 
     let raw = wants_bytes(&request)?;
     let Held { bytes: stdin, room } = read_stdin(&gateway, &caller, &mut request).await?;
     let once = idempotency::of(&request, &caller, [&*stdin])?;
-    let wanted = Wanted { code: Code::Named { name, version }, stdin, args, timeout_ms, room, once, raw };
+    let wanted = Wanted { code: Code::Named { name, version }, stdin, args, timeout_ms, rerun: None, room, once, raw };
     execute(&gateway, &caller, &request, wanted).await
 }
 
@@ -73,7 +78,7 @@ pub(crate) async fn run_upload(gateway: Gateway, caller: Caller, mut request: Re
     // The parts themselves: each try has a boundary of its own.
     let body = [&*wasm, &*stdin].into_iter().chain(args.iter().map(String::as_bytes));
     let once = idempotency::of(&request, &caller, body)?;
-    let wanted = Wanted { code: Code::Inline(wasm), stdin, args, timeout_ms, room, once, raw };
+    let wanted = Wanted { code: Code::Inline(wasm), stdin, args, timeout_ms, rerun: None, room, once, raw };
     execute(&gateway, &caller, &request, wanted).await
 }
 
@@ -83,6 +88,8 @@ struct Wanted {
     stdin: Bytes,
     args: Vec<String>,
     timeout_ms: Option<u64>,
+    /// Of which record it is made, if it is.
+    rerun: Option<RerunOf>,
     room: Room,
     once: Option<Idempotency>,
     /// Is it answered with the guest's output itself?
@@ -116,12 +123,12 @@ async fn read_stdin(gateway: &Gateway, caller: &Caller, request: &mut Request) -
 }
 
 async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: Wanted) -> Answer {
-    let Wanted { code, stdin, args, timeout_ms, room, once, raw } = wanted;
+    let Wanted { code, stdin, args, timeout_ms, rerun, room, once, raw } = wanted;
     let (tenant, by) = (caller.tenant_id().clone(), caller.authority());
     let origin = Context::origin(request).once(once);
     // The room goes along: what is run stays in memory whether or not its caller stays.
     let hold = Hold::of(room);
-    let wanted = dispatch::Request { tenant, by, origin, code, stdin, args, timeout_ms, hold };
+    let wanted = dispatch::Request { tenant, by, origin, code, stdin, args, timeout_ms, rerun, hold };
     if let Some(preference) = RespondAsync::of(request.headers(), gateway.config().prefer_wait_max()) {
         return asynchronous::accept(gateway, caller, wanted, preference).await;
     }
@@ -197,6 +204,22 @@ async fn found(gateway: &Gateway, caller: &Caller, request: &Request) -> Result<
     let id: ExecutionId = path(request, "execution_id", Kind::ExecutionNotFound)?;
     let found = gateway.deps().views.executions().get(caller.tenant_id(), id).await?;
     found.ok_or_else(|| not_found(Kind::ExecutionNotFound))
+}
+
+/// An execution as the log has it: also one that the view does not show yet, or not with its end if that `is_wanted`.
+async fn current(
+    gateway: &Gateway,
+    caller: &Caller,
+    id: ExecutionId,
+    is_wanted: impl Fn(&ExecutionRecord) -> bool,
+) -> Result<Option<ExecutionRecord>, Problem> {
+    let executions = gateway.deps().views.executions();
+    let record = executions.get(caller.tenant_id(), id).await?;
+    if record.as_ref().is_some_and(is_wanted) {
+        return Ok(record);
+    }
+    gateway.until_visible(View::Executions, gateway.deps().log.tail().await?).await;
+    Ok(executions.get(caller.tenant_id(), id).await?)
 }
 
 /// GET /v1/executions/{execution_id}

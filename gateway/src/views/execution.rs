@@ -54,6 +54,8 @@ pub(crate) struct Execution {
     pub(crate) finished_at: Option<String>,
     /// Which key asked.
     pub(crate) key_id: String,
+    /// The execution of whose record it was made, if it was.
+    pub(crate) rerun_of: Option<String>,
     /// Does a run from this record give the same result by construction?
     pub(crate) deterministic: Option<bool>,
     /// What its end depended on: pure (its module, input, arguments and seed), virtual-time (also the moment of its acceptance),
@@ -87,6 +89,8 @@ pub(crate) struct ExecutionSummary {
     pub(crate) finished_at: Option<String>,
     /// Which key asked.
     pub(crate) key_id: String,
+    /// The execution of whose record it was made, if it was.
+    pub(crate) rerun_of: Option<String>,
     /// Does a run from the record give the same result by construction?
     pub(crate) deterministic: Option<bool>,
     /// pure, virtual-time, transcript or unverifiable; null while it runs.
@@ -121,6 +125,7 @@ pub(crate) struct Resource<'a> {
     accepted_at: Timestamp,
     finished_at: Option<Timestamp>,
     key_id: &'a KeyId,
+    rerun_of: Option<ExecutionId>,
     deterministic: Option<bool>,
     reproducibility: Option<&'static str>,
     message: Option<&'a str>,
@@ -207,6 +212,7 @@ impl<'a> Resource<'a> {
             accepted_at: done.accepted_at,
             finished_at: Some(done.finished_at),
             key_id: &accepted.key_id,
+            rerun_of: accepted.rerun_of,
             deterministic: None,
             reproducibility: None,
             message: None,
@@ -257,6 +263,7 @@ impl<'a> Resource<'a> {
             accepted_at: queued.accepted_at,
             finished_at: None,
             key_id: &accepted.key_id,
+            rerun_of: accepted.rerun_of,
             deterministic: None,
             reproducibility: None,
             message: None,
@@ -283,6 +290,7 @@ impl<'a> Resource<'a> {
             accepted_at: record.accepted_at,
             finished_at: end.map(|end| end.finished_at),
             key_id: &record.key_id,
+            rerun_of: record.rerun_of,
             deterministic: deterministic(record),
             reproducibility: end.map(|end| end.reproducibility.as_str()),
             message: end.and_then(|end| end.message.as_deref()),
@@ -348,6 +356,7 @@ impl From<ExecutionRecord> for ExecutionSummary {
             accepted_at: record.accepted_at.to_string(),
             finished_at: end.map(|end| end.finished_at.to_string()),
             key_id: record.key_id.to_string(),
+            rerun_of: record.rerun_of.map(|of| of.to_string()),
             deterministic,
             reproducibility: end.map(|end| end.reproducibility.as_str().to_owned()),
             message: end.and_then(|end| end.message.clone()),
@@ -373,6 +382,7 @@ mod tests {
             stdin: Content::of(b""),
             accepted_at: Timestamp::from_unix_ms(0),
             accepted_position: Position::START,
+            rerun_of: None,
             started_at: None,
             end: None,
         }

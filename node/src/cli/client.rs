@@ -7,6 +7,7 @@
 //! Nothing here reads a data folder, and nothing prints a key but when it is issued.
 
 pub mod audit;
+mod back_test;
 mod connect;
 pub mod exec;
 pub(super) mod failure;
@@ -15,10 +16,12 @@ mod http;
 pub mod key;
 pub mod login;
 pub mod module;
+mod patient;
 mod profile;
 mod progress;
 mod prompt;
 mod render;
+mod rerun;
 pub mod run;
 pub mod status;
 mod table;

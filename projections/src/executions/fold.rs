@@ -34,6 +34,7 @@ pub(super) struct Opening {
     pub(super) started_at: Option<Timestamp>,
     pub(super) position: Position,
     pub(super) revision: Revision,
+    pub(super) rerun_of: Option<ExecutionId>,
 }
 
 /// What one batch knows of one execution.
@@ -69,6 +70,7 @@ impl ExecutionsProjection {
             started_at: accepted.start_by.is_none().then_some(at),
             position,
             revision: event.revision,
+            rerun_of: accepted.rerun_of,
         };
         let change = Change { opening: Some(opening), ..Change::default() };
         let place = *self.places.entry((tenant, accepted.execution_id)).or_insert(self.changes.len());
@@ -143,7 +145,7 @@ fn lost_end(lost: &Lost, finished_at: Timestamp, finished_position: Position) ->
 
 impl Projection for ExecutionsProjection {
     const NAME: &'static str = "executions";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {

@@ -51,6 +51,7 @@ CREATE TABLE executions (
     wall_us INTEGER,
     peak_memory_bytes INTEGER,
     message TEXT,
+    rerun_of BLOB,
     PRIMARY KEY (tenant, accepted_revision)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX executions_by_id ON executions (tenant, id);
@@ -181,7 +182,7 @@ pub(super) struct Insertion<'t>(CachedStatement<'t>);
 impl<'t> Insertion<'t> {
     pub(super) fn prepare(transaction: &'t Transaction<'_>) -> rusqlite::Result<Self> {
         let sql = "INSERT OR REPLACE INTO executions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-                   ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)";
+                   ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)";
         Ok(Self(transaction.prepare_cached(sql)?))
     }
 
@@ -222,6 +223,7 @@ impl<'t> Insertion<'t> {
             end.map(|end| row::signed(end.wall.as_micros())),
             end.map(|end| row::signed(end.peak_memory_bytes)),
             end.and_then(|end| end.message.as_deref()),
+            opening.rerun_of.map(|of| of.as_uuid().into_bytes()),
         ])?;
         Ok(())
     }
@@ -287,7 +289,7 @@ impl<'t> Ending<'t> {
 const EXECUTION: &str = "e.id, e.attempt, m.name, m.version, m.digest, k.label, e.accepted_position, e.accepted_at, \
      e.stdin_bytes, e.stdin_digest, e.outcome, e.exit_code, e.finished_position, e.finished_at, e.stdout_bytes, \
      e.stdout_digest, e.stderr_bytes, e.stderr_digest, e.flags, e.fuel, e.cpu_us, e.wall_us, e.peak_memory_bytes, \
-     e.message, e.started_at, e.accepted_revision";
+     e.message, e.started_at, e.accepted_revision, e.rerun_of";
 const JOINED: &str = "executions e CROSS JOIN modules m ON m.n = e.module CROSS JOIN keys k ON k.n = e.key";
 
 pub(super) fn get(rows: &Connection, tenant: &TenantId, id: ExecutionId) -> rusqlite::Result<Option<ExecutionRecord>> {
@@ -383,6 +385,7 @@ fn read_execution(found: &Row<'_>) -> rusqlite::Result<ExecutionRecord> {
         key_id: row::parsed(found, 5)?,
         accepted_position: Position::new(row::unsigned(found, 6)?),
         accepted_at: row::time(found, 7)?,
+        rerun_of: found.get::<_, Option<[u8; 16]>>(26)?.map(|of| ExecutionId::new(Uuid::from_bytes(of))),
         started_at: found.get::<_, Option<i64>>(24)?.map(Timestamp::from_unix_ms),
         stdin: Content { size_bytes: row::unsigned(found, 8)?, digest: digest_of(found, 9)? },
         end: found.get::<_, Option<i64>>(10)?.map(|outcome| read_end(found, outcome)).transpose()?,

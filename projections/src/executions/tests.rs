@@ -46,6 +46,7 @@ async fn an_execution_that_ended_has_everything_its_events_say() {
         stdin: Content { digest: Digest::of(&1_u32.to_be_bytes()), size_bytes: 4 },
         accepted_at: Timestamp::from_unix_ms(EPOCH_MS),
         accepted_position: Position::new(1),
+        rerun_of: None,
         started_at: Some(Timestamp::from_unix_ms(EPOCH_MS)),
         end: Some(expected_end),
     };

@@ -39,6 +39,11 @@ async fn live(node: &NodeProcess) -> anyhow::Result<Tenant> {
     tenant.client.put_module("none", "no module").await?;
     let ran = tenant.client.execute("echo.v1", "hello").await?;
     tenant.client.post_bytes(&format!("/v1/executions/{}/verify", ran.id), "").await?.is(200)?;
+    tenant
+        .client
+        .post_json(&format!("/v1/executions/{}/rerun", ran.id), &json!({"as_recorded": true}))
+        .await?
+        .is(200)?;
     let later = tenant.client.request(Method::POST, "/v1/modules/echo.v1/executions").header("prefer", "respond-async");
     let id = tenant.client.send(later.body("hello")).await?.is(202)?["id"].as_str().context("no id")?.to_owned();
     wait::until("the end of the asynchronous execution", wait::SOON, async || {

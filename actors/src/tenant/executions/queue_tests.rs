@@ -41,6 +41,18 @@ fn an_asynchronous_one_is_accepted_with_the_moment_by_which_it_must_begin() {
 }
 
 #[test]
+fn one_that_sees_the_clocks_of_an_earlier_one_waits_as_long_as_any_other() {
+    let Event::ExecutionAccepted(mut accepted) = queued(1) else { unreachable!() };
+    accepted.start_time = Timestamp::from_unix_ms(NOON.unix_ms() - 86_400_000);
+    let expired = |ms| {
+        let waits = Event::ExecutionAccepted(accepted.clone());
+        given(ready().into_iter().chain([waits])).at(NOON.plus_ms(ms)).when(Command::Expire).events()
+    };
+    assert_eq!(expired(3_599_999), []);
+    assert_eq!(outcome(&expired(3_600_000)), Some(Outcome::DeadlineExceeded));
+}
+
+#[test]
 fn whoever_waited_too_long_is_not_admitted() {
     let with = |deadline: Timestamp| {
         let Command::Execute(execute) = execute(HELLO) else { unreachable!() };

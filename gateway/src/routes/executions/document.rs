@@ -16,7 +16,7 @@ use crate::{
 const REFUSED: [Kind; 5] =
     [Kind::InvalidArguments, Kind::RateLimited, Kind::DailyQuotaUsed, Kind::TooManyConcurrent, Kind::NotAcceptable];
 
-fn ran(operation: Operation) -> Operation {
+pub(super) fn ran(operation: Operation) -> Operation {
     operation
         .query::<u64>(
             "timeout_ms",

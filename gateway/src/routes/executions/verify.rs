@@ -4,8 +4,8 @@ use http::StatusCode;
 use poem::Request;
 use wasmwiz_actors::dispatch::{Hold, Verify};
 use wasmwiz_events::id::ExecutionId;
-use wasmwiz_projections::{executions::ExecutionRecord, views::View};
 
+use super::current;
 use crate::{
     auth::Caller,
     extract::{Context, Query, not_found, path},
@@ -13,7 +13,7 @@ use crate::{
     idempotency,
     openapi::Operation,
     position,
-    problem::{Kind, Problem},
+    problem::Kind,
     router::Answer,
     routes::json,
     views::Verification,
@@ -25,7 +25,9 @@ pub(crate) async fn verify(gateway: Gateway, caller: Caller, request: Request) -
     idempotency::none(request.headers(), harmless)?;
     Query::of(&request)?.finish()?;
     let id: ExecutionId = path(&request, "execution_id", Kind::ExecutionNotFound)?;
-    let record = ended(&gateway, &caller, id).await?.ok_or_else(|| not_found(Kind::ExecutionNotFound))?;
+    let record = current(&gateway, &caller, id, |record| record.end.is_some())
+        .await?
+        .ok_or_else(|| not_found(Kind::ExecutionNotFound))?;
     // The input is read into memory, as if it had been sent.
     let room = gateway.memory_of(caller.tenant_id()).room(record.stdin.size_bytes)?;
     let wanted = Verify {
@@ -41,17 +43,6 @@ pub(crate) async fn verify(gateway: Gateway, caller: Caller, request: Request) -
     let mut response = json(StatusCode::OK, &Verification::from(&verification))?;
     position::mark(&mut response, verification.position);
     Ok(response)
-}
-
-/// An execution as the log has it: one that has just ended is verified, also where the view does not show that yet.
-async fn ended(gateway: &Gateway, caller: &Caller, id: ExecutionId) -> Result<Option<ExecutionRecord>, Problem> {
-    let executions = gateway.deps().views.executions();
-    let record = executions.get(caller.tenant_id(), id).await?;
-    if record.as_ref().is_some_and(|record| record.end.is_some()) {
-        return Ok(record);
-    }
-    gateway.until_visible(View::Executions, gateway.deps().log.tail().await?).await;
-    Ok(executions.get(caller.tenant_id(), id).await?)
 }
 
 pub(crate) fn verify_doc() -> Operation {

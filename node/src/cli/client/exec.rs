@@ -1,4 +1,4 @@
-//! `wasmwiz exec`: list, show, read, verify and cancel executions.
+//! `wasmwiz exec`: list, show, read, verify, run again and cancel executions.
 
 use std::process::ExitCode;
 
@@ -6,10 +6,10 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render, verify::Verify};
+use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render, rerun::Rerun, verify::Verify};
 use crate::cli::output;
 
-/// List, show, read, verify and cancel executions.
+/// List, show, read, verify, run again and cancel executions.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXIT_CODES}\n\nExamples:\n  wasmwiz exec list --module hello --outcome trapped\n  \
                         wasmwiz exec logs 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f\n  \
@@ -40,6 +40,8 @@ enum Action {
     },
     /// Run executions again from their records, and compare.
     Verify(Verify),
+    /// Run something again from the record of an execution.
+    Rerun(Rerun),
     /// Cancel an execution that waits or runs.
     Cancel {
         /// Its id.
@@ -86,6 +88,7 @@ impl Action {
     async fn run(self, api: &Api, format: Format) -> anyhow::Result<bool> {
         match self {
             Self::Verify(verify) => return verify.run(api, format).await,
+            Self::Rerun(rerun) => rerun.run(api, format).await?,
             Self::List(List { module, outcome, key, from, to, limit }) => {
                 let filter = [("module", module), ("outcome", outcome), ("key", key), ("from", from), ("to", to)];
                 let query: Vec<_> = filter.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();

@@ -218,8 +218,19 @@ impl Api {
         query: &[(&str, String)],
         most: usize,
     ) -> Result<(Vec<Value>, bool), Failure> {
+        self.list_where(segments, query, most, |_| true).await
+    }
+
+    /// The first `most` items of a list that are wanted, page after page; and whether the list goes on.
+    pub(super) async fn list_where(
+        &self,
+        segments: &[&str],
+        query: &[(&str, String)],
+        most: usize,
+        is_wanted: impl FnMut(&Value) -> bool,
+    ) -> Result<(Vec<Value>, bool), Failure> {
         let slow = Failure::TooSlow { url: self.url().to_owned(), seconds: LIST_DEADLINE.as_secs() };
-        tokio::time::timeout(LIST_DEADLINE, self.pages(segments, query, most)).await.unwrap_or(Err(slow))
+        tokio::time::timeout(LIST_DEADLINE, self.pages(segments, query, most, is_wanted)).await.unwrap_or(Err(slow))
     }
 
     /// A node that gives longer pages than it was asked for, or pages without end, is not read on and on.
@@ -228,6 +239,7 @@ impl Api {
         segments: &[&str],
         query: &[(&str, String)],
         most: usize,
+        mut is_wanted: impl FnMut(&Value) -> bool,
     ) -> Result<(Vec<Value>, bool), Failure> {
         let (mut items, mut cursor, mut left) = (Vec::new(), None::<String>, LIST_BYTES);
         for _ in 0..PAGES {
@@ -241,7 +253,7 @@ impl Api {
             let Some(Value::Array(new)) = page.get_mut("items").map(Value::take) else {
                 return Err(Failure::Strange { url: self.url().to_owned() });
             };
-            items.extend(new);
+            items.extend(new.into_iter().filter(|item| is_wanted(item)));
             if items.len() > most {
                 items.truncate(most);
                 return Ok((items, true));

@@ -1,4 +1,4 @@
-//! `wasmwiz module`: publish, list, show and delete modules.
+//! `wasmwiz module`: publish, list, show, back-test and delete modules.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -8,7 +8,9 @@ use reqwest::{Method, header};
 use serde_json::Value;
 
 use super::{
-    Connect, Format, block_on,
+    Connect, Format,
+    back_test::BackTest,
+    block_on,
     failure::EXIT_CODES,
     file,
     http::{Api, UPLOAD_DEADLINE},
@@ -16,10 +18,10 @@ use super::{
 };
 use crate::cli::output;
 
-/// Publish, list, show and delete modules.
+/// Publish, list, show, back-test and delete modules.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXIT_CODES}\n\nExamples:\n  wasmwiz module push hello.wasm\n  wasmwiz module push \
-                        target/app.wasm --name hello\n  wasmwiz module show hello"))]
+                        target/app.wasm --name hello\n  wasmwiz module show hello\n  wasmwiz module back-test hello --version 2 --since 2026-11-29T00:00:00Z"))]
 pub struct Module {
     #[command(subcommand)]
     action: Action,
@@ -51,6 +53,8 @@ enum Action {
         /// Its name.
         name: String,
     },
+    /// Run recorded executions of a module with another version of it, and compare.
+    BackTest(BackTest),
     /// Delete a module with all its versions. What ran stays in the record.
     Rm {
         /// Its name.
@@ -65,14 +69,16 @@ impl Module {
     /// When the node refuses, or does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let api = self.connect.api()?;
-        block_on(self.action.run(&api, self.output))?;
-        Ok(ExitCode::SUCCESS)
+        let is_well = block_on(self.action.run(&api, self.output))?;
+        Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
 impl Action {
-    async fn run(self, api: &Api, format: Format) -> anyhow::Result<()> {
+    /// False: something was found that is not as it should be.
+    async fn run(self, api: &Api, format: Format) -> anyhow::Result<bool> {
         match self {
+            Self::BackTest(back_test) => return back_test.run(api, format).await,
             Self::Push { file, name } => {
                 let name = match name {
                     Some(name) => name,
@@ -82,22 +88,22 @@ impl Action {
                     }
                 };
                 let wasm = file::module(&file)?;
-                render::show_one(format, &push(api, &name, wasm).await?)
+                render::show_one(format, &push(api, &name, wasm).await?)?;
             }
             Self::List { limit } => {
                 let found = api.list(&["v1", "modules"], &[], limit.into()).await?;
-                render::show_list(format, found, &["NAME", "VERSION", "BYTES", "DIGEST", "CREATED"], row)
+                render::show_list(format, found, &["NAME", "VERSION", "BYTES", "DIGEST", "CREATED"], row)?;
             }
             Self::Show { name } => {
                 let found = api.list(&["v1", "modules", &name, "versions"], &[], MOST_VERSIONS).await?;
-                render::show_list(format, found, &["NAME", "VERSION", "BYTES", "DIGEST", "CREATED"], row)
+                render::show_list(format, found, &["NAME", "VERSION", "BYTES", "DIGEST", "CREATED"], row)?;
             }
             Self::Rm { name } => {
                 api.call(Method::DELETE, &["v1", "modules", &name], None).await?;
                 output::progress(format_args!("deleted {}", render::plain(&name)));
-                Ok(())
             }
         }
+        Ok(true)
     }
 }
 

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Format, failure::Failure, http::Api, render};
+use super::{Format, failure::Failure, http::Api, patient, render};
 use crate::cli::output;
 
 /// The most executions of one call: what a list is read up to.
@@ -19,12 +19,6 @@ const DEADLINE: Duration = Duration::from_secs(420);
 
 /// How often it says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-
-/// How often one is asked for again that the node had no place or no token for.
-const TRIES: u32 = 60;
-
-/// How long to wait then.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// How much of an answer is read.
 const ANSWER_BYTES: usize = 1 << 20;
@@ -116,24 +110,10 @@ impl Verify {
     }
 }
 
-/// Has one verified. A node that is busy, or a rate that is used up, is waited for.
+/// Has one verified. A verification may be asked for twice without harm.
 async fn one(api: &Api, id: String) -> Result<Value, Failure> {
-    for _ in 1..TRIES {
-        let request = api.request(Method::POST, api.at(&["v1", "executions", &id, "verify"], &[]));
-        match api.send(request, DEADLINE, ANSWER_BYTES).await {
-            Err(failure) if is_passing(&failure) => {
-                tokio::time::sleep(PAUSE).await;
-            }
-            answered => return answered?.json(),
-        }
-    }
-    let request = api.request(Method::POST, api.at(&["v1", "executions", &id, "verify"], &[]));
-    api.send(request, DEADLINE, ANSWER_BYTES).await?.json()
-}
-
-/// Does it pass by itself?
-fn is_passing(failure: &Failure) -> bool {
-    ["rate-limited", "node-busy", "unavailable", "too-many-bodies"].iter().any(|slug| failure.is_about(slug))
+    let request = || api.request(Method::POST, api.at(&["v1", "executions", &id, "verify"], &[]));
+    patient::send(api, request, (DEADLINE, ANSWER_BYTES)).await?.json()
 }
 
 /// Is it about the execution, and not about the node or whoever asks?
