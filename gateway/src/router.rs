@@ -12,7 +12,7 @@ use crate::{
     openapi::Operation,
     position,
     problem::Problem,
-    routes::{audit, docs, executions, health, keys, modules, tenants, tokens, usage},
+    routes::{audit, docs, executions, health, keys, modules, projections, tenants, tokens, usage},
 };
 
 /// All routes that face clients.
@@ -31,6 +31,8 @@ pub(crate) fn table() -> Vec<Route> {
         key(&patch, "/v1/tenants/{tenant}", Operator, tenants::change, tenants::change_doc),
         key(&post, "/v1/tenants/{tenant}/suspend", Operator, tenants::suspend, tenants::suspend_doc),
         key(&post, "/v1/tenants/{tenant}/resume", Operator, tenants::resume, tenants::resume_doc),
+        key(&get, "/v1/views", Operator, projections::list, projections::list_doc),
+        key(&post, "/v1/views/retry", Operator, projections::retry, projections::retry_doc),
         key(&post, "/v1/keys", KeysManage, keys::issue, keys::issue_doc),
         key(&get, "/v1/keys", KeysManage, keys::list, keys::list_doc),
         key(&get, "/v1/keys/{key_id}", KeysManage, keys::get, keys::get_doc),

@@ -15,6 +15,7 @@ pub(crate) mod executions;
 pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod modules;
+pub(crate) mod projections;
 pub(crate) mod tenants;
 pub(crate) mod tokens;
 pub(crate) mod usage;

@@ -9,10 +9,12 @@ use wasmwiz_projections::{
 };
 
 mod execution;
+mod standing;
 mod usage;
 mod verification;
 
 pub(crate) use execution::{Execution, ExecutionSummary, Resource, Streams};
+pub(crate) use standing::Views;
 pub(crate) use usage::{Usage, UsageSum};
 pub(crate) use verification::Verification;
 

@@ -61,6 +61,8 @@ pub enum Command {
     Usage(client::usage::Usage),
     /// Show how a node is.
     Status(client::status::Status),
+    /// Show how the views of a node stand and what they have set aside, as an operator.
+    Views(client::views::Views),
     /// Prove or read the recorded history.
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -97,6 +99,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Tenant(command) => command.run(),
         Command::Usage(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Views(command) => command.run(),
         Command::Audit(command) => command.run(),
         Command::Log(command) => command.run(),
         Command::Token(command) => command.run(),

@@ -7,6 +7,7 @@ use reqwest::StatusCode;
 use rusqlite::{Connection, params};
 use serde_json::json;
 use wasmwiz_tests::{
+    cli::User,
     client::Client,
     guests,
     harness::NodeProcess,
@@ -110,5 +111,52 @@ async fn a_flipped_byte_of_one_tenant_keeps_nobody_else_from_being_served() -> a
     ensure!(keys["items"].as_array().is_some_and(|items| items.len() == 2), "{keys}");
     ensure!(client.execute("echo", "again").await?.stdout == "again", "it runs nothing");
     Client::new(&node.ready().url, Some(&later.secret))?.get("/v1/executions").await?.expect(StatusCode::OK)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sees_what_is_set_aside_and_has_it_tried_again_without_a_restart() -> anyhow::Result<()> {
+    // Given a damaged commit of one tenant that a node has met.
+    let mut node = NodeProcess::dev().await?;
+    let broken = register(&node.operator()?, "Broken", "enterprise").await?;
+    broken.client.put_module("echo", guests::ECHO.wasm()?).await?.expect(StatusCode::CREATED)?;
+    ensure!(node.terminate().await?.success(), "the node did not end well");
+    let position = flip(&node.data(), &broken)?;
+    std::fs::remove_dir_all(node.data().join("views"))?;
+    node.restart().await?;
+    let (operator, url) = (node.operator()?, node.ready().url.clone());
+
+    // When an operator looks.
+    let token = node.ready().operator_token.clone().context("no operator")?;
+    let by = User::new()?.variable("WASMWIZ_API_KEY", &token).variable("WASMWIZ_URL", &url);
+    let shown = by.run(&["views", "--output", "json"]).await?;
+    // Then each view says whose stream it is, where, and why.
+    let views: serde_json::Value = serde_json::from_str(&shown.stdout).with_context(|| format!("{shown:?}"))?;
+    let views = views["views"].as_array().context("no views")?;
+    ensure!(shown.code == Some(1) && views.len() == 5, "{shown:?}");
+    for view in views {
+        let aside = &view["set_aside"][0];
+        ensure!(aside["tenant"] == broken.id && aside["position"] == position, "{view}");
+        ensure!(aside["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{view}");
+    }
+    let table = by.run(&["views"]).await?;
+    ensure!(table.stdout.contains("set aside") && table.stdout.contains(&broken.id), "{table:?}");
+    // And nobody else sees it.
+    let other = register(&operator, "Other", "enterprise").await?;
+    other.client.get("/v1/views").await?.refuses(403, "missing-scope")?;
+    other.client.post_bytes("/v1/views/retry", "").await?.refuses(403, "missing-scope")?;
+
+    // When it is tried again while it is as damaged, then nothing has changed.
+    let still = operator.post_bytes("/v1/views/retry", "").await?.is(200)?;
+    ensure!(still["views"][0]["set_aside"][0]["tenant"] == broken.id, "{still}");
+    // When the byte is what it was, then the tenant is served again by the node that runs.
+    ensure!(flip(&node.data(), &broken)? == position, "another commit");
+    let healed = by.run(&["views", "retry", "--output", "json"]).await?;
+    ensure!(healed.code == Some(0), "{healed:?}");
+    let client = Client::new(&url, Some(&broken.key.secret))?;
+    ensure!(client.execute("echo", "again").await?.stdout == "again", "it runs nothing");
+    for path in OWN {
+        client.get(path).await?.expect(StatusCode::OK)?;
+    }
     Ok(())
 }

@@ -28,6 +28,7 @@ mod table;
 pub mod tenant;
 pub mod usage;
 mod verify;
+pub mod views;
 mod yaml;
 
 pub use connect::Connect;

@@ -1,0 +1,101 @@
+//! `wasmwiz views`: how the views of a node stand, and what they have set aside.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::Value;
+
+use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render, table::Table};
+
+/// How long trying again may take: longer than a node gives its views.
+const RETRY_DEADLINE: Duration = Duration::from_secs(45);
+
+/// How much of an answer is read: there may be many streams that are set aside.
+const ANSWER_BYTES: usize = 16 << 20;
+
+/// How the views of a node stand, and which tenants' streams they have set aside. Without a word after it, that is shown. Exit code 1
+/// when a view does not follow the log, or a stream is set aside.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{EXIT_CODES}\n\nExamples:\n  wasmwiz views --url http://127.0.0.1:8080\n  wasmwiz views retry"))]
+pub struct Views {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t, global = true)]
+    output: Format,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show how each view stands.
+    List,
+    /// Have the node try again to fold what is set aside, once the log has it as it was.
+    Retry,
+}
+
+impl Views {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When the node refuses, or does not answer.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let api = self.connect.api()?;
+        let views = block_on(ask(&api, self.action.unwrap_or(Action::List)))?;
+        render::show(self.output, &views, table)?;
+        Ok(if all(&views).all(is_well) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+async fn ask(api: &Api, action: Action) -> anyhow::Result<Value> {
+    let (method, path) = match action {
+        Action::List => (Method::GET, &["v1", "views"][..]),
+        Action::Retry => (Method::POST, &["v1", "views", "retry"][..]),
+    };
+    let request = api.request(method, api.at(path, &[]));
+    Ok(api.send(request, RETRY_DEADLINE, ANSWER_BYTES).await?.json()?)
+}
+
+fn all(views: &Value) -> impl Iterator<Item = &Value> {
+    views.get("views").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn set_aside(view: &Value) -> impl Iterator<Item = &Value> {
+    view.get("set_aside").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn is_well(view: &Value) -> bool {
+    view.get("state").and_then(Value::as_str) == Some("live") && set_aside(view).next().is_none()
+}
+
+/// A row a view, and under it one for each stream that it has set aside.
+fn table(views: &Value) -> Table {
+    let mut table = Table::new(&["VIEW", "STATE", "POSITION", "BEHIND", "WHY"]);
+    for view in all(views) {
+        let at = |pointer| render::at(view, pointer);
+        table.row([at("/name"), at("/state"), at("/position"), at("/lag_commits"), at("/trouble")]);
+        for stream in set_aside(view) {
+            let at = |pointer| render::at(stream, pointer);
+            let behind = format!("{} commits", at("/commits"));
+            table.row([format!("  {}", at("/tenant")), "set aside".to_owned(), at("/position"), behind, at("/reason")]);
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_view_is_well_when_it_follows_and_has_nothing_set_aside() {
+        let view = |state: &str, set_aside: Value| json!({"name": "keys", "state": state, "set_aside": set_aside});
+        assert!(is_well(&view("live", json!([]))));
+        assert!(!is_well(&view("stopped", json!([]))) && !is_well(&view("catching_up", json!([]))));
+        assert!(!is_well(&view("live", json!([{"tenant": "t-a"}]))));
+    }
+}
