@@ -215,7 +215,9 @@ async fn nobody_is_let_in_by_a_view_that_has_not_caught_up() {
     assert_eq!(read(again.get("/livez", "")).await.0, 200);
 
     node.log.show_all();
-    again.views.until_live(View::Keys, DEADLINE).await.unwrap();
+    for view in [View::Keys, View::Modules] {
+        again.views.until_live(view, DEADLINE).await.unwrap();
+    }
     assert_eq!(problem(again.get("/v1/modules", &leaked)).await, (401, "unauthenticated".into()));
     assert_eq!(problem(again.get("/v1/modules", &suspended)).await, (403, "tenant-suspended".into()));
     assert_eq!(read(again.get("/v1/modules", &key)).await.0, 200);

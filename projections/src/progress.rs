@@ -9,6 +9,7 @@ use wasmwiz_events::{revision::Position, time::Timestamp};
 use crate::{
     checkpoint::Checkpoint,
     quarantine::{Quarantine, SetAside},
+    readers::QueryError,
 };
 
 /// What a view is doing.
@@ -43,6 +44,8 @@ pub struct ViewStatus {
     pub last_recorded_at: Option<Timestamp>,
     /// What it is doing.
     pub state: State,
+    /// Is it being built, so that it has a part of what the log has? It answers no query then.
+    pub building: bool,
     /// What keeps it from going on at the moment, for operators. It tries again by itself.
     pub trouble: Option<Arc<str>>,
     /// Streams that it cannot fold. It goes on with all others, and tells nothing of these.
@@ -70,6 +73,8 @@ pub(crate) struct Standing {
     pub(crate) tail: Position,
     pub(crate) state: State,
     pub(crate) trouble: Option<Arc<str>>,
+    /// Has it never had all that was in the log?
+    pub(crate) building: bool,
 }
 
 /// The meeting point of a view's thread and its readers.
@@ -84,9 +89,9 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(name: &'static str, checkpoint: Checkpoint, quarantine: Quarantine) -> Self {
-        let tail = checkpoint.position;
-        let standing = watch::Sender::new(Standing { checkpoint, tail, state: State::CatchingUp, trouble: None });
+    pub(crate) fn new(name: &'static str, checkpoint: Checkpoint, quarantine: Quarantine, building: bool) -> Self {
+        let (tail, state) = (checkpoint.position, State::CatchingUp);
+        let standing = watch::Sender::new(Standing { checkpoint, tail, state, trouble: None, building });
         Self { name, standing, waiting: watch::Sender::new(0), tried: watch::Sender::new(0), quarantine }
     }
 
@@ -94,6 +99,8 @@ impl Progress {
         self.standing.send_modify(|standing| {
             standing.checkpoint = checkpoint;
             standing.trouble = None;
+            // The end of the log was looked for before anything was folded.
+            standing.building &= checkpoint.position < standing.tail;
             standing.tail = standing.tail.max(checkpoint.position);
         });
     }
@@ -103,7 +110,10 @@ impl Progress {
     }
 
     pub(crate) fn enter(&self, state: State) {
-        self.standing.send_modify(|standing| standing.state = state);
+        self.standing.send_modify(|standing| {
+            standing.building &= state != State::Live;
+            standing.state = state;
+        });
     }
 
     /// Something is in the way, or no longer.
@@ -124,7 +134,7 @@ impl Progress {
     }
 
     pub(crate) fn status(&self, tail: Position) -> ViewStatus {
-        let Standing { checkpoint, state, trouble, .. } = self.standing();
+        let Standing { checkpoint, state, trouble, building, .. } = self.standing();
         ViewStatus {
             name: self.name,
             position: checkpoint.position,
@@ -132,9 +142,19 @@ impl Progress {
             lag_commits: tail.get().saturating_sub(checkpoint.position.get()),
             last_recorded_at: (checkpoint.commits > 0).then_some(checkpoint.last_at),
             state,
+            building,
             trouble,
             set_aside: self.quarantine.all(),
         }
+    }
+
+    /// Refuses queries while the view has a part of what the log has.
+    pub(crate) fn admit(&self) -> Result<(), QueryError> {
+        let standing = self.standing.borrow();
+        if !standing.building {
+            return Ok(());
+        }
+        Err(QueryError::Building { view: self.name, position: standing.checkpoint.position, tail: standing.tail })
     }
 
     /// The streams that are set aside were tried again, as asked for the `asked`th time.

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 use wasmwiz_events::{id::TenantId, revision::Position};
 
-use crate::quarantine::Quarantine;
+use crate::{progress::Progress, quarantine::Quarantine};
 
 /// How much of a view's file a reader maps, in bytes; the rest is read through the page cache.
 const MMAP_BYTES: i64 = 256 << 20;
@@ -30,6 +30,16 @@ pub enum QueryError {
     /// The process is going down, or the query panicked.
     #[error("the query was broken off")]
     BrokenOff,
+    /// The view is being built from the log, and has a part of what that has: what it would tell is not true.
+    #[error("view {view} is being built from the log, and has come to position {position} of {tail}")]
+    Building {
+        /// Which view.
+        view: &'static str,
+        /// How far it is.
+        position: Position,
+        /// How far it has to come.
+        tail: Position,
+    },
     /// The tenant's stream is set aside by the view: what the view has of it is not true any more.
     #[error(
         "view {view} has set the tenant's stream aside, as its commit at position {position} cannot be read or folded"
@@ -52,13 +62,20 @@ struct Pool {
     wait: Duration,
     idle: Mutex<Vec<Connection>>,
     quarantine: Quarantine,
+    progress: Arc<Progress>,
 }
 
 impl Readers {
     /// At most `count` connections to the file at `path`, each opened when it is first needed.
-    pub(crate) fn new(path: PathBuf, count: usize, wait: Duration, quarantine: Quarantine) -> Self {
+    pub(crate) fn new(
+        path: PathBuf,
+        count: usize,
+        wait: Duration,
+        quarantine: Quarantine,
+        progress: Arc<Progress>,
+    ) -> Self {
         let permits = Arc::new(Semaphore::new(count.max(1)));
-        Self(Arc::new(Pool { path, permits, wait, idle: Mutex::new(Vec::new()), quarantine }))
+        Self(Arc::new(Pool { path, permits, wait, idle: Mutex::new(Vec::new()), quarantine, progress }))
     }
 
     /// Streams of which nothing is told.
@@ -81,6 +98,16 @@ impl Readers {
 
     /// Runs `query`, which is about no tenant, on a connection, on a thread that may block.
     pub(crate) async fn read<T, F>(&self, query: F) -> Result<T, QueryError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.0.progress.admit()?;
+        self.look(query).await
+    }
+
+    /// The same of a view that may be being built, for whoever asks for rows and not for the truth.
+    pub(crate) async fn look<T, F>(&self, query: F) -> Result<T, QueryError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,

@@ -67,6 +67,22 @@ impl ViewFile {
         self.folder.join(format!("{}.damaged", self.file_name()))
     }
 
+    /// There from the making of the file until the view has caught up for the first time: then it has all that the log had, and
+    /// before it has a part of it, also after a restart.
+    fn building_mark(&self) -> PathBuf {
+        self.folder.join(format!("{}.building", self.file_name()))
+    }
+
+    /// Has the file never had all that was in the log?
+    pub(crate) fn is_building(&self) -> bool {
+        self.building_mark().exists()
+    }
+
+    /// The view has caught up.
+    pub(crate) fn is_built(&self) -> io::Result<()> {
+        remove_if_there(&self.building_mark())
+    }
+
     /// Opens the view for writing, anew when the file is damaged, unfinished, marked, or of another schema.
     pub(crate) fn open<P: Projection>(&self) -> Result<(Connection, Checkpoint), FileError> {
         if self.damage_mark().exists() {
@@ -79,7 +95,8 @@ impl ViewFile {
                 Err(error) => self.delete(&format!("it cannot be opened: {error}"))?,
             }
         }
-        private(&self.path()).map_err(|source| FileError::Io { doing: "created", source })?;
+        let created = private(&self.building_mark()).and_then(|()| private(&self.path()));
+        created.map_err(|source| FileError::Io { doing: "created", source })?;
         Ok(create::<P>(&self.path())?)
     }
 
@@ -107,6 +124,7 @@ impl ViewFile {
             if file != own && version.is_some_and(|version| version.parse::<u32>().is_ok()) {
                 tracing::info!(view = self.name, file, "the file of another version of the view is deleted");
                 remove_database(&self.folder.join(file))?;
+                remove_if_there(&self.folder.join(format!("{file}.building")))?;
             }
         }
         Ok(())

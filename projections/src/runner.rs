@@ -246,6 +246,9 @@ impl<P: Projection> Runner<P> {
             return Ok(Some(tail));
         }
         self.progress.enter(State::Live);
+        if let Err(error) = self.file.is_built() {
+            tracing::warn!(view = P::NAME, %error, "it cannot be noted that the view is built: the next start takes it for unfinished");
+        }
         if let Err(error) = self.file.remove_other_versions() {
             tracing::warn!(view = P::NAME, %error, "files of other versions of the view cannot be deleted");
         }

@@ -259,10 +259,16 @@ impl Views {
             asked = *times;
         });
         let begun = tokio::time::Instant::now();
+        // One that has stopped keeps nobody from learning what came of the others.
+        let mut behind = None;
         for view in &self.0.started {
-            view.progress.until_tried(asked, TRIED_WITHIN.saturating_sub(begun.elapsed())).await?;
+            let tried = view.progress.until_tried(asked, TRIED_WITHIN.saturating_sub(begun.elapsed())).await;
+            let error = tried
+                .err()
+                .filter(|error| behind.as_ref().is_none_or(|first: &Behind| first.stopped && !error.stopped));
+            behind = error.or(behind);
         }
-        Ok(())
+        behind.map_or(Ok(()), Err)
     }
 
     /// Hashes all rows of every view: equal for equal histories. Reads every file to its end.
@@ -273,7 +279,7 @@ impl Views {
         let mut checksums = Vec::new();
         for view in &self.0.started {
             let name = view.name;
-            checksums.push(view.readers.read(move |rows| checksum::of(name, rows)).await?);
+            checksums.push(view.readers.look(move |rows| checksum::of(name, rows)).await?);
         }
         Ok(checksums)
     }
@@ -347,9 +353,9 @@ impl Opening<'_> {
             projection.discard();
             projection.load(&connection).map_err(|fault: Fault| failed(fault.into()))?;
         }
-        let progress = Arc::new(Progress::new(P::NAME, checkpoint, quarantine.clone()));
+        let progress = Arc::new(Progress::new(P::NAME, checkpoint, quarantine.clone(), file.is_building()));
         let wait = Duration::from_millis(self.config.reader_wait_ms);
-        let readers = Readers::new(file.path(), self.config.readers, wait, quarantine.clone());
+        let readers = Readers::new(file.path(), self.config.readers, wait, quarantine.clone(), Arc::clone(&progress));
         let started = Started { view, name: P::NAME, progress: Arc::clone(&progress), readers: readers.clone() };
         let (log, config) = (Arc::clone(&self.log), self.config.clone());
         let (orders, retries) = (self.orders.subscribe(), self.retries.subscribe());

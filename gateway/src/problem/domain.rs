@@ -168,6 +168,14 @@ impl From<QueryError> for Problem {
             QueryError::BrokenOff => Self::unavailable("The query was broken off. Try again after the pause.", error),
             QueryError::Unreadable(error) => Self::internal(error),
             QueryError::SetAside { position, .. } => Self::stream_set_aside(position),
+            QueryError::Building { view, position, tail } => {
+                let percent = position.get().saturating_mul(100).checked_div(tail.get()).unwrap_or_default().min(99);
+                let detail = format!(
+                    "This node builds its view of {view} from the log, and has come to {percent} % of it: position {position} of \
+                     {tail}. What is recorded is not lost by that. Try again after the pause, or ask another node."
+                );
+                Self::new(Kind::Unavailable, detail).retry_after_ms(UNAVAILABLE_RETRY_MS).because("view-building")
+            }
         }
     }
 }

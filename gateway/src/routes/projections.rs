@@ -4,7 +4,14 @@ use http::StatusCode;
 use poem::Request;
 
 use crate::{
-    auth::Caller, extract::Query, gateway::Gateway, idempotency, openapi::Operation, router::Answer, routes::json,
+    auth::Caller,
+    extract::Query,
+    gateway::Gateway,
+    idempotency,
+    openapi::Operation,
+    problem::{Kind, Problem},
+    router::Answer,
+    routes::json,
     views::Views,
 };
 
@@ -20,7 +27,15 @@ pub(crate) async fn retry(gateway: Gateway, caller: Caller, request: Request) ->
     idempotency::none(request.headers(), harmless)?;
     Query::of(&request)?.finish()?;
     tracing::info!(operator = caller.credential_id(), "streams that are set aside are tried again");
-    gateway.deps().views.try_again().await?;
+    match gateway.deps().views.try_again().await {
+        Err(behind) if !behind.stopped => {
+            tracing::warn!(%behind, "a view has not tried again in time");
+            let detail = "Not every view has tried in time; they go on. GET /v1/views shows how each stands.";
+            return Err(Problem::new(Kind::Unavailable, detail).retry_after_ms(5_000));
+        }
+        // One that has stopped says so itself.
+        Ok(()) | Err(_) => {}
+    }
     json(StatusCode::OK, &Views::from(gateway.deps().views.status()))
 }
 

@@ -6,6 +6,9 @@ use wasmwiz_projections::{SetAside, State, ViewStatus};
 
 use super::written;
 
+/// Streams that are named of one view: an event of a newer version may be in those of all tenants.
+const STREAMS_SHOWN: usize = 100;
+
 /// How the views of a node stand.
 #[derive(Debug, Serialize, Object)]
 pub(crate) struct Views {
@@ -26,9 +29,13 @@ pub(crate) struct ViewStanding {
     pub(crate) lag_commits: u64,
     /// When the last commit that it has folded was recorded; null before the first one.
     pub(crate) last_recorded_at: Option<String>,
+    /// Is it being built from the log, so that it has a part of it, and queries that need it are answered 503?
+    pub(crate) building: bool,
     /// What keeps it from going on; null when nothing does.
     pub(crate) trouble: Option<String>,
-    /// Streams that it cannot fold.
+    /// How many streams it cannot fold.
+    pub(crate) set_aside_streams: u64,
+    /// Those streams; the first hundred, by their tenants.
     pub(crate) set_aside: Vec<StreamSetAside>,
 }
 
@@ -66,8 +73,10 @@ impl From<ViewStatus> for ViewStanding {
             position: view.position.get(),
             lag_commits: view.lag_commits,
             last_recorded_at: view.last_recorded_at.map(written),
+            building: view.building,
             trouble: trouble.map(str::to_owned),
-            set_aside: view.set_aside.into_iter().map(StreamSetAside::from).collect(),
+            set_aside_streams: view.set_aside.len() as u64,
+            set_aside: view.set_aside.into_iter().take(STREAMS_SHOWN).map(StreamSetAside::from).collect(),
         }
     }
 }

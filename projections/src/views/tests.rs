@@ -61,6 +61,41 @@ async fn a_view_that_died_on_the_way_goes_on_without_gap_or_repetition() {
 }
 
 #[tokio::test]
+async fn a_view_that_has_a_part_of_the_log_tells_nothing_of_it_also_after_a_restart() {
+    // Given a log of which the views can read a part.
+    let all = History::new(3).commits(61);
+    let (folder, log) = (tempfile::tempdir().unwrap(), TestLog::of(&all[..60]));
+    let place = all[40].position;
+    log.damage(place);
+    log.forget_whose();
+    // Then they answer nothing before they have all of it, in this life and in the next.
+    for _ in 0..2 {
+        let views = log.views_with(folder.path(), small_batches()).await;
+        for view in [View::Keys, View::Modules, View::Executions, View::Usage, View::Audit] {
+            assert!(views.wait_for_view(view, log.end(), DEADLINE).await.unwrap_err().stopped);
+        }
+        let refused = views.executions().open_tenants().await.unwrap_err();
+        let QueryError::Building { view: "executions", position, tail } = refused else { panic!("{refused}") };
+        assert!(position < place && tail == log.end(), "{position} of {tail}");
+        assert!(views.status().iter().all(|view| view.building));
+    }
+    // When they have, they answer.
+    log.repair();
+    let views = log.views(folder.path()).await;
+    views.wait_for(log.end(), DEADLINE).await.unwrap();
+    views.executions().open_tenants().await.unwrap();
+    views.until_live(View::Executions, DEADLINE).await.unwrap();
+    drop(views);
+    // And what they had is told, however far behind they fall later.
+    log.damage(all[60].position);
+    log.forget_whose();
+    log.push(Arc::clone(&all[60]));
+    let views = log.views(folder.path()).await;
+    assert!(views.wait_for_view(View::Executions, log.end(), DEADLINE).await.unwrap_err().stopped);
+    views.executions().open_tenants().await.unwrap();
+}
+
+#[tokio::test]
 async fn deleting_the_folder_gives_the_same_rows_again() {
     let log = TestLog::of(&History::new(5).commits(120));
     let folder = tempfile::tempdir().unwrap();

@@ -67,7 +67,9 @@ fn set_aside(view: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn is_well(view: &Value) -> bool {
-    view.get("state").and_then(Value::as_str) == Some("live") && set_aside(view).next().is_none()
+    let follows =
+        view.get("state").and_then(Value::as_str) == Some("live") && view.get("trouble").is_none_or(Value::is_null);
+    follows && view.get("set_aside_streams").and_then(Value::as_u64).unwrap_or_default() == 0
 }
 
 /// A row a view, and under it one for each stream that it has set aside.
@@ -76,10 +78,19 @@ fn table(views: &Value) -> Table {
     for view in all(views) {
         let at = |pointer| render::at(view, pointer);
         table.row([at("/name"), at("/state"), at("/position"), at("/lag_commits"), at("/trouble")]);
+        let all = view.get("set_aside_streams").and_then(Value::as_u64).unwrap_or_default();
         for stream in set_aside(view) {
             let at = |pointer| render::at(stream, pointer);
             let behind = format!("{} commits", at("/commits"));
             table.row([format!("  {}", at("/tenant")), "set aside".to_owned(), at("/position"), behind, at("/reason")]);
+        }
+        let shown = set_aside(view).count() as u64;
+        if all > shown {
+            table.row(
+                [format!("  and {} more", all - shown), "set aside".to_owned()]
+                    .into_iter()
+                    .chain(["", "", ""].map(str::to_owned)),
+            );
         }
     }
     table
@@ -93,9 +104,9 @@ mod tests {
 
     #[test]
     fn a_view_is_well_when_it_follows_and_has_nothing_set_aside() {
-        let view = |state: &str, set_aside: Value| json!({"name": "keys", "state": state, "set_aside": set_aside});
-        assert!(is_well(&view("live", json!([]))));
-        assert!(!is_well(&view("stopped", json!([]))) && !is_well(&view("catching_up", json!([]))));
-        assert!(!is_well(&view("live", json!([{"tenant": "t-a"}]))));
+        let view = |state: &str, trouble: Value, streams: u64| json!({"name": "keys", "state": state, "trouble": trouble, "set_aside_streams": streams});
+        assert!(is_well(&view("live", Value::Null, 0)));
+        assert!(!is_well(&view("stopped", Value::Null, 0)) && !is_well(&view("catching_up", Value::Null, 0)));
+        assert!(!is_well(&view("live", "the disk is full".into(), 0)) && !is_well(&view("live", Value::Null, 1)));
     }
 }
