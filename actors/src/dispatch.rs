@@ -287,8 +287,8 @@ struct Shared {
     under_way: TaskTracker,
     /// Places for verifications.
     lane: verify::Lane,
-    /// Executions that are being declared lost.
-    losing: Arc<Semaphore>,
+    /// Tenants that are asked to see to executions.
+    nudges: unended::Nudges,
 }
 
 impl Dispatch {
@@ -299,8 +299,8 @@ impl Dispatch {
         let input = Arc::new(Semaphore::new(queued::input_permits(queue.config())));
         let running = Arc::new(Semaphore::new(queue.config().running_max));
         let (once, runs) = (once::UnderWay::default(), Arc::default());
-        let (lane, losing) = (verify::Lane::default(), Arc::new(Semaphore::new(unended::LOSING_MAX)));
-        let shared = Arc::new(Shared { deps, ids: Ids, uploads, once, runs, input, running, under_way, lane, losing });
+        let (lane, nudges) = (verify::Lane::default(), unended::Nudges::default());
+        let shared = Arc::new(Shared { deps, ids: Ids, uploads, once, runs, input, running, under_way, lane, nudges });
         tokio::spawn(queued::conduct(Arc::downgrade(&shared), queue));
         Self { shared }
     }

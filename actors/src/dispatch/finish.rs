@@ -95,7 +95,9 @@ impl Shared {
                 answered => return answered,
             }
         }
-        Err(unavailable("its tenant was too busy for long to record its end; its execution is declared lost"))
+        let why =
+            "its guest has run, and it is not known whether its end was recorded; its record tells, once it has ended";
+        Err(unavailable(why))
     }
 
     /// The execution has its end in the log: it was declared lost, or an earlier report of ours was recorded and only

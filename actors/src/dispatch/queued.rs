@@ -24,7 +24,9 @@ use wasmwiz_events::{
     time::Timestamp,
 };
 
-use super::{DispatchError, Request, Shared, ending::Enqueued, finish::Began, run::Admitted, runs::Run};
+use super::{
+    DispatchError, Request, Shared, ending::Enqueued, finish::Began, run::Admitted, runs::Run, unended::Unended,
+};
 use crate::{
     aggregate::Authority,
     executor::{Ran, Slot},
@@ -134,7 +136,7 @@ impl Shared {
         let admitted = self.admit(request).await;
         if let Err(DispatchError::Ask(AskError::Unavailable { .. })) = &admitted {
             // It may be in the log all the same, and then it is to be run: its tenant looks when it is asked something.
-            tokio::spawn(Arc::clone(&self).nudge(tenant, Command::Expire));
+            self.see_to(&tenant, Command::Expire);
         }
         // Its bytes are let go of here: they are read back when its turn comes.
         admitted.map(|Admitted { began, position, run }| {
@@ -288,28 +290,28 @@ impl Shared {
         self.deps.bus.ask(tenant, Ask { command, by: Authority::System, origin, payloads: vec![] }).await
     }
 
-    async fn run_begun(&self, begun: Begun) {
+    async fn run_begun(self: &Arc<Self>, begun: Begun) {
         let Begun { began, at, run, turn, _place } = begun;
         let Turn { slot, _running, _room } = turn;
         let id = began.accepted.execution_id;
-        let stdin = match self.input(at, began.accepted.stdin).await {
-            Ok(input) => input,
-            Err(message) => return self.over(self.finish(began, Ran::failed(message)).await, &run),
+        let unended = Unended::new(Arc::clone(self), began.tenant.clone(), id);
+        unended.may_be_open();
+        let ran = match self.input(at, began.accepted.stdin).await {
+            Ok(input) => self.run_guest(slot, None, &began, &run, input).await,
+            Err(message) => Ran::failed(message),
         };
-        let ran = self.run_guest(slot, None, &began, &run, stdin).await;
         tracing::debug!(execution.id = %id, outcome = ran.outcome.as_str(), "an asynchronous execution ran");
         if ran.outcome == Outcome::Failed && run.is_cut_off() {
             // It outlives this life of the node: the next one begins another attempt.
             tracing::info!(execution.id = %id, "an asynchronous execution was cut off; it is begun again by the next start");
-            return;
+            return unended.is_settled();
         }
         let finishing = tracing::debug_span!(target: trace::TARGET, "finish");
-        self.over(self.finish(began, ran).instrument(finishing).await, &run);
-    }
-
-    fn over(&self, done: Result<super::Done, DispatchError>, run: &Run) {
-        match done {
-            Ok(done) => run.end(done.position),
+        match self.finish(began, ran).instrument(finishing).await {
+            Ok(done) => {
+                unended.is_settled();
+                run.end(done.position);
+            }
             Err(error) => tracing::error!(%error, "the end of an asynchronous execution could not be recorded"),
         }
     }

@@ -198,9 +198,9 @@ impl Executions {
         self.end("the node that ran it was restarted or went away", is_lost)
     }
 
-    /// Only what somebody waited for: an asynchronous one is run by whoever finds it in the log.
+    /// Only what has begun: one that waits is run by whoever finds it in the log.
     pub(super) fn lose(&self, id: ExecutionId, life: &Life) -> Result<Vec<Event>, Refusal> {
-        let is_its_own = |open: &&Open| open.queued.is_none() && open.life == *life;
+        let is_its_own = |open: &&Open| open.has_begun() && open.life == *life;
         let open = self.open.get(&id).filter(is_its_own).ok_or(Refusal::ExecutionNotOpen)?;
         let reason = "its node left its run without recording an end".to_owned();
         Ok(vec![Event::ExecutionLost(Lost { execution_id: id, attempt: open.attempt, reason })])
@@ -381,8 +381,12 @@ mod tests {
         given(running()).when(lose(1)).then([Event::ExecutionLost(Lost { reason, ..lost_data(1) })]);
         given(running()).when(lose(2)).then_refused(Refusal::ExecutionNotOpen);
         given(ready()).when(lose(1)).then_refused(Refusal::ExecutionNotOpen);
-        let asynchronous = ready().into_iter().chain([queued(1), started(1, 1, 1)]);
-        given(asynchronous).when(lose(1)).then_refused(Refusal::ExecutionNotOpen);
+        // What waits is run by whoever finds it in the log; what has begun is run by its life alone.
+        let waiting = || ready().into_iter().chain([queued(1)]);
+        given(waiting()).when(lose(1)).then_refused(Refusal::ExecutionNotOpen);
+        let begun = given(waiting().chain([started(1, 1, 1)])).when(lose(1)).events();
+        assert!(matches!(&begun[..], [Event::ExecutionLost(lost)] if lost.attempt == 1), "{begun:?}");
+        given(waiting().chain([started(1, 1, 1)])).when(lose(2)).then_refused(Refusal::ExecutionNotOpen);
         given(running().into_iter().chain([finished(1)])).when(lose(1)).then_refused(Refusal::ExecutionNotOpen);
     }
 
