@@ -8,13 +8,17 @@
 //! not to be taken in. What was sent when the connection ends is not known to be, and is said so.
 //!
 //! Servers of a cluster tell each other late who listens where: a command that its server passes on to where somebody has
-//! just stopped listening is dropped without a word, and whoever sent it never knows whether it was taken in. Therefore a
-//! shard that is given up is listened for a while longer, and what comes is answered with "not here". One that is taken up again
-//! in the same epoch meanwhile is listened for by the same subscription: by a second one each command would be decided twice.
+//! just stopped listening is dropped without a word, and whoever sent it never knows whether it was taken in; and what comes
+//! while a subscription is being ended is dropped by the client. Therefore a shard that is given up is listened for until a
+//! younger epoch of it is, or the node leaves, and a while longer, and what comes is answered with "not here". One that is taken
+//! up again in the same epoch is listened for by the same subscription: by a second one each command would be decided twice.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,10 +49,11 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// How long to wait before the next connection, doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// How long commands of a shard that is given up are answered still, with "not here": until every other node has heard of it.
+/// How long commands of an epoch that is over are answered still, with "not here", once a younger one is listened for or the node
+/// leaves: until every other node has heard of it.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long what was still on its way after that is answered.
+/// How long what had come by then may take to be answered.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// W3C trace context, for whoever watches the bus; the owner has it from the frame.
@@ -68,6 +73,8 @@ struct Shared {
     served: watch::Sender<BTreeMap<Shard, Epoch>>,
     /// Answers what comes in, once it is there.
     server: OnceLock<Server>,
+    /// Is nothing to be listened for any more?
+    finishing: AtomicBool,
     /// Whoever listens or answers now.
     answering: TaskTracker,
 }
@@ -84,7 +91,8 @@ impl NatsTransport {
     pub fn start(config: NatsConfig, node: NodeId) -> Self {
         let (link, _) = watch::channel(None);
         let (served, _) = watch::channel(BTreeMap::new());
-        let shared = Arc::new(Shared { node, link, served, server: OnceLock::new(), answering: TaskTracker::new() });
+        let (finishing, answering) = (AtomicBool::new(false), TaskTracker::new());
+        let shared = Arc::new(Shared { node, link, served, server: OnceLock::new(), finishing, answering });
         let stopping = CancellationToken::new();
         tokio::spawn(stopping.clone().run_until_cancelled_owned(stay(Arc::clone(&shared), config)));
         Self { shared, _running: stopping.drop_guard() }
@@ -115,6 +123,7 @@ impl NatsTransport {
 
     /// Serves nothing more, and waits `within` this time until what came nevertheless is answered.
     pub async fn finish(&self, within: Duration) {
+        self.shared.finishing.store(true, Ordering::Release);
         self.shared.served.send_modify(BTreeMap::clear);
         self.shared.answering.close();
         let finishing = async {
@@ -224,7 +233,8 @@ async fn answer_all(shared: &Arc<Shared>, client: &Client) {
     loop {
         if let Some(server) = shared.server.get() {
             let wanted = served.borrow_and_update().clone();
-            listening.become_so(&wanted, client, server, &shared.answering);
+            let finishing = shared.finishing.load(Ordering::Acquire);
+            listening.become_so((&wanted, finishing), client, server, &shared.answering);
         }
         let next_end = listening.next_end();
         tokio::select! {
@@ -253,7 +263,7 @@ enum Ear {
     Open {
         /// Ends it.
         _end: DropGuard,
-        /// How long, once the shard is given up.
+        /// How long, once it is over. Until then one stays of each shard, also where this node decides nothing in it.
         until: Option<Instant>,
     },
     /// It is being ended. Until it is, there is no other one.
@@ -263,7 +273,7 @@ enum Ear {
 impl Listening {
     fn become_so(
         &mut self,
-        wanted: &BTreeMap<Shard, Epoch>,
+        (wanted, finishing): (&BTreeMap<Shard, Epoch>, bool),
         client: &Client,
         server: &Server,
         answering: &TaskTracker,
@@ -271,7 +281,8 @@ impl Listening {
         let now = Instant::now();
         for ((shard, epoch), ear) in &mut self.ears {
             let Ear::Open { until, .. } = ear else { continue };
-            *until = if wanted.get(shard) == Some(epoch) { None } else { until.or(Some(now + LINGER)) };
+            let is_over = finishing || wanted.get(shard).is_some_and(|wanted| wanted > epoch);
+            *until = if is_over { until.or(Some(now + LINGER)) } else { None };
             if until.is_some_and(|until| until <= now) {
                 *ear = Ear::Closing;
             }

@@ -80,7 +80,8 @@ async fn a_command_for_a_shard_that_is_taken_up_again_is_answered_once() -> anyh
         let inbox = asking.new_inbox();
         let mut answers = asking.subscribe(inbox.clone()).await?;
         asking.publish_with_reply(subject.clone(), inbox, "nothing that can be read".into()).await?;
-        tokio::time::timeout(wait::SOON, answers.next()).await?.context("no answer")?;
+        let answer = tokio::time::timeout(wait::SOON, answers.next()).await?.context("no answer")?;
+        ensure!(answer.status.is_none(), "nobody listens: {answer:?}");
         let second = tokio::time::timeout(Duration::from_millis(100), answers.next()).await;
         ensure!(second.is_err(), "answered twice after it was taken up {} times", turn + 1);
     }

@@ -1,5 +1,7 @@
 //! Why a node did not do what it was asked, and the exit codes that tell scripts so.
 
+use std::time::Duration;
+
 use reqwest::StatusCode;
 use serde::Deserialize;
 
@@ -90,6 +92,12 @@ impl Failure {
     /// Is it a refusal of this status?
     pub(super) fn is_refused_with(&self, wanted: StatusCode) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == wanted)
+    }
+
+    /// When to ask again, if a refusal says so in seconds.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let Self::Refused { retry_after, .. } = self else { return None };
+        retry_after.as_deref()?.parse().ok().map(Duration::from_secs)
     }
 
     /// The kind of a refusal, and its reason if it has one, in words that programs compare.

@@ -218,7 +218,7 @@ impl Api {
         query: &[(&str, String)],
         most: usize,
     ) -> Result<(Vec<Value>, bool), Failure> {
-        self.list_where(segments, query, most, |_| true).await
+        self.within(self.pages(segments, query, (most, false), |_| true)).await
     }
 
     /// The first `most` items of a list that are wanted, page after page; and whether the list goes on.
@@ -229,8 +229,12 @@ impl Api {
         most: usize,
         is_wanted: impl FnMut(&Value) -> bool,
     ) -> Result<(Vec<Value>, bool), Failure> {
+        self.within(self.pages(segments, query, (most, true), is_wanted)).await
+    }
+
+    async fn within<T>(&self, listing: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let slow = Failure::TooSlow { url: self.url().to_owned(), seconds: LIST_DEADLINE.as_secs() };
-        tokio::time::timeout(LIST_DEADLINE, self.pages(segments, query, most, is_wanted)).await.unwrap_or(Err(slow))
+        tokio::time::timeout(LIST_DEADLINE, listing).await.unwrap_or(Err(slow))
     }
 
     /// A node that gives longer pages than it was asked for, or pages without end, is not read on and on.
@@ -238,13 +242,15 @@ impl Api {
         &self,
         segments: &[&str],
         query: &[(&str, String)],
-        most: usize,
+        (most, is_filtered): (usize, bool),
         mut is_wanted: impl FnMut(&Value) -> bool,
     ) -> Result<(Vec<Value>, bool), Failure> {
         let (mut items, mut cursor, mut left) = (Vec::new(), None::<String>, LIST_BYTES);
         for _ in 0..PAGES {
             let mut query = query.to_vec();
-            query.push(("limit", PAGE_ITEMS.min(most.saturating_sub(items.len())).to_string()));
+            // Of those that come, few may be wanted.
+            let page = if is_filtered { PAGE_ITEMS } else { PAGE_ITEMS.min(most.saturating_sub(items.len())) };
+            query.push(("limit", page.to_string()));
             query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
             let request = self.request(Method::GET, self.at(segments, &query));
             let answer = self.send(request, DEADLINE, ANSWER_BYTES.min(left)).await?;
