@@ -40,6 +40,7 @@ pub(crate) use keep::Kept;
 
 mod append;
 mod batch;
+mod behind;
 mod flight;
 mod keep;
 mod places;
@@ -78,6 +79,8 @@ pub(crate) enum Message {
     Wake,
     /// The same, out of turn.
     Look,
+    /// The stream had come this far when somebody looked: another owner may have written what this entity has not read.
+    Seen(Revision),
     /// Finish what is in flight and stop.
     Retire,
 }
@@ -167,6 +170,7 @@ impl Actor for Entity {
                 myself.send_after(Duration::from_millis(self.world.wake_every_ms), || Message::Wake);
             }
             Message::Look => self.wake(state),
+            Message::Seen(end) => self.seen(end, state),
             Message::Retire => self.retire(state),
         }
         self.advance(&myself, state);
@@ -235,6 +239,11 @@ impl Entity {
             let head = flight.head().unwrap_or(folded.head);
             let batch = self.decide(&mut folded.tenant, head, &mut state.waiting);
             if batch.envelopes.is_empty() {
+                if flight.is_empty()
+                    && batch.decided.iter().any(|(pending, given)| behind::finds_nothing(pending, given))
+                {
+                    self.look_for_more(myself);
+                }
                 // With nothing decided ahead of the log the answers are already true.
                 for (pending, given) in flight.join(batch.decided) {
                     answer(pending, placed(given, &folded.head, folded.position));

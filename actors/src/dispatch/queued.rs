@@ -52,6 +52,9 @@ const NUDGES: u32 = 60;
 /// A commit that was offered to a log elsewhere may be stored long after nobody waits for it any more.
 const LATE_COMMITS: u32 = 12;
 
+/// How often the input of an execution is asked for: some 20 seconds, with the pauses in between.
+const INPUT_TRIES: u32 = 10;
+
 /// An asynchronous execution that is accepted.
 #[derive(Debug, Clone)]
 pub struct Queued {
@@ -152,6 +155,8 @@ impl Shared {
             tokio::time::sleep(pause).await;
             match self.ask_system(&tenant, command.clone(), None).await {
                 Err(AskError::Refused(Refusal::ExecutionNotOpen)) if nudge < LATE_COMMITS => {}
+                // Nor that there is nothing to see to.
+                Ok(decided) if decided.events.is_empty() && nudge < LATE_COMMITS => {}
                 Ok(_) | Err(AskError::Refused(_)) => return,
                 Err(AskError::Busy { .. } | AskError::Unavailable { .. }) => {}
             }
@@ -296,9 +301,12 @@ impl Shared {
         let id = began.accepted.execution_id;
         let unended = Unended::new(Arc::clone(self), began.tenant.clone(), id);
         unended.may_be_open();
-        let ran = match self.input(at, began.accepted.stdin).await {
+        let ran = match self.input_in_time(at, began.accepted.stdin).await {
             Ok(input) => self.run_guest(slot, None, &began, &run, input).await,
-            Err(message) => Ran::failed(message),
+            Err(error) => {
+                tracing::error!(execution.id = %id, %error, "the input of an execution cannot be read");
+                Ran::failed("the host could not read its input".to_owned())
+            }
         };
         tracing::debug!(execution.id = %id, outcome = ran.outcome.as_str(), "an asynchronous execution ran");
         if ran.outcome == Outcome::Failed && run.is_cut_off() {
@@ -316,17 +324,17 @@ impl Shared {
         }
     }
 
-    /// The standard input of an execution that the commit at `at` accepted.
-    async fn input(&self, at: Position, input: Content) -> Result<Bytes, String> {
-        if input.size_bytes == 0 {
-            return Ok(Bytes::new());
+    /// The recorded input of an execution. A log that does not answer is asked again for a while.
+    async fn input_in_time(&self, at: Position, input: Content) -> Result<Bytes, DispatchError> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..INPUT_TRIES {
+            match self.recorded_input(at, input).await {
+                Err(DispatchError::Ask(AskError::Unavailable { .. })) => tokio::time::sleep(pause).await,
+                read => return read,
+            }
+            pause = longer(pause);
         }
-        let bytes = match self.deps.log.payload(at, input.digest).await {
-            Ok(Some(bytes)) => Some(bytes),
-            Ok(None) => self.deps.blobs.get(input.digest).await.map_err(|error| unreadable(&error))?,
-            Err(error) => return Err(unreadable(&error)),
-        };
-        bytes.ok_or_else(|| "its input is not kept any more".to_owned())
+        self.recorded_input(at, input).await
     }
 
     /// What the commit at the item's place says of it; `None` when it says nothing.
@@ -353,11 +361,6 @@ impl Shared {
             _ => None,
         }))
     }
-}
-
-fn unreadable(error: &dyn std::fmt::Display) -> String {
-    tracing::error!(%error, "the input of an execution cannot be read");
-    "the host could not read its input".to_owned()
 }
 
 fn longer(pause: Duration) -> Duration {
