@@ -15,6 +15,9 @@ use crate::codec::snapshot::SNAPSHOT_MAX_BYTES;
 
 const ENDING: &str = ".snap";
 
+/// How a file ends that is being written.
+const UNFINISHED: &str = ".unfinished";
+
 /// Snapshots in a folder of this machine.
 #[derive(Debug, Clone)]
 pub struct FileSnapshots {
@@ -67,9 +70,21 @@ impl Snapshots for FileSnapshots {
     fn write(&self, tenant: &TenantId, revision: Revision, bytes: &[u8], keep: usize) -> io::Result<()> {
         let folder = self.of(tenant);
         make_private(&folder)?;
-        let unfinished = folder.join(format!("{:020}.unfinished", revision.get()));
-        fs::write(&unfinished, bytes)?;
-        fs::rename(&unfinished, folder.join(file_name(revision)))?;
+        // What a crash has left does not add up.
+        for left in fs::read_dir(&folder)? {
+            let left = left?;
+            if left.file_name().to_string_lossy().ends_with(UNFINISHED) {
+                fs::remove_file(left.path())?;
+            }
+        }
+        let unfinished = folder.join(format!("{:020}{UNFINISHED}", revision.get()));
+        let written =
+            fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, folder.join(file_name(revision))));
+        if written.is_err() {
+            // On a full disk half of it would stay; gone already is as good.
+            let _ = fs::remove_file(&unfinished);
+        }
+        written?;
         // What is ahead of the newest is of a history that is no more.
         let (ahead, others): (Vec<_>, Vec<_>) =
             self.revisions(tenant)?.into_iter().partition(|other| *other > revision);
@@ -109,6 +124,12 @@ mod tests {
         // A history that was brought back from a backup goes on before what was kept of the other one.
         kept.write(&acme, Revision::new(60), b"again", 2).unwrap();
         assert_eq!(kept.revisions(&acme).unwrap(), [Revision::new(60)]);
+        // What could not be finished, as the process died or the disk was full, is gone with the next one.
+        let left = folder.path().join("snapshots/acme/00000000000000000061.unfinished");
+        fs::write(&left, "half").unwrap();
+        kept.write(&acme, Revision::new(62), b"whole", 1).unwrap();
+        assert!(!left.exists());
+        kept.write(&acme, Revision::new(60), b"again", 1).unwrap();
         kept.remove(&acme, Revision::new(60)).unwrap();
         assert_eq!(kept.revisions(&acme).unwrap(), []);
         assert_eq!(kept.revisions(&TenantId::new("other").unwrap()).unwrap(), []);
