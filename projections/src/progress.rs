@@ -71,6 +71,8 @@ pub struct Behind {
 pub(crate) struct Standing {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) tail: Position,
+    /// Has this life looked where the log ends?
+    pub(crate) tail_is_seen: bool,
     pub(crate) state: State,
     pub(crate) trouble: Option<Arc<str>>,
     /// Has it never had all that was in the log?
@@ -91,7 +93,8 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(name: &'static str, checkpoint: Checkpoint, quarantine: Quarantine, building: bool) -> Self {
         let (tail, state) = (checkpoint.position, State::CatchingUp);
-        let standing = watch::Sender::new(Standing { checkpoint, tail, state, trouble: None, building });
+        let standing =
+            watch::Sender::new(Standing { checkpoint, tail, tail_is_seen: false, state, trouble: None, building });
         Self { name, standing, waiting: watch::Sender::new(0), tried: watch::Sender::new(0), quarantine }
     }
 
@@ -99,14 +102,17 @@ impl Progress {
         self.standing.send_modify(|standing| {
             standing.checkpoint = checkpoint;
             standing.trouble = None;
-            // The end of the log was looked for before anything was folded.
-            standing.building &= checkpoint.position < standing.tail;
+            // What was set aside is tried again before the log is asked where it ends.
+            standing.building &= !standing.tail_is_seen || checkpoint.position < standing.tail;
             standing.tail = standing.tail.max(checkpoint.position);
         });
     }
 
     pub(crate) fn tail_seen(&self, tail: Position) {
-        self.standing.send_modify(|standing| standing.tail = standing.tail.max(tail));
+        self.standing.send_modify(|standing| {
+            standing.tail = standing.tail.max(tail);
+            standing.tail_is_seen = true;
+        });
     }
 
     pub(crate) fn enter(&self, state: State) {

@@ -85,12 +85,12 @@ impl PassedOver {
         *count = count.saturating_add(1);
     }
 
-    /// Remembers the keys that a commit issues, as far as it can be read.
-    pub(crate) fn note_keys(&mut self, recorded: &Recorded) {
+    /// Remembers the keys that a commit of a tenant issues, as far as it can be read. Whose it is may not be what it says itself.
+    pub(crate) fn note_keys(&mut self, recorded: &Recorded, tenant: &TenantId) {
         let Ok(events) = recorded.commit.events() else { return };
         for envelope in events.iter() {
             if let Event::KeyIssued(issued) = &envelope.event {
-                self.keys.push((issued.key_id.clone(), recorded.commit.tenant().clone()));
+                self.keys.push((issued.key_id.clone(), tenant.clone()));
             }
         }
     }
@@ -158,7 +158,13 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Held {
     streams: BTreeMap<TenantId, SetAside>,
-    keys: BTreeSet<(KeyId, TenantId)>,
+    keys: BTreeMap<KeyId, BTreeSet<TenantId>>,
+}
+
+impl Held {
+    fn note(&mut self, key: KeyId, tenant: TenantId) {
+        self.keys.entry(key).or_default().insert(tenant);
+    }
 }
 
 impl Quarantine {
@@ -174,7 +180,7 @@ impl Quarantine {
         let mut keys = connection.prepare("SELECT id, tenant FROM quarantined_keys")?;
         let mut rows = keys.query([])?;
         while let Some(found) = rows.next()? {
-            held.keys.insert((row::parsed(found, 0)?, row::parsed(found, 1)?));
+            held.note(row::parsed(found, 0)?, row::parsed(found, 1)?);
         }
         self.replace(|before| *before = held);
         Ok(())
@@ -192,14 +198,17 @@ impl Quarantine {
                         aside.commits = aside.commits.saturating_add(more);
                     }
                 }
-                held.keys.extend(keys);
+                keys.into_iter().for_each(|(key, tenant)| held.note(key, tenant));
             }
             Change::SetAside(aside, PassedOver { keys, .. }) => {
-                held.keys.extend(keys);
+                keys.into_iter().for_each(|(key, tenant)| held.note(key, tenant));
                 held.streams.insert(aside.tenant.clone(), aside);
             }
             Change::Released(tenant) => {
-                held.keys.retain(|(_, holder)| *holder != tenant);
+                held.keys.retain(|_, holders| {
+                    holders.remove(&tenant);
+                    !holders.is_empty()
+                });
                 held.streams.remove(&tenant);
             }
         });
@@ -232,10 +241,7 @@ impl Quarantine {
 
     /// The stream that issued a key in a commit which was passed over.
     pub(crate) fn of_key(&self, id: &KeyId) -> Option<SetAside> {
-        self.look(|held| {
-            let (_, holder) = held.keys.iter().find(|(key, _)| key == id)?;
-            held.streams.get(holder).cloned()
-        })
+        self.look(|held| held.keys.get(id)?.iter().find_map(|holder| held.streams.get(holder)).cloned())
     }
 
     /// All of them, in the order of their tenants.

@@ -197,10 +197,14 @@ impl<P: Projection> Runner<P> {
             *try_again = false;
         }
         let ended = match self.log.subscribe(self.checkpoint.position).await {
-            Ok(mut subscription) => match self.fold_and_write(&mut *subscription).await {
-                Ok(never) => match never {},
-                Err(end) => end,
-            },
+            Ok(mut subscription) => {
+                // Counted from when it can read: a subscription may take longer than the turn.
+                self.again_at = self.again_at.map(|at| at.max(Instant::now() + aside::OTHERS_TURN));
+                match self.fold_and_write(&mut *subscription).await {
+                    Ok(never) => match never {},
+                    Err(end) => end,
+                }
+            }
             Err(error) => unreadable(error),
         };
         self.projection.discard();
@@ -335,7 +339,7 @@ impl<P: Projection> Runner<P> {
         if self.quarantine.holds(&header.tenant) {
             batch.passed_over.count(&header.tenant);
             if P::KNOWS_KEYS {
-                batch.passed_over.note_keys(recorded);
+                batch.passed_over.note_keys(recorded, recorded.commit.tenant());
             }
             return Ok(());
         }

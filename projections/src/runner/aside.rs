@@ -20,6 +20,9 @@ use crate::{
 /// Pages of one stream that are folded before the view looks at what has come for others.
 const PAGES_A_TURN: usize = 4;
 
+/// How long the view then follows the log for all others, at least.
+pub(super) const OTHERS_TURN: Duration = Duration::from_millis(100);
+
 /// When a stream is tried again of which the log did not answer.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
@@ -27,12 +30,12 @@ impl<P: Projection> Runner<P> {
     /// Sets the stream aside of a commit that cannot be read or folded, and passes over the commit.
     pub(super) async fn set_aside(&mut self, end: End) -> Result<(), End> {
         let mut delta = Delta::beginning_at(&self.checkpoint);
-        let mut keys = PassedOver::default();
+        let (mut keys, issuing) = (
+            PassedOver::default(),
+            if let End::Unfoldable { recorded, .. } = &end { Some(Arc::clone(recorded)) } else { None },
+        );
         let (position, mut tenant, first_revision, reason, moved) = match end {
             End::Unfoldable { recorded, fault } if fault.is_of_stream() => {
-                if P::KNOWS_KEYS {
-                    keys.note_keys(&recorded);
-                }
                 let commit = &recorded.commit;
                 // A header that is not what was hashed does not say whose it is.
                 let is_intact = chain_hash(commit.header(), commit.body()) == commit.hash();
@@ -49,6 +52,9 @@ impl<P: Projection> Runner<P> {
         let Some(tenant) = tenant else {
             return Err(End::Damaged { position, what: format!("{reason}; it is not known whose it is").into() });
         };
+        if let Some(recorded) = issuing.filter(|_| P::KNOWS_KEYS) {
+            keys.note_keys(&recorded, &tenant);
+        }
         let is_known = self.quarantine.holds(&tenant);
         let change = if is_known {
             keys.count(&tenant);
@@ -68,16 +74,17 @@ impl<P: Projection> Runner<P> {
     pub(super) async fn try_again(&mut self) -> Result<(), End> {
         let asked = *self.retries.borrow_and_update();
         self.again_at = None;
+        let mut goes_on = false;
         for aside in self.quarantine.all() {
             let after = match self.catch_up(aside).await? {
                 Turn::Done => continue,
-                Turn::GoesOn => Duration::ZERO,
+                Turn::GoesOn => OTHERS_TURN,
                 Turn::Hindered => AGAIN_AFTER,
             };
+            goes_on |= after == OTHERS_TURN;
             let at = Instant::now() + after;
             self.again_at = Some(self.again_at.map_or(at, |earlier| earlier.min(at)));
         }
-        let goes_on = self.again_at.is_some_and(|at| at <= Instant::now());
         if !goes_on {
             self.progress.tried(asked);
         }

@@ -96,6 +96,35 @@ async fn a_view_that_has_a_part_of_the_log_tells_nothing_of_it_also_after_a_rest
 }
 
 #[tokio::test]
+async fn half_a_view_with_a_stream_set_aside_tells_nothing_after_a_restart_either() {
+    // Given views that are half built, with a stream set aside.
+    let all = History::new(3).commits(60);
+    let (folder, half) = (tempfile::tempdir().unwrap(), TestLog::of(&all[..40]));
+    half.damage(all[10].position);
+    let views = half.views(folder.path()).await;
+    for view in [View::Keys, View::Modules, View::Executions, View::Usage, View::Audit] {
+        views.until_live(view, DEADLINE).await.unwrap();
+    }
+    assert!(views.status().iter().all(|view| view.set_aside.len() == 1 && !view.building));
+    drop(views);
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".db") {
+            std::fs::write(folder.path().join(format!("{name}.building")), "").unwrap();
+        }
+    }
+    // When they try the stream again before they have the rest, then they still have a part.
+    let log = TestLog::of(&all);
+    log.damage(all[10].position);
+    log.damage(all[50].position);
+    log.forget_whose();
+    let views = log.views(folder.path()).await;
+    assert!(views.wait_for_view(View::Executions, log.end(), DEADLINE).await.unwrap_err().stopped);
+    let refused = views.executions().open_tenants().await.unwrap_err();
+    assert!(matches!(refused, QueryError::Building { .. }), "{refused}");
+}
+
+#[tokio::test]
 async fn deleting_the_folder_gives_the_same_rows_again() {
     let log = TestLog::of(&History::new(5).commits(120));
     let folder = tempfile::tempdir().unwrap();
