@@ -10,7 +10,7 @@ use wasmwiz_actors::{
     aggregate::Authority,
     bus::CommandBus,
     dispatch::{Code, Dispatch, DispatchDeps, DispatchError, Done, End, Hold, Request, Upload},
-    executor::{Asker, CompileConfig, ExecutorConfig, Executors, PrepareError, Rejection},
+    executor::{ExecutorConfig, Executors, Rejection},
     handle::{Ask, AskError, Decided, Origin},
     ids::Ids,
     limits::Policy,
@@ -31,6 +31,8 @@ use wasmwiz_events::{
     time::SystemClock,
 };
 
+#[path = "dispatch/compiling.rs"]
+mod compiling;
 #[path = "dispatch/queued.rs"]
 mod queued;
 
@@ -423,77 +425,5 @@ async fn a_node_without_a_free_slot_says_when_to_come_back() {
     assert!(matches!(error, DispatchError::Busy { .. }), "{error}");
     for caller in callers {
         caller.await.unwrap().unwrap();
-    }
-}
-
-#[tokio::test]
-async fn an_upload_that_does_not_compile_now_is_neither_accepted_nor_charged_and_holds_no_slot() {
-    let compile = CompileConfig { worker: Some(vec!["/bin/sleep".into(), "60".into()]), ..compile_of_a_tenant() };
-    let node = Arc::new(Node::start_with(ExecutorConfig { guests_max: 1, wait_ms: 0, compile, ..executors() }).await);
-    let before = node.events().len();
-    let run = |n: u8| {
-        let node = Arc::clone(&node);
-        tokio::spawn(async move { node.execute(Code::Inline(with_a_custom_section(n)), "").await })
-    };
-    // One compiles for as long as it may, one waits for it, and the third is over the tenant's share.
-    let compiling = [run(0), run(1), run(2)];
-    let errors = futures_util::future::join_all(compiling).await.into_iter().map(|done| done.unwrap().unwrap_err());
-    let errors: Vec<_> = errors.collect();
-    let over_share = |error: &&DispatchError| matches!(error, DispatchError::TooManyCompilations { limit: 2, .. });
-    assert!(errors.iter().filter(over_share).count() >= 1, "{errors:?}");
-    // None of them was refused for the one slot there is: nobody held it.
-    assert!(errors.iter().all(|error| !matches!(error, DispatchError::Busy { .. })), "{errors:?}");
-    assert_eq!(node.events().len(), before);
-}
-
-fn compile_of_a_tenant() -> CompileConfig {
-    CompileConfig {
-        permits: 2,
-        permits_per_tenant: 1,
-        waiting_per_tenant_max: 1,
-        wall_ms: 300,
-        ..CompileConfig::default()
-    }
-}
-
-/// Other bytes, and the same module.
-fn with_a_custom_section(n: u8) -> Bytes {
-    let mut bytes = echo().to_vec();
-    bytes.extend_from_slice(&[0, 3, 1, b'n', n]);
-    bytes.into()
-}
-
-#[tokio::test]
-async fn one_tenants_uploads_do_not_take_the_compiler_from_another() {
-    let compile = CompileConfig { wall_ms: 10_000, ..compile_of_a_tenant() };
-    let executors = Executors::start(ExecutorConfig { compile, ..executors() }).unwrap();
-    let prepare = |tenant: &str, n: u8| {
-        let (executors, wasm) = (executors.clone(), with_a_custom_section(n));
-        let asker = Asker::Tenant(TenantId::new(tenant).unwrap());
-        async move { executors.prepare(asker, Digest::of(&wasm), wasm).await }
-    };
-    let flood = futures_util::future::join_all((0..64).map(|n| prepare("flood", n)));
-    let (flooded, other) = tokio::join!(flood, prepare("other", 100));
-    other.unwrap();
-    // Two at a time; one that asks as another is done finds its place.
-    let over = flooded.iter().filter(|made| matches!(made, Err(PrepareError::OverShare { limit: 2 }))).count();
-    let made = flooded.iter().filter(|made| made.is_ok()).count();
-    assert!(made >= 2 && over >= 48 && made + over == 64, "{made} made, {over} over the share");
-}
-
-#[tokio::test]
-async fn a_published_module_whose_artefact_is_gone_is_compiled_again_however_many_run() {
-    // Nothing is kept on disk and one module in memory, so the second name evicts the first.
-    let compile = CompileConfig { wall_ms: 10_000, ..compile_of_a_tenant() };
-    let config = ExecutorConfig { cached_modules_max: 1, guests_max: 8, compile, ..executors() };
-    let node = Node::start_with(config).await;
-    let names = ["one", "two", "three", "four"].map(|name| ModuleName::new(name).unwrap());
-    for (name, n) in names.iter().zip(0..) {
-        node.publish_as(name.clone(), with_a_custom_section(n)).await.unwrap();
-    }
-    let all = names.map(|name| node.execute(Code::Named { name, version: None }, "hello"));
-    for done in futures_util::future::join_all(all).await {
-        let End::Finished(finished) = done.unwrap().end else { panic!("not finished") };
-        assert_eq!(finished.outcome, Outcome::Succeeded, "{finished:?}");
     }
 }
