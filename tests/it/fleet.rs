@@ -56,16 +56,13 @@ impl Scene {
         let unanswered = calls.iter().find(|call| matches!(call.said, Said::Nothing(_)));
         ensure!(unanswered.is_none(), "a request was not answered: {unanswered:?}");
         let mut difference = String::new();
-        let fed = wait::until("every event in the feed", wait::SOON * 2, async || {
-            // Servers that have just come back may not answer yet.
-            let messages = match self.fleet.nats.messages().await {
-                Ok(messages) => messages,
-                Err(error) => {
-                    difference = format!("the feed cannot be read: {error:#}");
-                    return Ok(None);
-                }
-            };
-            let delivered = delivered(&messages);
+        // Servers that have just come back may not answer yet.
+        wait::until("the servers of the feed", wait::SOON, async || {
+            Ok(self.fleet.nats.messages().await.ok().map(drop))
+        })
+        .await?;
+        let fed = wait::until("every event in the feed", wait::SOON, async || {
+            let delivered = delivered(&self.fleet.nats.messages().await?);
             let wrong = history.ids.iter().find(|(tenant, ids)| delivered.get(*tenant) != Some(ids));
             difference = wrong.map(|(tenant, _)| format!("{tenant} has other events there")).unwrap_or_default();
             Ok((delivered == history.ids).then_some(()))

@@ -57,7 +57,10 @@ async fn a_node_whose_wall_clock_steps_keeps_its_limits_its_guests_and_its_lists
     let (free, large) = (register(&operator, "Free", "free").await?, register(&operator, "Large", "enterprise").await?);
     free.client.put_module("echo", guests::ECHO.wasm()?).await?.expect(StatusCode::CREATED)?;
     large.client.put_module("endless-sleep", guests::ENDLESS_SLEEP.wasm()?).await?.expect(StatusCode::CREATED)?;
+    let begun = Instant::now();
     let mut ran = run_until_refused(&free.client).await?;
+    // Five at once, one token every six seconds, and what came while it was asked.
+    ensure!(ran as u64 <= 5 + begun.elapsed().as_secs() / 6 + 1, "{ran} ran at once");
     let mut refused = Instant::now();
 
     for step in STEPS {
