@@ -11,6 +11,7 @@ mod ci;
 mod engine;
 mod guests;
 mod image;
+mod k8s;
 mod load;
 mod mutant;
 mod openapi;
@@ -66,6 +67,7 @@ enum Chore {
     Engine(engine::Arguments),
     Sbom(sbom::Arguments),
     Image(image::Arguments),
+    K8s(k8s::Arguments),
     Package(package::Arguments),
     Release(release::Arguments),
 }
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         Chore::Engine(arguments) => engine::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Sbom(arguments) => sbom::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Image(arguments) => image::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::K8s(arguments) => k8s::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Package(arguments) => package::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Release(arguments) => release::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
