@@ -23,6 +23,7 @@ mod release;
 mod sbom;
 mod secrets;
 mod setup;
+mod smoke;
 mod test;
 mod workspace;
 
@@ -70,6 +71,7 @@ enum Chore {
     K8s(k8s::Arguments),
     Package(package::Arguments),
     Release(release::Arguments),
+    Smoke(smoke::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         Chore::Image(arguments) => image::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::K8s(arguments) => k8s::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Package(arguments) => package::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Smoke(arguments) => smoke::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Release(arguments) => release::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match done {
