@@ -8,6 +8,7 @@ mod bench;
 mod chaos;
 mod checks;
 mod ci;
+mod deploy;
 mod engine;
 mod guests;
 mod image;
@@ -20,6 +21,7 @@ mod pins;
 mod process;
 mod python;
 mod release;
+mod rollback;
 mod sbom;
 mod secrets;
 mod setup;
@@ -71,7 +73,9 @@ enum Chore {
     K8s(k8s::Arguments),
     Package(package::Arguments),
     Release(release::Arguments),
+    Deploy(deploy::Arguments),
     Smoke(smoke::Arguments),
+    Rollback(rollback::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +96,8 @@ fn main() -> ExitCode {
         Chore::Image(arguments) => image::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::K8s(arguments) => k8s::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Package(arguments) => package::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Deploy(arguments) => deploy::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Rollback(arguments) => rollback::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Smoke(arguments) => smoke::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Release(arguments) => release::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
