@@ -1,6 +1,9 @@
 //! `cargo xtask rollback`: an environment goes back to a version that did.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail, ensure};
 
@@ -39,6 +42,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(file) = &arguments.before
+        && !record(file)?.changed
+    {
+        eprintln!("rollback: that deployment was refused before it changed anything; there is nothing to take back");
+        return Ok(());
+    }
     arguments.common.carry_out(&arguments.deployment()?)
 }
 
@@ -63,11 +72,15 @@ impl Arguments {
     }
 }
 
-/// What ran before the deployment of a record.
-fn previous(file: &PathBuf) -> anyhow::Result<(Repository, Digest, String)> {
+fn record(file: &Path) -> anyhow::Result<Record> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let record = Record::parse(&text).with_context(|| file.display().to_string())?;
-    let previous = record.previous.context("nothing ran before that deployment: there is nothing to go back to")?;
+    Record::parse(&text).with_context(|| file.display().to_string())
+}
+
+/// What ran before the deployment of a record.
+fn previous(file: &Path) -> anyhow::Result<(Repository, Digest, String)> {
+    let previous =
+        record(file)?.previous.context("nothing ran before that deployment: there is nothing to go back to")?;
     let (repository, digest) = previous.image.split_once('@').context("what ran before was named by a tag")?;
     let revision = previous.revision.context("what ran before did not say which commit it was of")?;
     Ok((repository.parse()?, digest.parse()?, commit(&revision)?))
@@ -77,12 +90,12 @@ fn previous(file: &PathBuf) -> anyhow::Result<(Repository, Digest, String)> {
 mod tests {
     use super::*;
 
-    fn record(previous: &str) -> (tempfile::TempDir, PathBuf) {
+    fn recorded(previous: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("record.json");
         let text = format!(
             r#"{{"kind": "deployment", "environment": "staging", "namespace": "a", "image": "b", "revision": "c", "reason": "",
-                "by": "", "run": "", "previous": {previous}, "began_at": "", "ended_at": "", "outcome": "failed", "error": null,
+                "by": "", "run": "", "previous": {previous}, "changed": true, "began_at": "", "ended_at": "", "outcome": "failed", "error": null,
                 "steps": []}}"#
         );
         fs::write(&file, text).unwrap();
@@ -92,7 +105,7 @@ mod tests {
     #[test]
     fn back_is_what_the_record_says_ran_before() {
         let (digest, head) = (format!("sha256:{}", "0".repeat(64)), commit("HEAD").unwrap());
-        let (_folder, file) = record(&format!(r#"{{"image": "registry.example/w@{digest}", "revision": "{head}"}}"#));
+        let (_folder, file) = recorded(&format!(r#"{{"image": "registry.example/w@{digest}", "revision": "{head}"}}"#));
         let (repository, found, revision) = previous(&file).unwrap();
         assert_eq!(
             (repository.to_string(), found.to_string(), revision),
@@ -103,7 +116,7 @@ mod tests {
             (r#"{"image": "registry.example/w:latest", "revision": "HEAD"}"#, "by a tag"),
             (r#"{"image": "registry.example/w@sha256:0", "revision": null}"#, "which commit"),
         ] {
-            let (_folder, file) = record(before);
+            let (_folder, file) = recorded(before);
             let error = format!("{:#}", previous(&file).unwrap_err());
             assert!(error.contains(said), "{error}");
         }

@@ -105,7 +105,7 @@ impl<'d> Plan<'d> {
             keep_scale(&mut self.nodes, running);
         }
         record.step("the cluster's word", || cluster.try_out("all", &[&self.around[..], &self.nodes].concat()))?;
-        // From here on things change.
+        record.changed = true;
         record.step("everything but the nodes", || cluster.apply("around", &self.around))?;
         record.step("the log's servers", || cluster.await_rollout(SERVERS))?;
         record.step("the nodes", || {

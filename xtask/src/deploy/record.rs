@@ -45,6 +45,8 @@ pub(crate) struct Record {
     run: String,
     /// What ran there before.
     pub(crate) previous: Option<Previous>,
+    /// Did it get so far that anything was changed?
+    pub(crate) changed: bool,
     began_at: String,
     ended_at: String,
     outcome: String,
@@ -85,6 +87,7 @@ impl Record {
             by: by.to_owned(),
             run: run.to_owned(),
             previous: None,
+            changed: false,
             began_at: time()?,
             ended_at: String::new(),
             outcome: "under way".to_owned(),

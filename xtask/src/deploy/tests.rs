@@ -167,7 +167,7 @@ fn a_refusal_changes_nothing_and_is_in_the_record_with_its_reason() {
         assert!(error.contains(said), "{asked}: {error}");
         assert!(changes(&world.asked()).is_empty(), "{asked}: {:?}", world.asked());
         let record = world.record();
-        assert_eq!(record["outcome"], "failed");
+        assert_eq!((&record["outcome"], &record["changed"]), (&json!("failed"), &json!(false)));
         assert!(record["error"].as_str().unwrap().contains(said), "{record}");
     }
 }
@@ -178,6 +178,7 @@ fn a_node_that_does_not_become_ready_fails_the_deployment_and_its_log_is_shown()
     assert!(world.deploy("staging").is_err());
     let asked = world.asked();
     assert!(asked.iter().any(|line| line.contains("logs --selector app.kubernetes.io/name=wasmwiz")), "{asked:?}");
+    assert_eq!(world.record()["changed"], true);
     let steps = world.record()["steps"].as_array().unwrap().clone();
     assert_eq!(steps.last().unwrap()["outcome"], "failed");
 }
