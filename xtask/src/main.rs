@@ -124,8 +124,15 @@ mod tests {
     }
 
     /// Pages that name chores in code.
-    const PAGES: [&str; 6] =
-        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/delivery.md", "docs/compliance.md", "docs/operations.md"];
+    const PAGES: [&str; 7] = [
+        "README.md",
+        "k8s/README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/delivery.md",
+        "docs/compliance.md",
+        "docs/operations.md",
+    ];
 
     /// What a page has in code that begins as a chore does: between ticks, or as a line of a listing.
     fn chores(text: &str) -> Vec<&str> {
@@ -147,13 +154,14 @@ mod tests {
         ("\"$RUN_URL\"", "run"),
     ];
 
+    fn with_values(text: &str) -> String {
+        VARIABLES.iter().fold(text.to_owned(), |text, (variable, value)| text.replace(variable, value))
+    }
+
     /// What a workflow runs: its steps' chores, and those that its matrix gives to one step.
     fn run_by(workflow: &str) -> Vec<String> {
         // A step may be broken over lines, and has its values from variables.
-        let mut text = workflow.split("\\\n").map(str::trim_start).collect::<Vec<_>>().join("");
-        for (variable, value) in VARIABLES {
-            text = text.replace(variable, value);
-        }
+        let text = with_values(&workflow.split("\\\n").map(str::trim_start).collect::<Vec<_>>().join(""));
         let lines = text.lines().map(|line| line.trim().trim_start_matches("- "));
         let chores = lines.filter_map(|line| {
             let chore = line.strip_prefix("chore: ").map(|chore| chore.trim_matches('"'));
@@ -223,6 +231,7 @@ mod tests {
         for page in PAGES {
             let text = fs::read_to_string(workspace::root().join(page)).unwrap();
             for chore in chores(&text).into_iter().filter(|chore| !chore.contains('\n')) {
+                let chore = with_values(chore);
                 let parsed = Arguments::try_parse_from(chore.split_whitespace().skip(1));
                 let helped = chore.ends_with("--help");
                 assert!(parsed.is_ok() || helped, "{page}: `{chore}`: {}", parsed.unwrap_err());
