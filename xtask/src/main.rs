@@ -52,6 +52,8 @@ On a fresh machine with the Rust toolchain, a C compiler and python3:
   cargo xtask mutant          whether the checker of histories catches a node without its fences
   cargo xtask mutant ends     whether `chaos` catches a node that does not end what it lost
   cargo xtask openapi         write docs/openapi.json anew, after a change of the API
+  cargo xtask k8s render      write k8s/*.yaml anew, after a change of an overlay or of the alerts
+  cargo xtask smoke --help    try a platform that was just deployed; `deploy` and `rollback` say what they refuse
   .ci/run                     both, as the pipeline runs them";
 
 #[derive(Debug, Subcommand)]

@@ -69,7 +69,7 @@ impl Cluster {
     pub(super) fn is_signed(&self, reference: &str, signer: &str) -> anyhow::Result<()> {
         read(&mut self.verify(reference, signer))
             .map(|_| ())
-            .with_context(|| format!("{reference} is not signed by {signer}"))
+            .with_context(|| format!("{reference} is not shown to be signed by {signer}"))
     }
 
     fn kubectl(&self, words: &[&str]) -> Command {

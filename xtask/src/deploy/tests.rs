@@ -154,7 +154,7 @@ fn everything_that_may_refuse_comes_before_the_first_change() {
 fn a_refusal_changes_nothing_and_is_in_the_record_with_its_reason() {
     let other = json!({"metadata": {}, "spec": {"replicas": 2}}).to_string();
     for (asked, does, said) in [
-        ("cosign verify", "echo no matching signatures >&2; exit 1", "is not signed by"),
+        ("cosign verify", "echo no matching signatures >&2; exit 1", "is not shown to be signed by"),
         ("get secret wasmwiz-auth", "true", "lacks the Secrets wasmwiz-auth:"),
         ("get secret wasmwiz-token-keys", "echo '{}'", "lacks the Secrets wasmwiz-token-keys:"),
         ("get secret nats-users", "echo '{\"data\": {}}'", "lacks the Secrets nats-users/nkeys.conf:"),
