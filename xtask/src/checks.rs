@@ -5,6 +5,7 @@
 
 mod alerts;
 mod dockerfile;
+mod kubernetes;
 mod links;
 mod metrics;
 mod pinned;
@@ -43,7 +44,7 @@ pub(crate) struct Check {
 }
 
 /// All of them; the quick ones first.
-pub(crate) const ALL: [Check; 10] = [
+pub(crate) const ALL: [Check; 11] = [
     Check {
         name: "pins",
         look: pinned::check,
@@ -80,6 +81,11 @@ pub(crate) const ALL: [Check; 10] = [
         name: "alerts",
         look: alerts::check,
         remedy: "mend the rule or its test below docs/observability; `promtool` explains itself",
+    },
+    Check {
+        name: "kubernetes",
+        look: kubernetes::check,
+        remedy: "render the manifests anew with `cargo xtask k8s render`, or mend what breaks the named rule",
     },
     Check {
         name: "secrets",

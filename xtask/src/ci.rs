@@ -17,9 +17,9 @@ use crate::{
 /// Check format, lints, documentation, dependencies, and the files of the delivery
 ///
 /// Runs rustfmt, clippy, rustdoc and cargo-deny over the whole workspace, each with warnings as errors; then looks at the
-/// workflows, the Dockerfile, scripts, alerts, words and for secrets, with tools of its own. Needs no network once the tools
-/// are there. Stops at the first that complains, with the command that fixes or shows it. The tests are `cargo xtask test`;
-/// `.ci/run` does both.
+/// workflows, the Dockerfile, the manifests, scripts, alerts, words and for secrets, with tools of its own. Needs no network
+/// once the tools are there. Stops at the first that complains, with the command that fixes or shows it. The tests are
+/// `cargo xtask test`; `.ci/run` does both.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Only these; all of them when none is named

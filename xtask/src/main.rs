@@ -8,9 +8,11 @@ mod bench;
 mod chaos;
 mod checks;
 mod ci;
+mod deploy;
 mod engine;
 mod guests;
 mod image;
+mod k8s;
 mod load;
 mod mutant;
 mod openapi;
@@ -19,9 +21,11 @@ mod pins;
 mod process;
 mod python;
 mod release;
+mod rollback;
 mod sbom;
 mod secrets;
 mod setup;
+mod smoke;
 mod test;
 mod workspace;
 
@@ -48,6 +52,8 @@ On a fresh machine with the Rust toolchain, a C compiler and python3:
   cargo xtask mutant          whether the checker of histories catches a node without its fences
   cargo xtask mutant ends     whether `chaos` catches a node that does not end what it lost
   cargo xtask openapi         write docs/openapi.json anew, after a change of the API
+  cargo xtask k8s render      write k8s/*.yaml anew, after a change of an overlay or of the alerts
+  cargo xtask smoke --help    try a platform that was just deployed; `deploy` and `rollback` say what they refuse
   .ci/run                     both, as the pipeline runs them";
 
 #[derive(Debug, Subcommand)]
@@ -66,8 +72,12 @@ enum Chore {
     Engine(engine::Arguments),
     Sbom(sbom::Arguments),
     Image(image::Arguments),
+    K8s(k8s::Arguments),
     Package(package::Arguments),
     Release(release::Arguments),
+    Deploy(deploy::Arguments),
+    Smoke(smoke::Arguments),
+    Rollback(rollback::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -86,7 +96,11 @@ fn main() -> ExitCode {
         Chore::Engine(arguments) => engine::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Sbom(arguments) => sbom::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Image(arguments) => image::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::K8s(arguments) => k8s::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Package(arguments) => package::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Deploy(arguments) => deploy::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Rollback(arguments) => rollback::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Smoke(arguments) => smoke::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Release(arguments) => release::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match done {
@@ -112,8 +126,15 @@ mod tests {
     }
 
     /// Pages that name chores in code.
-    const PAGES: [&str; 6] =
-        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/delivery.md", "docs/compliance.md", "docs/operations.md"];
+    const PAGES: [&str; 7] = [
+        "README.md",
+        "k8s/README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/delivery.md",
+        "docs/compliance.md",
+        "docs/operations.md",
+    ];
 
     /// What a page has in code that begins as a chore does: between ticks, or as a line of a listing.
     fn chores(text: &str) -> Vec<&str> {
@@ -127,9 +148,23 @@ mod tests {
         fs::read_to_string(workspace::root().join(".github/workflows").join(name)).unwrap()
     }
 
+    /// What steps have in variables, and a value of each that a chore takes.
+    const VARIABLES: [(&str, &str); 4] = [
+        ("\"$ENVIRONMENT\"", "staging"),
+        ("--image \"$IMAGE\"", "--image registry.example/wasmwiz"),
+        ("\"$DIGEST\"", "sha256:0000000000000000000000000000000000000000000000000000000000000000"),
+        ("\"$RUN_URL\"", "run"),
+    ];
+
+    fn with_values(text: &str) -> String {
+        VARIABLES.iter().fold(text.to_owned(), |text, (variable, value)| text.replace(variable, value))
+    }
+
     /// What a workflow runs: its steps' chores, and those that its matrix gives to one step.
     fn run_by(workflow: &str) -> Vec<String> {
-        let lines = workflow.lines().map(|line| line.trim().trim_start_matches("- "));
+        // A step may be broken over lines, and has its values from variables.
+        let text = with_values(&workflow.split("\\\n").map(str::trim_start).collect::<Vec<_>>().join(""));
+        let lines = text.lines().map(|line| line.trim().trim_start_matches("- "));
         let chores = lines.filter_map(|line| {
             let chore = line.strip_prefix("chore: ").map(|chore| chore.trim_matches('"'));
             let step = line.strip_prefix("run: ").unwrap_or(line).strip_prefix("cargo xtask ");
@@ -140,7 +175,9 @@ mod tests {
 
     #[test]
     fn every_chore_that_a_workflow_runs_is_one() {
-        for (name, at_least) in [("ci.yml", 6), ("nightly.yml", 10), ("release.yml", 4)] {
+        for (name, at_least) in
+            [("ci.yml", 6), ("nightly.yml", 10), ("release.yml", 5), ("deploy.yml", 4), ("rollback.yml", 2)]
+        {
             let chores = run_by(&workflow(name));
             assert!(chores.len() >= at_least, "{name}: {chores:?}");
             for chore in chores {
@@ -196,6 +233,7 @@ mod tests {
         for page in PAGES {
             let text = fs::read_to_string(workspace::root().join(page)).unwrap();
             for chore in chores(&text).into_iter().filter(|chore| !chore.contains('\n')) {
+                let chore = with_values(chore);
                 let parsed = Arguments::try_parse_from(chore.split_whitespace().skip(1));
                 let helped = chore.ends_with("--help");
                 assert!(parsed.is_ok() || helped, "{page}: `{chore}`: {}", parsed.unwrap_err());

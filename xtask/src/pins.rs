@@ -1,4 +1,4 @@
-//! `cargo xtask pins`: what the workflows and the image take from outside, each by a hash of one lock, `.github/pins.toml`.
+//! `cargo xtask pins`: what the workflows, the image and the manifests take from outside, each by a hash of one lock, `.github/pins.toml`.
 
 mod lock;
 mod resolve;
@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use self::lock::Lock;
 use crate::workspace;
 
-/// Check that the workflows and the Dockerfile use the hashes of .github/pins.toml
+/// Check that the workflows, the Dockerfile and the manifests use the hashes of .github/pins.toml
 ///
 /// A hash that nobody could find stands there as `unresolved`; that is no fault until something is released.
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,9 @@ pub(crate) struct Arguments {
 
 /// The lock, below the root.
 const LOCK: &str = ".github/pins.toml";
+
+/// Where the manifests have their images from.
+const MANIFESTS: &str = "k8s/components/images/kustomization.yaml";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let tree = workspace::root();
@@ -65,6 +68,10 @@ pub(crate) fn findings(tree: &Path) -> anyhow::Result<Vec<String>> {
     let dockerfile = tree.join("Dockerfile");
     if dockerfile.is_file() {
         used.read_dockerfile(&text(&dockerfile)?);
+    }
+    let manifests = tree.join(MANIFESTS);
+    if manifests.is_file() {
+        used.read_kustomization(&text(&manifests)?);
     }
     Ok(lock.incomplete().into_iter().chain(used.against(&lock)).collect())
 }
@@ -142,6 +149,26 @@ mod tests {
         assert_eq!(findings_of(lock, "", "ARG BASE=rust:1-bookworm\nFROM ${BASE} AS build\nFROM scratch\n"), [""; 0]);
         let findings = findings_of(lock, "", "ARG BASE=rust:2-bookworm\nFROM ${BASE} AS build\nFROM debian:12\n");
         assert_eq!(findings.len(), 3, "{findings:?}");
+    }
+
+    #[test]
+    fn the_images_of_the_manifests_are_those_that_are_locked_and_ours_is_in_no_lock() {
+        let look = |digest: &str, manifest: &str| {
+            let lock = format!("[[image]]\nname = \"nats\"\nversion = \"2\"\ndigest = \"{digest}\"\n");
+            let kustomization = format!(
+                "images:\n  - name: wasmwiz\n    digest: unresolved\n  - name: nats\n    newTag: 2\n    digest: {manifest}\n"
+            );
+            let tree = tempfile::tempdir().unwrap();
+            for (file, text) in [(LOCK, lock), (MANIFESTS, kustomization), (".github/workflows/a.yml", String::new())] {
+                fs::create_dir_all(tree.path().join(file).parent().unwrap()).unwrap();
+                fs::write(tree.path().join(file), text).unwrap();
+            }
+            findings(tree.path()).unwrap().len()
+        };
+        let (one, two) = (format!("sha256:{}", "0".repeat(64)), format!("sha256:{}", "1".repeat(64)));
+        assert_eq!((look("unresolved", "unresolved"), look(&one, &one)), (0, 0));
+        // One is used and not locked, and one locked and not used.
+        assert_eq!((look(&one, "unresolved"), look("unresolved", &one), look(&one, &two)), (2, 2, 2));
     }
 
     #[test]

@@ -135,6 +135,9 @@ impl Compiler {
     ) -> Result<Vec<u8>, PrepareError> {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().current_dir("/").kill_on_drop(true);
+        // The program's allocator would reserve a gibibyte of address space when it starts, and then the limit is met before
+        // anything is compiled: the stack cannot grow, and the child dies of SIGSEGV.
+        command.env("MIMALLOC_ARENA_RESERVE", "0");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|error| {
             tracing::error!(%error, "the compile worker cannot be started");

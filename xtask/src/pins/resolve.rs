@@ -4,8 +4,11 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
 
-use super::{LOCK, lock::UNRESOLVED, lock::with_hash, name, read, text, used};
-use crate::process::{command, read as read_output};
+use super::{LOCK, MANIFESTS, lock::UNRESOLVED, lock::with_hash, name, read, text, used};
+use crate::{
+    k8s::render::TARGETS,
+    process::{command, read as read_output},
+};
 
 pub(super) fn run(tree: &Path) -> anyhow::Result<()> {
     let lock = read(tree)?;
@@ -27,9 +30,34 @@ pub(super) fn run(tree: &Path) -> anyhow::Result<()> {
             &format!("ARG BASE={unpinned}"),
             &format!("ARG BASE={unpinned}@{digest}"),
         )?;
+        manifests(tree, &image.name, &unpinned, &digest)?;
     }
     eprintln!("pins: resolved; read the diff before you commit it");
     Ok(())
+}
+
+/// Gives an image of the manifests its digest, in the one place that they have it from and in what is rendered from that.
+fn manifests(tree: &Path, name: &str, unpinned: &str, digest: &str) -> anyhow::Result<()> {
+    let file = tree.join(MANIFESTS);
+    fs::write(&file, with_digest(&text(&file)?, name, digest)).with_context(|| format!("cannot write {MANIFESTS}"))?;
+    for target in &TARGETS {
+        let (is, becomes) = (format!("{unpinned}@{UNRESOLVED}"), format!("{unpinned}@{digest}"));
+        replace(tree, &tree.join(target.file), &is, &becomes)?;
+    }
+    Ok(())
+}
+
+/// The kustomization with a digest in the entry of that image.
+fn with_digest(kustomization: &str, image: &str, digest: &str) -> String {
+    let mut inside = false;
+    let lines = kustomization.lines().map(|line| {
+        if let Some(name) = line.trim().strip_prefix("- name: ") {
+            inside = name == image;
+        }
+        let is = format!("digest: {UNRESOLVED}");
+        if inside { line.replace(&is, &format!("digest: {digest}")) } else { line.to_owned() }
+    });
+    lines.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 fn keep(tree: &Path, name: &str, hash: &str) -> anyhow::Result<()> {
@@ -73,7 +101,14 @@ fn digest_of(image: &str) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::commit_in;
+    use super::{commit_in, with_digest};
+
+    #[test]
+    fn a_digest_is_written_into_the_entry_of_its_own_image() {
+        let text = "images:\n  - name: wasmwiz\n    digest: unresolved\n  - name: nats\n    newTag: 1\n    digest: unresolved\n";
+        let written = with_digest(text, "nats", "sha256:00");
+        assert_eq!(written, text.replace("newTag: 1\n    digest: unresolved", "newTag: 1\n    digest: sha256:00"));
+    }
 
     #[test]
     fn a_tag_that_is_an_object_of_its_own_is_followed_to_its_commit() {

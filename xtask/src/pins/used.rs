@@ -1,4 +1,5 @@
-//! What the workflows and the Dockerfile use, read line by line: a workflow names an action in one line, and an image its base.
+//! What the workflows, the Dockerfile and the manifests use, read line by line: a workflow names an action in one line, an
+//! image its base, and a kustomization an image in three.
 
 use std::{
     fs,
@@ -7,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::lock::{Action, Lock};
+use super::lock::{Action, Image, Lock, UNRESOLVED};
 
 /// The workflows of a tree.
 pub(super) fn workflows(tree: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -25,7 +26,15 @@ pub(super) fn workflows(tree: &Path) -> anyhow::Result<Vec<PathBuf>> {
 #[derive(Debug, Default)]
 pub(super) struct Used {
     actions: Vec<Use>,
-    images: Vec<String>,
+    images: Vec<Based>,
+}
+
+/// One use of an image.
+#[derive(Debug)]
+struct Based {
+    place: &'static str,
+    /// With its tag, and its digest if that is known.
+    reference: String,
 }
 
 /// One use of an action.
@@ -68,24 +77,38 @@ impl Used {
             let base = line.strip_prefix("ARG BASE=");
             let stage = line.strip_prefix("FROM ").and_then(|rest| rest.split_whitespace().next());
             let named = base.or(stage).filter(|image| !image.starts_with("${") && *image != "scratch");
-            self.images.extend(named.map(|image| image.trim().to_owned()));
+            self.images
+                .extend(named.map(|image| Based { place: "the Dockerfile", reference: image.trim().to_owned() }));
+        }
+    }
+
+    /// The images of a kustomization that have a tag. Our own has none: its digest is that of each release.
+    pub(super) fn read_kustomization(&mut self, text: &str) {
+        for entry in text.split("- name: ").skip(1) {
+            let mut lines = entry.lines().map(str::trim);
+            let name = lines.next().unwrap_or_default();
+            let value = |key: &str| entry.lines().find_map(|line| line.trim().strip_prefix(key)).map(str::trim);
+            if let Some(tag) = value("newTag: ") {
+                let digest = value("digest: ").filter(|digest| *digest != UNRESOLVED);
+                let digest = digest.map(|digest| format!("@{digest}")).unwrap_or_default();
+                self.images.push(Based { place: "the manifests", reference: format!("{name}:{tag}{digest}") });
+            }
         }
     }
 
     /// Where it is not what the lock says.
     pub(super) fn against(&self, lock: &Lock) -> Vec<String> {
         let mut findings: Vec<_> = self.actions.iter().filter_map(|used| used.against(&lock.actions)).collect();
-        for image in &self.images {
-            if !lock.images.iter().any(|locked| locked.reference() == *image) {
-                findings.push(format!("the Dockerfile is built on {image}, which is not in the lock"));
+        for Based { place, reference } in &self.images {
+            if !lock.images.iter().any(|locked| locked.reference() == *reference) {
+                findings.push(format!("{reference} of {place} is not in the lock"));
             }
         }
         for action in lock.actions.iter().filter(|action| !self.actions.iter().any(|used| used.name == action.name)) {
             findings.push(format!("nothing uses {}: take it out of .github/pins.toml", action.name));
         }
-        for image in lock.images.iter().filter(|image| !self.images.contains(&image.reference())) {
-            findings.push(format!("nothing is built on {}", image.reference()));
-        }
+        let unused = |image: &&Image| !self.images.iter().any(|based| based.reference == image.reference());
+        findings.extend(lock.images.iter().filter(unused).map(|image| format!("nothing uses {}", image.reference())));
         findings
     }
 }

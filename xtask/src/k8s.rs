@@ -1,0 +1,85 @@
+//! `cargo xtask k8s`: the manifests, rendered to the files that are applied.
+
+pub(crate) mod image;
+pub(crate) mod manifest;
+pub(crate) mod policy;
+pub(crate) mod render;
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context;
+
+use self::image::{Digest, Repository};
+use crate::{
+    process::{command, read},
+    workspace,
+};
+
+/// Render the manifests below k8s
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Write k8s/*.yaml and the rules of Prometheus anew, after a change of an overlay or of the alerts
+    Render,
+    /// Write the files of a release, with its image in them, each with its checksum
+    Release(Release),
+}
+
+/// Write the files of a release: those of the tree, with the image's digest in them
+///
+/// Refuses files in which any other image is without its digest.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Release {
+    /// The image's repository, without a tag: `HOST/OWNER/wasmwiz`
+    #[arg(long, value_name = "NAME")]
+    image: Repository,
+    /// The image's digest, `sha256:…`
+    #[arg(long, value_name = "DIGEST")]
+    digest: Digest,
+    /// The folder to write to
+    #[arg(long, value_name = "FOLDER")]
+    output: PathBuf,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    match &arguments.what {
+        What::Render => render(),
+        What::Release(release) => release.write(),
+    }
+}
+
+fn render() -> anyhow::Result<()> {
+    let tree = workspace::root();
+    let write =
+        |file: &str, text: &str| fs::write(tree.join(file), text).with_context(|| format!("cannot write {file}"));
+    // The overlays take the rules up.
+    write(render::RULES, &render::rules(tree)?)?;
+    for target in &render::TARGETS {
+        write(target.file, &target.render(tree)?)?;
+        eprintln!("k8s: {} is rendered from {}", target.file, target.folder);
+    }
+    Ok(())
+}
+
+impl Release {
+    fn write(&self) -> anyhow::Result<()> {
+        let output = std::path::absolute(&self.output)?;
+        fs::create_dir_all(&output).with_context(|| format!("cannot create {}", output.display()))?;
+        for target in &render::TARGETS {
+            let text = target.read(workspace::root())?;
+            let text = image::filled(&text, &self.image, &self.digest).with_context(|| target.file.to_owned())?;
+            let name = target.name();
+            fs::write(output.join(name), text).with_context(|| format!("cannot write {name}"))?;
+            let sum = read(command("sha256sum").arg(name).current_dir(&output))?;
+            fs::write(output.join(format!("{name}.sha256")), sum + "\n")
+                .with_context(|| format!("cannot write the checksum of {name}"))?;
+            eprintln!("k8s: {} is written", output.join(name).display());
+        }
+        Ok(())
+    }
+}
