@@ -21,7 +21,7 @@ use crate::{
 /// The execution as a resource, with its outputs as far as they are kept.
 pub(super) async fn resource(gateway: &Gateway, caller: &Caller, record: &ExecutionRecord) -> Answer {
     let mut streams = Streams::default();
-    let share = gateway.memory_of(caller.tenant_id());
+    let share = gateway.memory_of(caller);
     let mut room = share.room(0)?;
     let message = record.end.as_ref().and_then(|end| end.message.as_deref());
     if let Some(end) = &record.end {
@@ -64,7 +64,7 @@ async fn recorded_bytes(gateway: &Gateway, caller: &Caller, record: &ExecutionRe
     let head = Head::from(record);
     let recorded = record.end.as_ref().and_then(|end| Some((end.finished_position, end.stdout?)));
     let Some((at, output)) = recorded else { return Ok(raw(&head, Bytes::new())) };
-    let room = gateway.memory_of(caller.tenant_id()).room(output.size_bytes)?;
+    let room = gateway.memory_of(caller).room(output.size_bytes)?;
     let bytes = kept(gateway, at, output.digest, output.size_bytes).await?;
     let bytes = bytes.ok_or_else(|| {
         let detail = "The execution has run, and its output is no longer kept: its retention has passed.";
