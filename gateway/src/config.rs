@@ -40,6 +40,8 @@ pub struct GatewayConfig {
     pub multipart_parts_max: usize,
     /// One request in all, in milliseconds. Longer than the longest execution with its compilation.
     pub request_deadline_ms: u64,
+    /// What the resource of an execution has of each of its outputs, in bytes. More is read under `/stdout` and `/stderr`.
+    pub inline_output_bytes: u64,
     /// How long a read waits for `Wasmwiz-Min-Position`, in milliseconds.
     pub position_wait_ms: u64,
     /// How long a write waits until this node's views show it, in milliseconds. It is durable in any case.
@@ -110,6 +112,7 @@ impl Default for GatewayConfig {
             body_rate_bytes: 16 << 10,
             multipart_parts_max: 70,
             request_deadline_ms: 360_000,
+            inline_output_bytes: 256 << 10,
             position_wait_ms: 2_000,
             visible_wait_ms: 2_000,
             denials_every_ms: 60_000,

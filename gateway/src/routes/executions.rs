@@ -34,7 +34,7 @@ use crate::{
     problem::{Kind, Problem},
     rate_limit::RateLimit,
     router::Answer,
-    views::{ExecutionSummary, Resource},
+    views::{ExecutionSummary, Resource, Streams},
 };
 
 mod asynchronous;
@@ -141,14 +141,15 @@ async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: 
         }
         Err(error) => return Err(error.into()),
     };
-    let resource = Resource::size_of([&done.stdout, &done.stderr], done.message());
+    let streams = Streams::of(&done, gateway.config().inline_output_bytes);
+    let resource = Resource::size_of(&streams, done.message());
     let size_bytes = if raw { done.stdout.len() as u64 } else { resource.in_memory_bytes };
     let room = gateway.memory_of(caller).room_in_time(size_bytes).await;
     let room = room.map_err(|full| recorded_only(&full, &done))?;
     let mut response = if raw {
         stored::raw(&Head::from(&done), room.keep(done.stdout.clone()))
     } else {
-        json_in(room, resource.written_bytes, StatusCode::OK, &Resource::of(&done))?
+        json_in(room, resource.written_bytes, StatusCode::OK, &Resource::of(&done, &streams))?
     };
     position::mark(&mut response, done.position);
     if let Some(limit) = RateLimit::of_executions(&done, gateway.deps().policy.of(caller.tenant.tier)) {
