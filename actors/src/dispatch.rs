@@ -41,6 +41,7 @@ use crate::{
     handle::{AskError, Decided, Origin},
     ids::Ids,
     queue::Queue,
+    shares::Shares,
     verify::{Inconclusive, NotVerifiable},
 };
 
@@ -63,6 +64,12 @@ pub use verify::{Verification, Verify};
 
 /// Modules that are being taken in at the same time: each is in memory as a whole.
 const UPLOADS_AT_ONCE: usize = 16;
+
+/// Of them, those of one tenant: a quarter, so that three others that are as greedy leave room.
+const UPLOADS_PER_TENANT: usize = 4;
+
+/// Modules of one tenant that wait for one of its places. Each takes some milliseconds.
+const UPLOADS_WAITING_PER_TENANT: usize = 28;
 
 /// What is to last as long as the bytes of a request are in memory, such as what counts them. It is dropped when the
 /// request has been dealt with: a caller that hangs up before does not take it along.
@@ -234,6 +241,17 @@ pub enum DispatchError {
         /// When to try again.
         retry_after_ms: u64,
     },
+    /// The tenant has as many modules to be taken in as it may.
+    #[error(
+        "the tenant has as many modules to be taken in as the {limit} that it may; wait for one of them, or try again in \
+         {retry_after_ms} ms"
+    )]
+    TooManyUploads {
+        /// The most that wait or are being taken in.
+        limit: usize,
+        /// When to try again.
+        retry_after_ms: u64,
+    },
     /// The execution cannot be run again from its record.
     #[error(transparent)]
     NotVerifiable(#[from] NotVerifiable),
@@ -277,6 +295,7 @@ struct Shared {
     deps: DispatchDeps,
     ids: Ids,
     uploads: Semaphore,
+    upload_shares: Arc<Shares>,
     once: once::UnderWay,
     runs: Arc<runs::Runs>,
     /// Input of the asynchronous executions that run, in KiB.
@@ -295,12 +314,15 @@ impl Dispatch {
     /// A dispatch on this node. Call it within a tokio runtime: it begins to run what waits.
     pub fn new(deps: DispatchDeps) -> Self {
         let (uploads, under_way) = (Semaphore::new(UPLOADS_AT_ONCE), TaskTracker::new());
+        let upload_shares = Shares::new(UPLOADS_PER_TENANT, UPLOADS_WAITING_PER_TENANT);
         let queue = deps.bus.region().queue().clone();
         let input = Arc::new(Semaphore::new(queued::input_permits(queue.config())));
         let running = Arc::new(Semaphore::new(queue.config().running_max));
         let (once, runs) = (once::UnderWay::default(), Arc::default());
         let (lane, nudges) = (verify::Lane::default(), unended::Nudges::default());
-        let shared = Arc::new(Shared { deps, ids: Ids, uploads, once, runs, input, running, under_way, lane, nudges });
+        let shared =
+            Shared { deps, ids: Ids, uploads, upload_shares, once, runs, input, running, under_way, lane, nudges };
+        let shared = Arc::new(shared);
         tokio::spawn(queued::conduct(Arc::downgrade(&shared), queue));
         Self { shared }
     }

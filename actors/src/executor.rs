@@ -52,7 +52,6 @@ mod prepare;
 mod random;
 pub mod rejection;
 mod run;
-mod shares;
 mod sink;
 mod slots;
 mod swap;

@@ -30,6 +30,7 @@ pub mod handle;
 pub mod ownership;
 pub mod queue;
 pub mod region;
+mod shares;
 pub mod snapshots;
 
 pub mod dispatch;

@@ -35,6 +35,8 @@ use wasmwiz_events::{
 mod compiling;
 #[path = "dispatch/queued.rs"]
 mod queued;
+#[path = "dispatch/uploads.rs"]
+mod uploads;
 
 const ECHO: &str = include_str!("../../examples/echo.wat");
 
@@ -57,8 +59,20 @@ impl Node {
 
     async fn start_in(config: ExecutorConfig, region: RegionConfig) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (log, blobs) = (Arc::new(MemoryLog::new()), Arc::new(FsBlobs::open(data.path()).unwrap()));
-        let node = Self::on(log, blobs, data, config, region).await;
+        let blobs = Arc::new(FsBlobs::open(data.path()).unwrap());
+        let over = Arc::clone(&blobs) as Arc<dyn Blobs>;
+        Self::over(over, blobs, data, config, region).await
+    }
+
+    /// A node that keeps its bytes by `over`, which is over `blobs`.
+    async fn over(
+        over: Arc<dyn Blobs>,
+        blobs: Arc<FsBlobs>,
+        data: TempDir,
+        config: ExecutorConfig,
+        region: RegionConfig,
+    ) -> Self {
+        let node = Self::on(Arc::new(MemoryLog::new()), (blobs, over), data, config, region).await;
         let first_key = NewKey {
             key_id: key(),
             name: "first".into(),
@@ -73,7 +87,7 @@ impl Node {
 
     async fn on(
         log: Arc<MemoryLog>,
-        blobs: Arc<FsBlobs>,
+        (blobs, over): (Arc<FsBlobs>, Arc<dyn Blobs>),
         data: TempDir,
         config: ExecutorConfig,
         region: RegionConfig,
@@ -88,9 +102,9 @@ impl Node {
         };
         let region = Region::start(region, deps).await.unwrap();
         let executors = Executors::start(config).unwrap();
-        let (deps_blobs, deps_log) = (Arc::clone(&blobs) as Arc<dyn Blobs>, Arc::clone(&log) as Arc<dyn EventLog>);
+        let deps_log = Arc::clone(&log) as Arc<dyn EventLog>;
         let bus = CommandBus::alone(region.clone());
-        let deps = DispatchDeps { bus, executors, blobs: deps_blobs, log: deps_log, node, boot };
+        let deps = DispatchDeps { bus, executors, blobs: over, log: deps_log, node, boot };
         Self { log, blobs, region, dispatch: Dispatch::new(deps), _data: data }
     }
 
@@ -98,7 +112,8 @@ impl Node {
     async fn beside(&self) -> Self {
         let data = tempfile::tempdir().unwrap();
         let (log, blobs) = (Arc::clone(&self.log), Arc::clone(&self.blobs));
-        Self::on(log, blobs, data, executors(), RegionConfig::default()).await
+        let over = Arc::clone(&blobs) as Arc<dyn Blobs>;
+        Self::on(log, (blobs, over), data, executors(), RegionConfig::default()).await
     }
 
     async fn ask(&self, command: Command) -> Result<Decided, AskError> {

@@ -29,6 +29,7 @@ use crate::{
     gateway::Gateway,
     metrics, position,
     problem::{Kind, Problem, UNAUTHENTICATED},
+    shares::ConnectionId,
 };
 
 pub mod api_key;
@@ -57,6 +58,8 @@ pub(crate) struct Caller {
     credential: Credential,
     /// When a token is good no more. A key is looked up instead.
     until: Option<Timestamp>,
+    /// Over which connection it came.
+    connection: Option<ConnectionId>,
 }
 
 /// What somebody has shown.
@@ -76,6 +79,11 @@ impl Caller {
     /// Whose things it is about.
     pub(crate) fn tenant_id(&self) -> &TenantId {
         &self.tenant.id
+    }
+
+    /// Over which connection it came.
+    pub(crate) const fn connection(&self) -> Option<ConnectionId> {
+        self.connection
     }
 
     /// The key, if it came itself.
@@ -146,6 +154,7 @@ pub(crate) struct Shown {
     from: Origin,
     /// How far the sender knows the log to be.
     position: Option<Position>,
+    connection: Option<ConnectionId>,
 }
 
 impl Shown {
@@ -154,7 +163,8 @@ impl Shown {
         // One that is malformed is refused where it counts.
         let position = position::wanted(request.headers()).ok().flatten();
         let credential = bearer(request.headers()).map(str::to_owned);
-        Self { credential, from: Origin::of(&request.remote_addr().0), position }
+        let connection = request.data::<ConnectionId>().copied();
+        Self { credential, from: Origin::of(&request.remote_addr().0), position, connection }
     }
 }
 
@@ -179,7 +189,7 @@ pub(crate) async fn authenticate(gateway: &Gateway, shown: &Shown) -> Result<Cal
         Problem::too_many_attempts(wait.ms)
     };
     match found {
-        Ok(caller) => Ok(caller),
+        Ok(caller) => Ok(Caller { connection: shown.connection, ..caller }),
         Err(Failed::Denied { reason, at }) => match gateway.attempts().failed(from, at.as_ref(), clock.steady()) {
             Some(wait) => Err(limited(wait)),
             None => Err(refused(reason)),
@@ -262,7 +272,7 @@ fn by_key(gateway: &Gateway, text: &str, from: Origin, at: Moment) -> Result<Cal
     let tenant = keys.tenant(&key.tenant).ok_or(Failed::because("invalid"))?;
     gateway.attempts().succeeded(from, &key.id, at.steady);
     gateway.deps().last_used.note(&key.id, now);
-    Ok(Caller { tenant, credential: Credential::Key { key, opener }, until: None })
+    Ok(Caller { tenant, credential: Credential::Key { key, opener }, until: None, connection: None })
 }
 
 fn by_token(gateway: &Gateway, text: &str, at: Moment) -> Result<Caller, Failed> {
@@ -292,7 +302,7 @@ fn by_token(gateway: &Gateway, text: &str, at: Moment) -> Result<Caller, Failed>
     };
     in_order(keys, &tenant)?;
     let tenant = keys.tenant(&tenant).ok_or(Failed::because("token_tenant"))?;
-    Ok(Caller { tenant, credential, until: Some(until) })
+    Ok(Caller { tenant, credential, until: Some(until), connection: None })
 }
 
 /// Nobody comes in for a tenant whose stream is set aside.
@@ -326,7 +336,8 @@ pub(crate) fn renew(caller: &Caller, keys: &Keys, now: Timestamp) -> Option<Call
         }
         Credential::Subject(_) | Credential::Operator(_) => caller.credential.clone(),
     };
-    Some(Caller { tenant: keys.tenant(caller.tenant_id())?, credential, until: caller.until })
+    let Caller { until, connection, .. } = *caller;
+    Some(Caller { tenant: keys.tenant(caller.tenant_id())?, credential, until, connection })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

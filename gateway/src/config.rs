@@ -18,11 +18,18 @@ pub struct GatewayConfig {
     pub server: ServerConfig,
     /// A JSON body, in bytes.
     pub json_bytes_max: u64,
-    /// All bodies that are in memory together, in bytes. More is answered 503.
+    /// All bodies and answers that are in memory together, in bytes. More is answered 503. At least three times the largest upload
+    /// of the widest tier: one tenant may have half of what the others leave.
     pub bodies_bytes_max: u64,
     /// Of them, those of one tenant, in bytes. More is answered 503. At least the largest upload of the widest tier: a
     /// module with its input.
     pub bodies_bytes_per_tenant_max: u64,
+    /// Of those of one tenant, those that come over one connection, in bytes; never more than the tenant's. More is answered 503.
+    pub bodies_bytes_per_connection_max: u64,
+    /// What the work of tenants leaves of all, in bytes: for operators, and for keys and tokens.
+    pub bodies_bytes_reserved: u64,
+    /// The items of one page of a list, in bytes, about. A page that would have more ends early, with its cursor.
+    pub page_bytes_max: u64,
     /// Between two pieces of a body, in milliseconds.
     pub body_idle_ms: u64,
     /// What a body may take whatever its size, in milliseconds.
@@ -33,6 +40,8 @@ pub struct GatewayConfig {
     pub multipart_parts_max: usize,
     /// One request in all, in milliseconds. Longer than the longest execution with its compilation.
     pub request_deadline_ms: u64,
+    /// What the resource of an execution has of each of its outputs, in bytes. More is read under `/stdout` and `/stderr`.
+    pub inline_output_bytes: u64,
     /// How long a read waits for `Wasmwiz-Min-Position`, in milliseconds.
     pub position_wait_ms: u64,
     /// How long a write waits until this node's views show it, in milliseconds. It is durable in any case.
@@ -95,11 +104,15 @@ impl Default for GatewayConfig {
             json_bytes_max: 64 << 10,
             bodies_bytes_max: 512 << 20,
             bodies_bytes_per_tenant_max: 128 << 20,
+            bodies_bytes_per_connection_max: 96 << 20,
+            bodies_bytes_reserved: 16 << 20,
+            page_bytes_max: 512 << 10,
             body_idle_ms: 10_000,
             body_grace_ms: 10_000,
             body_rate_bytes: 16 << 10,
             multipart_parts_max: 70,
             request_deadline_ms: 360_000,
+            inline_output_bytes: 256 << 10,
             position_wait_ms: 2_000,
             visible_wait_ms: 2_000,
             denials_every_ms: 60_000,

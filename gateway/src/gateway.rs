@@ -9,7 +9,10 @@ use http::header;
 use poem::{Endpoint, Response};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wasmwiz_actors::{aggregate::Authority, tenant::Command};
+use wasmwiz_actors::{
+    aggregate::Authority,
+    tenant::{Command, SYSTEM},
+};
 use wasmwiz_actors::{
     bus::CommandBus,
     dispatch::Dispatch,
@@ -17,7 +20,7 @@ use wasmwiz_actors::{
     limits::Policy,
 };
 use wasmwiz_events::{blobs::Blobs, feed, id::TenantId, key::Scope, log::EventLog, revision::Position, time::Clock};
-use wasmwiz_projections::{Behind, State, Views, views::View};
+use wasmwiz_projections::{Behind, State, Views, keys::Standing, views::View};
 
 use crate::{
     auth::{
@@ -30,11 +33,12 @@ use crate::{
     },
     config::GatewayConfig,
     denials::Denials,
-    extract::body::{Memory, Share},
+    memory::{Memory, Share},
     middleware::Edge,
     problem::Problem,
     router,
     routes::health::CheckCache,
+    shares::Purpose,
     stream::{Seats, follow::Follower},
 };
 
@@ -173,7 +177,7 @@ impl Gateway {
     /// A gateway over what the node has started, within its runtime: the keys of issuers are fetched from now on.
     pub fn new(mut deps: GatewayDeps, config: GatewayConfig) -> Self {
         let hasher = Hasher::new(deps.pepper.take());
-        let memory = Memory::new(config.bodies_bytes_max, config.bodies_bytes_per_tenant_max);
+        let memory = Memory::of(&config);
         let executor_check = CheckCache::default();
         let (keys_health, denials) = (KeysHealth::new(), Denials::default());
         let (attempts, issuers) = (Attempts::new(config.attempts), Issuers::start(&config.tokens, &deps.clock));
@@ -215,9 +219,15 @@ impl Gateway {
         &self.0.issuers
     }
 
-    /// The memory for bodies of one tenant.
-    pub(crate) fn memory_of(&self, tenant: &TenantId) -> Share {
-        self.0.memory.share(tenant)
+    /// The memory for the requests of a caller and the answers to them.
+    pub(crate) fn memory_of(&self, caller: &Caller) -> Share {
+        self.0.memory.share(caller.tenant_id(), caller.connection())
+    }
+
+    /// The same, with a part of the reserve: for what operators do, and for what keeps a tenant in control of itself.
+    pub(crate) fn reserve_of(&self, caller: &Caller) -> Share {
+        let operates = caller.tenant_id().as_str() == SYSTEM;
+        self.memory_of(caller).with_reserve(if operates { Purpose::Operation } else { Purpose::Control })
     }
 
     /// What was denied and is not written down yet.
@@ -238,6 +248,12 @@ impl Gateway {
     /// Would the caller still be let in, and may it act under `scope`?
     pub(crate) fn still_holds(&self, caller: &Caller, scope: Scope) -> bool {
         self.require_keys().is_ok() && self.renewed(caller).is_some_and(|caller| caller.authorise(Some(scope)).is_ok())
+    }
+
+    /// May the tenant act, as far as this node knows?
+    pub(crate) fn is_active(&self, tenant: &TenantId) -> bool {
+        let known = self.deps().views.keys().tenant(tenant);
+        known.is_some_and(|tenant| tenant.standing == Standing::Active)
     }
 
     /// The caller as the view knows it now, if its credential still holds.

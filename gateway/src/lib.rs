@@ -22,10 +22,13 @@ mod denials;
 mod etag;
 pub mod gateway;
 mod idempotency;
+mod lease;
+mod memory;
 pub mod metrics;
 pub mod openapi;
 pub mod problem;
 pub mod server;
+mod shares;
 
 mod extract;
 mod middleware;

@@ -230,7 +230,8 @@ impl Operation {
     pub(crate) fn of_any_key(mut self) -> Self {
         self.meta.security.push(HashMap::from([(API_KEY, vec![])]));
         self.problem(&[Kind::Unauthenticated, Kind::TooManyAttempts, Kind::IssuerUnavailable, Kind::TenantSuspended])
-            .problem(&[Kind::InvalidQuery, Kind::NodeBusy, Kind::Unavailable, Kind::DeadlinePassed])
+            .problem(&[Kind::InvalidQuery, Kind::NodeBusy, Kind::TooManyBodies, Kind::Unavailable])
+            .problem(&[Kind::DeadlinePassed])
             .problem(&[Kind::InvalidHeader])
     }
 
@@ -264,8 +265,8 @@ impl Operation {
             }
             let operator = if scope == Scope::Operator { &[Kind::NotAnOperator][..] } else { &[] };
             self = self.problem(&[Kind::Unauthenticated, Kind::MissingScope, Kind::TenantSuspended]).problem(operator);
-            self = self.problem(&[Kind::InvalidQuery, Kind::NodeBusy, Kind::Unavailable, Kind::DeadlinePassed]);
-            self = self.problem(&[Kind::TooManyAttempts, Kind::IssuerUnavailable]);
+            self = self.problem(&[Kind::InvalidQuery, Kind::NodeBusy, Kind::TooManyBodies, Kind::Unavailable]);
+            self = self.problem(&[Kind::DeadlinePassed, Kind::TooManyAttempts, Kind::IssuerUnavailable]);
         }
         // What the outermost layer refuses, whatever the route.
         self = self.problem(&[Kind::MalformedRequest, Kind::InvalidHeader, Kind::UriTooLong, Kind::HeadersTooLarge]);

@@ -14,8 +14,9 @@ use wasmwiz_projections::{Listed, Page, page::MAX_ITEMS};
 
 use crate::{
     extract::Query,
+    memory::{Room, Share},
     problem::{Kind, Problem},
-    routes::json,
+    routes::receipt,
 };
 
 /// Items of a page when the caller does not say.
@@ -65,7 +66,7 @@ impl Paging {
         }
         let paging = Self { path: request.uri().path().to_owned(), limit, filter, scope };
         let after = cursor.map(|cursor| paging.open(&cursor)).transpose()?;
-        Ok((paging, Page { limit, after }))
+        Ok((paging, Page { limit, after, bytes_max: u64::MAX }))
     }
 
     fn tag(&self, inner: &[u8]) -> [u8; TAG_BYTES] {
@@ -97,23 +98,25 @@ impl Paging {
         })
     }
 
-    /// Writes a page down.
+    /// Writes a page down, in room of the share.
     pub(crate) fn answer<T, C: Serialize, V: Serialize>(
         &self,
+        share: &Share,
         listed: Listed<T, C>,
         view: impl FnMut(T) -> V,
     ) -> Result<Response, Problem> {
-        self.write(listed.items.into_iter().map(view).collect(), listed.next.as_ref())
+        self.write(share.room(0)?, listed.items.into_iter().map(view).collect(), listed.next.as_ref())
     }
 
-    /// Writes a page of things that are ready to be shown.
+    /// Writes a page of things that are ready to be shown, which `room` may be for already.
     pub(crate) fn write<V: Serialize, C: Serialize>(
         &self,
+        room: Room,
         items: Vec<V>,
         next: Option<&C>,
     ) -> Result<Response, Problem> {
         let (next_cursor, link) = self.next(next);
-        let mut response = json(http::StatusCode::OK, &Written { items, next_cursor })?;
+        let mut response = receipt(room, http::StatusCode::OK, &Written { items, next_cursor })?;
         if let Some(link) = link {
             response.headers_mut().insert(header::LINK, link);
         }

@@ -8,6 +8,7 @@ use crate::{
     auth::{self, Caller},
     gateway::Gateway,
     idempotency,
+    lease::Lease,
     middleware::RouteLabel,
     openapi::Operation,
     position,
@@ -181,11 +182,17 @@ where
         let shown = auth::Shown::by(&request);
         let caller = auth::authenticate(&self.gateway, &shown).await?;
         let tenant = caller.tenant_id().clone();
-        let answer = self.answer_to(caller, request).await;
-        if let Err(problem) = &answer {
-            self.gateway.denials().count(&tenant, problem.kind(), deps.clock.now());
+        match self.answer_to(caller, request).await {
+            Ok(mut response) => {
+                let gateway = self.gateway.clone();
+                response.set_data(Lease::new(move || gateway.is_active(&tenant)));
+                Ok(response)
+            }
+            Err(problem) => {
+                self.gateway.denials().count(&tenant, problem.kind(), deps.clock.now());
+                Err(problem)
+            }
         }
-        answer
     }
 
     async fn answer_to(&self, caller: Caller, request: Request) -> Answer {

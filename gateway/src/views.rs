@@ -13,7 +13,7 @@ mod standing;
 mod usage;
 mod verification;
 
-pub(crate) use execution::{Execution, ExecutionSummary, Resource, Streams};
+pub(crate) use execution::{Execution, ExecutionSummary, Output, Resource, Streams};
 pub(crate) use standing::Views;
 pub(crate) use usage::{Usage, UsageSum};
 pub(crate) use verification::Verification;
@@ -343,6 +343,16 @@ pub(crate) struct ModuleUsed {
 /// Which streams were cut off at their limit.
 #[derive(Debug, Clone, Copy, Serialize, Object)]
 pub(crate) struct Truncated {
+    /// Standard output.
+    pub(crate) stdout: bool,
+    /// Standard error.
+    pub(crate) stderr: bool,
+}
+
+/// Which streams the resource has as far as they are kept. Of one that is false it has the beginning, and the execution's
+/// /stdout or /stderr has all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Object)]
+pub(crate) struct Inline {
     /// Standard output.
     pub(crate) stdout: bool,
     /// Standard error.

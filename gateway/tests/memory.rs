@@ -90,3 +90,34 @@ async fn an_answer_that_there_is_no_memory_for_says_where_it_is() {
     let raw = send(run().header("accept", BYTES)).await;
     assert_eq!((raw.status().as_u16(), &raw.bytes().await.unwrap()[..]), (200, &zeros[..]));
 }
+
+#[tokio::test]
+async fn a_resource_has_the_beginning_of_a_large_output_and_says_where_the_rest_is() {
+    // As a part of a commit, and as a blob of several pieces.
+    for (inline_output_bytes, size) in [(1_001, 5_000), (100_001, 600_000)] {
+        let node = Node::start_with(GatewayConfig { inline_output_bytes, ..Default::default() }).await;
+        let (_, key) = node.tenant("pro").await;
+        node.publish(&key, "echo", ECHO).await;
+        let input = "é".repeat(size / 2);
+        let run = send(node.post("/v1/modules/echo/executions", &key).body(input.clone())).await;
+        assert_eq!(run.status(), 200);
+        let position = run.headers()["wasmwiz-position"].clone();
+        let location = run.headers()["location"].to_str().unwrap().to_owned();
+        let answered: Value = serde_json::from_slice(&run.bytes().await.unwrap()).unwrap();
+        // No half of a character is shown.
+        assert_eq!(text(&answered["stdout"]), &input[..usize::try_from(inline_output_bytes).unwrap() - 1]);
+        assert_eq!((&answered["inline"]["stdout"], &answered["inline"]["stderr"]), (&false.into(), &true.into()));
+        assert_eq!((&answered["truncated"]["stdout"], &answered["stdout_encoding"]), (&false.into(), &"utf-8".into()));
+        assert_eq!(answered["usage"]["stdout_bytes"], size);
+
+        let get = |path: &str| node.get(path, &key).header("wasmwiz-min-position", &position);
+        let read: Value = serde_json::from_slice(&send(get(&location)).await.bytes().await.unwrap()).unwrap();
+        for member in ["stdout", "stdout_encoding", "inline", "truncated"] {
+            assert_eq!(read[member], answered[member], "{member}");
+        }
+        assert_eq!(send(get(&format!("{location}/stdout"))).await.bytes().await.unwrap(), input.as_bytes());
+        let small = send(node.post("/v1/modules/echo/executions", &key).body("all of it")).await;
+        let small: Value = serde_json::from_slice(&small.bytes().await.unwrap()).unwrap();
+        assert_eq!((&small["stdout"], &small["inline"]["stdout"]), (&"all of it".into(), &true.into()));
+    }
+}

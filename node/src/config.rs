@@ -380,6 +380,12 @@ impl Config {
         if self.gateway.bodies_bytes_per_tenant_max > self.gateway.bodies_bytes_max {
             return bad("gateway.bodies_bytes_per_tenant_max", "is more than gateway.bodies_bytes_max; lower it");
         }
+        if self.gateway.bodies_bytes_reserved > self.gateway.bodies_bytes_max / 2 {
+            return bad("gateway.bodies_bytes_reserved", "is more than half of gateway.bodies_bytes_max; lower it");
+        }
+        if self.gateway.bodies_bytes_per_connection_max == 0 || self.gateway.page_bytes_max == 0 {
+            return bad("gateway.bodies_bytes_per_connection_max and gateway.page_bytes_max", "must not be 0");
+        }
         if let Some(origin) = self.gateway.cors.misspelt() {
             let problem = format!("names {origin:?}; give origins as browsers do, such as https://console.example.org");
             return bad("gateway.cors.allowed_origins", &problem);

@@ -47,6 +47,17 @@ pub struct ModuleRecord {
     pub deleted_at: Option<Timestamp>,
 }
 
+/// What a module has in a list beside its imports and exports, in bytes, about.
+const LISTED_BYTES: u64 = 400;
+
+impl ModuleRecord {
+    /// What it has in a list, in bytes, about: texts with quotes, which are mostly nothing to escape in.
+    fn listed_bytes(&self) -> u64 {
+        let texts = self.imports.iter().chain(&self.exports).map(|text| text.len() as u64 + 3);
+        texts.fold(LISTED_BYTES, u64::saturating_add)
+    }
+}
+
 /// Where a list of modules goes on: names after this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleCursor {
@@ -170,14 +181,12 @@ fn list(
     page: &Page<ModuleCursor>,
 ) -> rusqlite::Result<Listed<ModuleRecord, ModuleCursor>> {
     let after = page.after.as_ref().map_or("", |cursor| cursor.after.as_str());
-    let modules = rows
-        .prepare_cached(&format!(
-            "SELECT {MODULE} FROM names n JOIN modules m ON m.tenant = n.tenant AND m.name = n.name
+    let mut found = rows.prepare_cached(&format!(
+        "SELECT {MODULE} FROM names n JOIN modules m ON m.tenant = n.tenant AND m.name = n.name
              AND m.version = n.latest WHERE n.tenant = ?1 AND n.name > ?2 ORDER BY n.name LIMIT ?3"
-        ))?
-        .query_map(params![tenant.as_str(), after, page.rows()], read_module)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(Listed::cut(modules, page, |module: &ModuleRecord| ModuleCursor { after: module.name.clone() }))
+    ))?;
+    let modules = found.query_map(params![tenant.as_str(), after, page.rows()], read_module)?;
+    Listed::fill(modules, page, ModuleRecord::listed_bytes, |module| ModuleCursor { after: module.name.clone() })
 }
 
 fn versions(
@@ -187,14 +196,12 @@ fn versions(
     page: &Page<VersionCursor>,
 ) -> rusqlite::Result<Listed<ModuleRecord, VersionCursor>> {
     let before = page.after.map_or(i64::MAX, |cursor| i64::from(cursor.before));
-    let modules = rows
-        .prepare_cached(&format!(
-            "SELECT {MODULE} FROM modules m WHERE tenant = ?1 AND name = ?2 AND version < ?3 AND deleted_at IS NULL
+    let mut found = rows.prepare_cached(&format!(
+        "SELECT {MODULE} FROM modules m WHERE tenant = ?1 AND name = ?2 AND version < ?3 AND deleted_at IS NULL
              ORDER BY version DESC LIMIT ?4"
-        ))?
-        .query_map(params![tenant.as_str(), name.as_str(), before, page.rows()], read_module)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(Listed::cut(modules, page, |module: &ModuleRecord| VersionCursor { before: module.version }))
+    ))?;
+    let modules = found.query_map(params![tenant.as_str(), name.as_str(), before, page.rows()], read_module)?;
+    Listed::fill(modules, page, ModuleRecord::listed_bytes, |module| VersionCursor { before: module.version })
 }
 
 fn read_module(found: &Row<'_>) -> rusqlite::Result<ModuleRecord> {

@@ -18,6 +18,7 @@ mod errors;
 mod http2;
 mod oversize;
 mod packed;
+mod shares;
 mod slow;
 mod smuggling;
 mod tls;

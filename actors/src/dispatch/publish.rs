@@ -1,5 +1,7 @@
 //! Taking a module in: validated, compiled, kept, and then published.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use wasmwiz_events::{digest::Digest, id::TenantId, module::Kind};
 
@@ -7,6 +9,7 @@ use super::{DispatchError, Shared, Upload};
 use crate::{
     executor::{Asker, Inspected, PrepareError, Prepared},
     handle::{Ask, Decided},
+    shares::Full,
     tenant::Command,
 };
 
@@ -15,6 +18,12 @@ const INSPECT_HERE_BYTES: usize = 64 * 1_024;
 
 /// When to try again while too many modules wait to be compiled, in milliseconds: most take less.
 const COMPILE_RETRY_MS: u64 = 1_000;
+
+/// When to try again while too many modules are taken in, in milliseconds: each takes some.
+const UPLOAD_RETRY_MS: u64 = 1_000;
+
+/// How long a module waits to be taken in: what takes longer than that is a disk in trouble.
+const UPLOAD_WAIT: Duration = Duration::from_secs(10);
 
 impl Shared {
     pub(super) async fn publish(&self, upload: Upload) -> Result<Decided, DispatchError> {
@@ -31,7 +40,7 @@ impl Shared {
         };
         let rejection = match inspected {
             Ok(Inspected { kind, imports, exports }) => {
-                self.take_in(&wasm).await?;
+                self.take_in(&tenant, &wasm).await?;
                 let command = Command::PublishModule { name, digest, size_bytes, kind, imports, exports };
                 let ask = Ask { command, by, origin, payloads: vec![] };
                 return Ok(self.deps.bus.ask(&tenant, ask).await?);
@@ -63,11 +72,16 @@ impl Shared {
         })
     }
 
-    /// Keeps the bytes of a module, durably.
-    pub(super) async fn take_in(&self, wasm: &Bytes) -> Result<(), DispatchError> {
-        let Ok(_permit) = self.uploads.try_acquire() else {
-            return Err(DispatchError::Busy { retry_after_ms: 1_000 });
-        };
+    /// Keeps the bytes of a module, durably. Its tenant waits for itself first, and then for one of the node's places, so that
+    /// nobody is turned away for what another uploads.
+    pub(super) async fn take_in(&self, tenant: &TenantId, wasm: &Bytes) -> Result<(), DispatchError> {
+        let place = self.upload_shares.enter(tenant, false);
+        let place =
+            place.map_err(|Full { limit }| DispatchError::TooManyUploads { limit, retry_after_ms: UPLOAD_RETRY_MS })?;
+        let busy = DispatchError::Busy { retry_after_ms: UPLOAD_RETRY_MS };
+        // Dropped in time, or given up: what does not get on waits in nobody's memory.
+        let permits = async { Some((place.turn().await?, self.uploads.acquire().await.ok()?)) };
+        let Ok(Some(_permits)) = tokio::time::timeout(UPLOAD_WAIT, permits).await else { return Err(busy) };
         self.deps.blobs.put(wasm.clone()).await?;
         Ok(())
     }

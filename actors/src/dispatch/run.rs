@@ -209,7 +209,7 @@ impl Shared {
             Some(self.slot_within(timeout_ms).instrument(waiting).await?)
         };
         if let Some((_, wasm)) = &inline {
-            self.take_in(wasm).await?;
+            self.take_in(&tenant, wasm).await?;
         }
         if self.runs.are_cut_off() {
             return Err(DispatchError::Busy { retry_after_ms: STOPPING_RETRY_MS });

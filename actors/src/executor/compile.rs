@@ -29,9 +29,9 @@ use wasmtime::Engine;
 use wasmwiz_events::digest::Digest;
 
 use super::{
-    CompileConfig, PrepareError, Rejection, artefact::Code, engine, rejection::CompileResource, shares::Place,
-    slots::Waiting,
+    CompileConfig, PrepareError, Rejection, artefact::Code, engine, rejection::CompileResource, slots::Waiting,
 };
+use crate::shares::Place;
 
 /// What a request begins with.
 const MAGIC: &[u8; 4] = b"WWC2";

@@ -25,8 +25,8 @@ use super::{
     engine::Imports,
     inspect, metrics,
     run::Guest,
-    shares::{Full, Shares},
 };
+use crate::shares::{Full, Shares};
 
 /// A module that is compiled, loaded and linked. Cheap to clone.
 #[derive(Clone)]
@@ -132,7 +132,7 @@ impl Preparer {
     ) -> Arc<Self> {
         Arc::new(Self {
             compiler: Compiler::new(engine.clone(), config.compile.clone()),
-            shares: Shares::new(&config.compile),
+            shares: Shares::new(config.compile.permits_per_tenant, config.compile.waiting_per_tenant_max),
             engine,
             linker,
             imports,

@@ -46,7 +46,7 @@ impl Fields {
     ) -> Result<Option<Self>, Problem> {
         let limit = Limit { bytes: gateway.config().json_bytes_max, what: "A JSON body", tier: None };
         let media_type = MediaType::of(request)?;
-        let share = gateway.memory_of(caller.tenant_id());
+        let share = gateway.reserve_of(caller);
         let held = body::read(gateway.config(), &share, request, limit).await?;
         if held.bytes.is_empty() {
             return Ok(None);

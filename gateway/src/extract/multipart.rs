@@ -7,13 +7,14 @@ use poem::Request;
 use wasmwiz_events::tenant::Tier;
 
 use super::{
-    body::{self, Limit, Room},
+    body::{self, Limit},
     disposition,
     media_type::{MediaType, unsupported},
 };
 use crate::{
     Gateway,
     auth::Caller,
+    memory::Room,
     problem::{Kind, Problem},
 };
 
@@ -58,7 +59,7 @@ pub(crate) async fn read(gateway: &Gateway, caller: &Caller, request: &mut Reque
     body::require_length(request)?;
     let bytes = limits.module_bytes.saturating_add(limits.stdin_bytes).saturating_add(OVERHEAD_BYTES);
     let limit = Limit { bytes, what: "A module with its input", tier: Some(tier) };
-    let share = gateway.memory_of(caller.tenant_id());
+    let share = gateway.memory_of(caller);
     let held = body::read(gateway.config(), &share, request, limit).await?;
     let stream = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(held.bytes)]);
     let multipart = Multipart::with_constraints(
@@ -186,14 +187,12 @@ fn broken(error: &Error) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use wasmwiz_events::id::TenantId;
-
     use super::*;
-    use crate::extract::body::Memory;
+    use crate::memory::tests::{memory, share};
 
     async fn gathered_with(boundary: &str, body: Vec<u8>) -> Result<Parts, Problem> {
         let stream = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(body))]);
-        let room = Memory::new(1_024, 1_024).share(&TenantId::new("t-a").unwrap()).room(0).unwrap();
+        let room = share(&memory(1_024, 1_024), "t-a").room(0).unwrap();
         let sizes = Sizes { wasm: 16, input: 16, tier: Tier::Free };
         gather(Multipart::new(stream, boundary), 3, sizes, room).await
     }

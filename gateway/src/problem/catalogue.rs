@@ -88,6 +88,7 @@ catalogue! {
     TooManyQueued = TOO_MANY_REQUESTS "too-many-queued" "Too many asynchronous executions";
     TooManyStreams = TOO_MANY_REQUESTS "too-many-streams" "Too many streams";
     TooManyCompilations = TOO_MANY_REQUESTS "too-many-compilations" "Too many modules to compile at once";
+    TooManyUploads = TOO_MANY_REQUESTS "too-many-uploads" "Too many modules to take in at once";
     TooManyIdempotencyKeys = TOO_MANY_REQUESTS "too-many-idempotency-keys" "Too many idempotency keys";
     TooManyAttempts = TOO_MANY_REQUESTS "too-many-attempts" "Too many failed attempts";
     Internal = INTERNAL_SERVER_ERROR "internal" "Internal error";

@@ -130,6 +130,10 @@ impl From<DispatchError> for Problem {
                 let problem = Self::new(Kind::TooManyCompilations, sentence(&error.to_string()));
                 limited(problem, "compilations-concurrent", limit as u64, None, retry_after_ms)
             }
+            DispatchError::TooManyUploads { limit, retry_after_ms } => {
+                let problem = Self::new(Kind::TooManyUploads, sentence(&error.to_string()));
+                limited(problem, "uploads-concurrent", limit as u64, None, retry_after_ms)
+            }
             DispatchError::NotVerifiable(error) => error.into(),
             DispatchError::Inconclusive(error) => Self::not_now(&format!("{error}; nothing was recorded")),
             DispatchError::NotNow(why) => {

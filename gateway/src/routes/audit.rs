@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use wasmwiz_events::{commit::Recorded, revision::Position};
 use wasmwiz_projections::{
     Listed,
-    audit::{AuditFilter, EventRef},
+    audit::{AuditCursor, AuditFilter, EventRef},
 };
 
 use super::json;
@@ -38,17 +38,27 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
     let (paging, page) = Paging::of(&request, &mut query, "audit", caller.tenant_id())?;
     query.finish()?;
     let found = gateway.deps().views.audit().find(caller.tenant_id(), filter.clone(), page).await?;
-    let Listed { items: places, next } = found;
+    let Listed { items: places, mut next } = found;
     let mut commits = Commits { gateway: &gateway, last: None };
     let mut events = Vec::with_capacity(places.len());
+    let (mut room, mut size_bytes, mut last) = (gateway.memory_of(&caller).room(0)?, 0_u64, None);
     for place in places {
         let stored = commits.at(place.position).await?;
         // The index names places of the caller's tenant; a view that were wrong must not show another's.
-        if stored.recorded.commit.tenant() == caller.tenant_id() {
-            events.extend(event(stored, place, &filter)?);
+        let is_own = stored.recorded.commit.tenant() == caller.tenant_id();
+        if let Some(event) = if is_own { event(stored, place, &filter)? } else { None } {
+            size_bytes = size_bytes.saturating_add(event.get().len() as u64);
+            if size_bytes > gateway.config().page_bytes_max && !events.is_empty() {
+                next = last;
+                break;
+            }
+            // The events, and the page that they are written into.
+            room.grow_to(size_bytes.saturating_mul(2))?;
+            events.push(event);
         }
+        last = Some(AuditCursor { position: place.position, index: place.index });
     }
-    paging.write(events, next.as_ref())
+    paging.write(room, events, next.as_ref())
 }
 
 /// Commits of the log, the last one kept: neighbouring events are mostly of one commit.
@@ -114,7 +124,7 @@ pub(crate) async fn head(gateway: Gateway, caller: Caller, request: Request) -> 
         hash: hex::encode(head.hash.as_bytes()),
         position: position::token(head.position),
     };
-    json(StatusCode::OK, &body)
+    json(&gateway.memory_of(&caller), StatusCode::OK, &body)
 }
 
 pub(crate) fn list_doc() -> Operation {

@@ -21,19 +21,20 @@ use crate::{
     auth::Caller,
     extract::{
         Context, Query,
-        body::{self, Held, Limit, Room},
+        body::{self, Held, Limit},
         media_type::MediaType,
         multipart, not_found, path,
     },
     gateway::Gateway,
     idempotency,
+    memory::{self, Room},
     page::Paging,
     position,
     prefer::RespondAsync,
     problem::{Kind, Problem},
     rate_limit::RateLimit,
     router::Answer,
-    views::{ExecutionSummary, Resource},
+    views::{ExecutionSummary, Resource, Streams},
 };
 
 mod asynchronous;
@@ -119,7 +120,7 @@ async fn read_stdin(gateway: &Gateway, caller: &Caller, request: &mut Request) -
     let tier = caller.tenant.tier;
     let bytes = gateway.deps().policy.of(tier).stdin_bytes;
     let limit = Limit { bytes, what: "Standard input", tier: Some(tier) };
-    body::read(gateway.config(), &gateway.memory_of(caller.tenant_id()), request, limit).await
+    body::read(gateway.config(), &gateway.memory_of(caller), request, limit).await
 }
 
 async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: Wanted) -> Answer {
@@ -140,14 +141,15 @@ async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: 
         }
         Err(error) => return Err(error.into()),
     };
-    let resource = Resource::size_of([&done.stdout, &done.stderr], done.message());
+    let streams = Streams::of(&done, gateway.config().inline_output_bytes);
+    let resource = Resource::size_of(&streams, done.message());
     let size_bytes = if raw { done.stdout.len() as u64 } else { resource.in_memory_bytes };
-    let room = gateway.memory_of(caller.tenant_id()).room_in_time(size_bytes).await;
+    let room = gateway.memory_of(caller).room_in_time(size_bytes).await;
     let room = room.map_err(|full| recorded_only(&full, &done))?;
     let mut response = if raw {
         stored::raw(&Head::from(&done), room.keep(done.stdout.clone()))
     } else {
-        json_in(room, resource.written_bytes, StatusCode::OK, &Resource::of(&done))?
+        json_in(room, resource.written_bytes, StatusCode::OK, &Resource::of(&done, &streams))?
     };
     position::mark(&mut response, done.position);
     if let Some(limit) = RateLimit::of_executions(&done, gateway.deps().policy.of(caller.tenant.tier)) {
@@ -178,7 +180,7 @@ fn recorded_only(full: &Problem, done: &Done) -> Problem {
          there is no memory for it. {}",
         full.detail()
     );
-    let problem = Problem::new(full.kind(), detail).because("recorded").retry_after_ms(body::RETRY_MS);
+    let problem = Problem::new(full.kind(), detail).because("recorded").retry_after_ms(memory::RETRY_MS);
     problem.header(header::LOCATION, &location).header(position::POSITION, &position::token(done.position))
 }
 
@@ -195,8 +197,9 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
     let filter = ExecutionFilter { module, outcome, key, from, to };
     let (paging, page) = Paging::of(&request, &mut query, "executions", caller.tenant_id())?;
     query.finish()?;
+    let page = page.within(gateway.config().page_bytes_max);
     let listed = gateway.deps().views.executions().list(caller.tenant_id(), filter, page).await?;
-    paging.answer(listed, ExecutionSummary::from)
+    paging.answer(&gateway.memory_of(&caller), listed, ExecutionSummary::from)
 }
 
 async fn found(gateway: &Gateway, caller: &Caller, request: &Request) -> Result<ExecutionRecord, Problem> {
@@ -240,7 +243,7 @@ async fn kept(gateway: &Gateway, at: Position, digest: Digest, size_bytes: u64) 
 }
 
 async fn stream(gateway: &Gateway, caller: &Caller, at: Position, digest: Digest, size_bytes: u64) -> Answer {
-    let share = gateway.memory_of(caller.tenant_id());
+    let share = gateway.memory_of(caller);
     let inline = if size_bytes == 0 { Some(Bytes::new()) } else { gateway.deps().log.payload(at, digest).await? };
     if let Some(bytes) = inline {
         let room = share.room(size_bytes)?;

@@ -11,7 +11,7 @@ use tokio::{
 };
 use wasmwiz_projections::State;
 
-use super::json;
+use super::uncounted;
 use crate::{
     gateway::Gateway,
     openapi::Operation,
@@ -105,7 +105,7 @@ fn disabled() -> Check {
 
 /// GET /livez
 pub(crate) async fn livez(_: Gateway, _: Request) -> Answer {
-    json(StatusCode::OK, &Probe { status: "ok".to_owned(), not_ready: Vec::new() })
+    uncounted(StatusCode::OK, &Probe { status: "ok".to_owned(), not_ready: Vec::new() })
 }
 
 /// GET /readyz
@@ -122,7 +122,7 @@ pub(crate) async fn readyz(gateway: Gateway, _: Request) -> Answer {
         not_ready.extend(feed(&gateway).and_then(Result::err));
     }
     if not_ready.is_empty() {
-        return json(StatusCode::OK, &Probe { status: "ok".to_owned(), not_ready });
+        return uncounted(StatusCode::OK, &Probe { status: "ok".to_owned(), not_ready });
     }
     Err(unready(&not_ready.join("; ")))
 }
@@ -148,7 +148,7 @@ pub(crate) async fn health(gateway: Gateway, _: Request) -> Answer {
     let failing = [&checks.event_log, &checks.projections, &checks.executor, &checks.feed];
     let failing = failing.iter().any(|check| check.status == "failing");
     let (status, word) = if failing { (StatusCode::SERVICE_UNAVAILABLE, "failing") } else { (StatusCode::OK, "ok") };
-    json(status, &Health { status: word.to_owned(), checks })
+    uncounted(status, &Health { status: word.to_owned(), checks })
 }
 
 pub(crate) fn livez_doc() -> Operation {

@@ -16,7 +16,7 @@ use wasmwiz_events::{
 };
 use wasmwiz_projections::{keys::KeyRecord, views::View};
 
-use super::json;
+use super::{RECEIPT_BYTES, json, receipt};
 use crate::{
     auth::{
         Caller,
@@ -40,6 +40,7 @@ pub(crate) async fn issue(gateway: Gateway, caller: Caller, mut request: Request
     let fields = Fields::read(&gateway, &caller, &mut request).await?;
     let once = idempotency::of(&request, &caller, [&fields.digest().as_bytes()[..]])?;
     let (name, scopes, expires_at) = wanted(fields)?;
+    let room = gateway.reserve_of(&caller).room(RECEIPT_BYTES)?;
     let secret = draw(&gateway);
     let (key_id, hash) = (secret.key_id().clone(), secret.hash());
     let command = Command::IssueKey(NewKey { key_id, name: name.clone(), scopes, hash, expires_at });
@@ -56,7 +57,7 @@ pub(crate) async fn issue(gateway: Gateway, caller: Caller, mut request: Request
         created_at: views::written(at),
         expires_at: expires_at.map(views::written),
     };
-    let mut response = json(StatusCode::CREATED, &body)?;
+    let mut response = receipt(room, StatusCode::CREATED, &body)?;
     position::mark(&mut response, decided.position);
     super::locate(&mut response, &format!("/v1/keys/{}", body.id));
     if replayed {
@@ -123,7 +124,7 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
     let (paging, page) = Paging::of(&request, &mut query, "keys", caller.tenant_id())?;
     query.finish()?;
     let listed = gateway.deps().views.keys().list_keys(caller.tenant_id(), page).await?;
-    paging.answer(listed, |key| views::Key::from(&with_last_use(&gateway, key)))
+    paging.answer(&gateway.reserve_of(&caller), listed, |key| views::Key::from(&with_last_use(&gateway, key)))
 }
 
 /// GET /v1/keys/{key_id}
@@ -133,7 +134,7 @@ pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> A
     let found = gateway.deps().views.keys().get_key(caller.tenant_id(), &id).await?;
     let key = found.ok_or_else(|| not_found(Kind::KeyNotFound))?;
     let key = with_last_use(&gateway, (*key).clone());
-    Ok(Tag::from(&key).mark(&request, json(StatusCode::OK, &views::Key::from(&key))?))
+    Ok(Tag::from(&key).mark(&request, json(&gateway.reserve_of(&caller), StatusCode::OK, &views::Key::from(&key))?))
 }
 
 /// POST /v1/keys/{key_id}/rotate
@@ -146,6 +147,7 @@ pub(crate) async fn rotate(gateway: Gateway, caller: Caller, mut request: Reques
     let grace_ms = fields.finish(grace_seconds)?.saturating_mul(1_000);
     // An id that no key of ours has could not be written down with a secret.
     let secret = draw_again(&gateway, &key_id).map_err(|_| not_found(Kind::KeyNotFound))?;
+    let room = gateway.reserve_of(&caller).room(RECEIPT_BYTES)?;
     let command = Command::RotateKey { key_id: key_id.clone(), hash: secret.hash(), grace_ms };
     let origin = Context::origin(&request).once(once).expecting(etag::expected(&request, About::Revision)?);
     let decided = gateway.ask(caller.tenant_id(), command, caller.authority(), origin).await?;
@@ -164,7 +166,7 @@ pub(crate) async fn rotate(gateway: Gateway, caller: Caller, mut request: Reques
         grace_until: views::written(at.plus_ms(grace_ms)),
         expires_at: key.expires_at.map(views::written),
     };
-    let mut response = json(StatusCode::OK, &body)?;
+    let mut response = receipt(room, StatusCode::OK, &body)?;
     position::mark(&mut response, decided.position);
     if replayed {
         idempotency::mark(&mut response);

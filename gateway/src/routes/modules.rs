@@ -1,6 +1,6 @@
 //! Modules of the caller's tenant.
 
-use http::StatusCode;
+use http::{StatusCode, header};
 use poem::{Request, Response};
 use wasmwiz_actors::{
     dispatch::{Hold, Upload},
@@ -10,7 +10,7 @@ use wasmwiz_actors::{
 use wasmwiz_events::{event::Event, id::ModuleName, module::Published};
 use wasmwiz_projections::views::View;
 
-use super::{json, locate, of_pieces};
+use super::{json, json_in, locate, measured, of_pieces};
 use crate::{
     auth::Caller,
     etag::{self, About, Tag},
@@ -21,6 +21,7 @@ use crate::{
         not_found, path,
     },
     gateway::Gateway,
+    memory,
     openapi::Operation,
     page::Paging,
     position,
@@ -49,11 +50,20 @@ pub(crate) async fn publish(gateway: Gateway, caller: Caller, mut request: Reque
         hold: Hold::of(held.room),
     };
     let decided = gateway.deps().dispatch.publish(upload).await?;
-    let at = decided.position;
+    let (at, location) = (decided.position, format!("/v1/modules/{name}"));
     let (status, module) = published(&gateway, &caller, &name, decided).await?;
-    let mut response = json(status, &module)?;
+    // What a module imports and exports may take more than any room that is taken before it is known.
+    let size_bytes = measured(&module)?;
+    let room = gateway.memory_of(&caller).room_in_time(size_bytes).await;
+    let room = room.map_err(|full| {
+        let detail =
+            format!("The module is published as {location}, and there is no memory to show it. {}", full.detail());
+        let problem = Problem::new(full.kind(), detail).because("recorded").retry_after_ms(memory::RETRY_MS);
+        problem.header(header::LOCATION, &location).header(position::POSITION, &position::token(at))
+    })?;
+    let mut response = json_in(room, size_bytes, status, &module)?;
     position::mark(&mut response, at);
-    locate(&mut response, &format!("/v1/modules/{name}"));
+    locate(&mut response, &location);
     Ok(response)
 }
 
@@ -66,7 +76,7 @@ async fn read_wasm(gateway: &Gateway, caller: &Caller, request: &mut Request) ->
     let tier = caller.tenant.tier;
     let bytes = gateway.deps().policy.of(tier).module_bytes;
     let limit = Limit { bytes, what: "A module", tier: Some(tier) };
-    let held = body::read(gateway.config(), &gateway.memory_of(caller.tenant_id()), request, limit).await?;
+    let held = body::read(gateway.config(), &gateway.memory_of(caller), request, limit).await?;
     if held.bytes.is_empty() {
         return Err(Problem::new(Kind::EmptyBody, "The body is empty. Send the bytes of a .wasm file."));
     }
@@ -112,8 +122,9 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
     let mut query = Query::of(&request)?;
     let (paging, page) = Paging::of(&request, &mut query, "modules", caller.tenant_id())?;
     query.finish()?;
-    let listed = gateway.deps().views.modules().list(caller.tenant_id(), page).await?;
-    paging.answer(listed, Module::from)
+    let listed =
+        gateway.deps().views.modules().list(caller.tenant_id(), page.within(gateway.config().page_bytes_max)).await?;
+    paging.answer(&gateway.memory_of(&caller), listed, Module::from)
 }
 
 /// GET /v1/modules/{name}
@@ -123,7 +134,7 @@ pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> A
     let found = gateway.deps().views.modules().get(caller.tenant_id(), &name).await?;
     let module = found.ok_or_else(|| not_found(Kind::ModuleNotFound))?;
     let tag = Tag::from(&module);
-    Ok(tag.mark(&request, json(StatusCode::OK, &Module::from(module))?))
+    Ok(tag.mark(&request, json(&gateway.memory_of(&caller), StatusCode::OK, &Module::from(module))?))
 }
 
 /// GET /v1/modules/{name}/versions
@@ -135,11 +146,12 @@ pub(crate) async fn versions(gateway: Gateway, caller: Caller, request: Request)
     let (paging, page) = Paging::of(&request, &mut query, list, caller.tenant_id())?;
     query.finish()?;
     let modules = gateway.deps().views.modules();
+    let page = page.within(gateway.config().page_bytes_max);
     let listed = modules.versions(caller.tenant_id(), &name, page).await?;
     if listed.items.is_empty() && modules.get(caller.tenant_id(), &name).await?.is_none() {
         return Err(not_found(Kind::ModuleNotFound));
     }
-    paging.answer(listed, Module::from)
+    paging.answer(&gateway.memory_of(&caller), listed, Module::from)
 }
 
 /// GET /v1/modules/{name}/versions/{version}/wasm
@@ -154,7 +166,7 @@ pub(crate) async fn wasm(gateway: Gateway, caller: Caller, request: Request) -> 
     let pieces = gateway.deps().blobs.open_pieces(module.digest).await?;
     let pieces =
         pieces.ok_or_else(|| Problem::internal(format_args!("the bytes of {} are not kept", module.digest)))?;
-    let room = gateway.memory_of(caller.tenant_id()).room(pieces.in_memory_bytes())?;
+    let room = gateway.memory_of(&caller).room(pieces.in_memory_bytes())?;
     Ok(of_pieces(room, WASM, pieces))
 }
 
@@ -183,7 +195,7 @@ pub(crate) fn publish_doc() -> Operation {
         .conditional()
         .problem(&[Kind::EmptyBody, Kind::InvalidName, Kind::LengthRequired, Kind::UnsupportedMediaType])
         .problem(&[Kind::ModuleRejected, Kind::TooManyModules, Kind::TooManyVersions, Kind::TooManyCompilations])
-        .problem(&[Kind::RateLimited])
+        .problem(&[Kind::RateLimited, Kind::TooManyUploads])
 }
 
 pub(crate) fn list_doc() -> Operation {

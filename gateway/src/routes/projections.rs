@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// GET /v1/views
-pub(crate) async fn list(gateway: Gateway, _: Caller, request: Request) -> Answer {
+pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
-    json(StatusCode::OK, &Views::from(gateway.deps().views.status()))
+    json(&gateway.reserve_of(&caller), StatusCode::OK, &Views::from(gateway.deps().views.status()))
 }
 
 /// POST /v1/views/retry
@@ -36,7 +36,7 @@ pub(crate) async fn retry(gateway: Gateway, caller: Caller, request: Request) ->
         // One that has stopped says so itself.
         Ok(()) | Err(_) => {}
     }
-    json(StatusCode::OK, &Views::from(gateway.deps().views.status()))
+    json(&gateway.reserve_of(&caller), StatusCode::OK, &Views::from(gateway.deps().views.status()))
 }
 
 pub(crate) fn list_doc() -> Operation {

@@ -10,13 +10,14 @@ use wasmwiz_actors::{
 use wasmwiz_events::{id::TenantId, key::Scopes, tenant::Tier};
 use wasmwiz_projections::views::View;
 
-use super::{json, keys, locate};
+use super::{RECEIPT_BYTES, keys, locate, receipt};
 use crate::{
     auth::Caller,
     etag::{self, About, Tag},
     extract::{Context, Query, json::Fields, not_found, path},
     gateway::Gateway,
     idempotency,
+    memory::Room,
     openapi::Operation,
     page::Paging,
     position,
@@ -33,6 +34,7 @@ pub(crate) async fn register(gateway: Gateway, caller: Caller, mut request: Requ
     let (name, tier) = (fields.required::<String>("name"), tier(&mut fields, true));
     let (name, tier) = fields.finish(name.zip(tier))?;
     let id = once.as_ref().and_then(idempotency::tenant_id).unwrap_or_else(draw_id);
+    let room = gateway.reserve_of(&caller).room(RECEIPT_BYTES)?;
     let secret = keys::draw(&gateway);
     let (key_id, hash, scopes) = (secret.key_id().clone(), secret.hash(), Scopes::TENANT);
     let first_key = Some(NewKey { key_id, name: "initial".to_owned(), scopes, hash, expires_at: None });
@@ -49,7 +51,7 @@ pub(crate) async fn register(gateway: Gateway, caller: Caller, mut request: Requ
         created_at: views::written(at),
         initial_key: views::InitialKey { id: key_id.to_string(), secret, scopes: views::names(scopes) },
     };
-    let mut response = json(StatusCode::CREATED, &body)?;
+    let mut response = receipt(room, StatusCode::CREATED, &body)?;
     position::mark(&mut response, decided.position);
     locate(&mut response, &format!("/v1/tenants/{id}"));
     if replayed {
@@ -84,29 +86,30 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
     let (paging, page) = Paging::of(&request, &mut query, "tenants", caller.tenant_id())?;
     query.finish()?;
     let listed = gateway.deps().views.keys().list_tenants(page).await?;
-    paging.answer(listed, |tenant| views::Tenant::from(&tenant))
+    paging.answer(&gateway.reserve_of(&caller), listed, |tenant| views::Tenant::from(&tenant))
 }
 
 /// GET /v1/tenants/{tenant}
-pub(crate) async fn get(gateway: Gateway, _: Caller, request: Request) -> Answer {
+pub(crate) async fn get(gateway: Gateway, caller: Caller, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
-    let (tag, response) = show(&gateway, &path(&request, "tenant", Kind::TenantNotFound)?)?;
+    let room = gateway.reserve_of(&caller).room(0)?;
+    let (tag, response) = show(&gateway, &path(&request, "tenant", Kind::TenantNotFound)?, room)?;
     Ok(tag.mark(&request, response))
 }
 
-fn show(gateway: &Gateway, id: &TenantId) -> Result<(Tag, Response), Problem> {
+fn show(gateway: &Gateway, id: &TenantId, room: Room) -> Result<(Tag, Response), Problem> {
     let keys = gateway.deps().views.keys();
     if let Some(aside) = keys.set_aside(id) {
         return Err(Problem::stream_set_aside(aside.position));
     }
     let tenant = keys.tenant(id).ok_or_else(|| not_found(Kind::TenantNotFound))?;
-    Ok((Tag::from(&*tenant), json(StatusCode::OK, &views::Tenant::from(&*tenant))?))
+    Ok((Tag::from(&*tenant), receipt(room, StatusCode::OK, &views::Tenant::from(&*tenant))?))
 }
 
 /// Shows a tenant as it is after a change.
-async fn changed(gateway: &Gateway, id: &TenantId, decided: &Decided) -> Answer {
+async fn changed(gateway: &Gateway, id: &TenantId, decided: &Decided, room: Room) -> Answer {
     gateway.until_visible(View::Keys, decided.position).await;
-    let (tag, mut response) = show(gateway, id)?;
+    let (tag, mut response) = show(gateway, id, room)?;
     tag.put(&mut response);
     position::mark(&mut response, decided.position);
     if decided.replayed.is_some() {
@@ -127,8 +130,9 @@ pub(crate) async fn change(gateway: Gateway, caller: Caller, mut request: Reques
     }
     let command = Command::Change { name, tier };
     let origin = Context::origin(&request).expecting(etag::expected(&request, About::Revision)?);
+    let room = gateway.reserve_of(&caller).room(RECEIPT_BYTES)?;
     let decided = gateway.operate(&caller, &id, command, origin).await?;
-    changed(&gateway, &id, &decided).await
+    changed(&gateway, &id, &decided, room).await
 }
 
 /// POST /v1/tenants/{tenant}/suspend
@@ -145,9 +149,10 @@ pub(crate) async fn suspend(gateway: Gateway, caller: Caller, mut request: Reque
     let once = idempotency::of(&request, &caller, body.iter().map(|digest| &digest.as_bytes()[..]))?;
     let origin = Context::origin(&request).once(once).expecting(etag::expected(&request, About::Revision)?);
     let command = Command::Suspend { reason };
+    let room = gateway.reserve_of(&caller).room(RECEIPT_BYTES)?;
     let decided = gateway.operate(&caller, &id, command, origin).await?;
     gateway.until_forbidden(decided.position).await?;
-    changed(&gateway, &id, &decided).await
+    changed(&gateway, &id, &decided, room).await
 }
 
 /// POST /v1/tenants/{tenant}/resume
@@ -156,8 +161,9 @@ pub(crate) async fn resume(gateway: Gateway, caller: Caller, request: Request) -
     let id: TenantId = path(&request, "tenant", Kind::TenantNotFound)?;
     let once = idempotency::of(&request, &caller, [])?;
     let origin = Context::origin(&request).once(once).expecting(etag::expected(&request, About::Revision)?);
+    let room = gateway.reserve_of(&caller).room(RECEIPT_BYTES)?;
     let decided = gateway.operate(&caller, &id, Command::Resume, origin).await?;
-    changed(&gateway, &id, &decided).await
+    changed(&gateway, &id, &decided, room).await
 }
 
 const OPERATOR: &str = "Needs a key of the system tenant with the scope operator.";

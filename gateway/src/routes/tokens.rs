@@ -13,7 +13,7 @@ use wasmwiz_events::{
 };
 use wasmwiz_projections::keys::KeyRecord;
 
-use super::json as of_json;
+use super::{json as of_json, uncounted};
 use crate::{
     auth::{
         Caller,
@@ -71,7 +71,7 @@ pub(crate) async fn issue(gateway: Gateway, caller: Caller, mut request: Request
         expires_in: ttl_seconds,
         scope: token::words(scopes),
     };
-    let mut response = of_json(StatusCode::OK, &body)?;
+    let mut response = of_json(&gateway.reserve_of(&caller), StatusCode::OK, &body)?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
@@ -116,7 +116,7 @@ fn lifetime(key: &KeyRecord, ttl_seconds: u32, now: Timestamp) -> u32 {
 /// GET /.well-known/jwks.json
 pub(crate) async fn keys(gateway: Gateway, request: Request) -> Answer {
     Query::of(&request)?.finish()?;
-    let mut response = of_json(StatusCode::OK, &json!({"keys": gateway.deps().keyring.public()}))?;
+    let mut response = uncounted(StatusCode::OK, &json!({"keys": gateway.deps().keyring.public()}))?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(KEYS_FOR));
     Ok(response)
 }

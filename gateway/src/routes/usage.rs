@@ -58,8 +58,12 @@ pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -
     let listed = gateway.deps().views.usage().usage(caller.tenant_id(), span, by, page).await?;
     let (next_cursor, link) = paging.next(listed.next.as_ref());
     let items: Vec<_> = listed.items.into_iter().map(UsageSum::from).collect();
+    let share = gateway.memory_of(&caller);
     let mut response = if csv {
-        Response::builder().header(header::CONTENT_TYPE, csv::MEDIA_TYPE).body(csv::table(&items))
+        // Two hundred short lines at most.
+        let table = csv::table(&items);
+        let room = share.room(table.len() as u64)?;
+        Response::builder().header(header::CONTENT_TYPE, csv::MEDIA_TYPE).body(room.keep(table.into()))
     } else {
         let body = Usage {
             from: views::written(span.from),
@@ -69,7 +73,7 @@ pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -
             truncated: next_cursor.is_some(),
             next_cursor,
         };
-        json(StatusCode::OK, &body)?
+        json(&share, StatusCode::OK, &body)?
     };
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
     if let Some(link) = link {

@@ -1,8 +1,9 @@
-//! Answers of HTTP/2, of which the client says how much it takes.
+//! Answers on their way: who takes them too slowly, and whose may not go on.
 //!
 //! On HTTP/1 an answer that is not taken stops the socket, which sees it. On HTTP/2 the socket goes on, for pings and for
 //! other streams; a client that opens no window holds what is meant for it. So each answer is given out in small pieces,
-//! the next only when there is window for it, and how long a piece waits for that is watched.
+//! the next only when there is window for it, and how long a piece waits is watched until its last byte is with the system: a
+//! piece is let go of only then, wherever it waits.
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,8 @@ use http_body_util::combinators::BoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::patience::Patience;
+use super::{ended::Ended, patience::Patience};
+use crate::lease::Lease;
 
 /// The most that is given out at a time, in bytes: what one stream holds whose client opens no window. The largest frame
 /// that every client must take.
@@ -26,7 +28,10 @@ const PIECE_BYTES: usize = 16 << 10;
 
 type Inner = BoxBody<Bytes, io::Error>;
 
-/// The answers of one connection that wait for their client, and until when. Clones share them.
+/// On HTTP/1, what an answer has to be watched at all, in bytes: less is with the system at once, mostly.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// The answers of one connection that are on their way. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Answers(Arc<Shared>);
 
@@ -34,41 +39,70 @@ pub(super) struct Answers(Arc<Shared>);
 struct Shared {
     grace: Duration,
     rate_bytes: u64,
-    waiting: Mutex<Waiting>,
+    under_way: Mutex<UnderWay>,
 }
 
 /// At most one entry a stream: their number is bounded by the connection's settings.
 #[derive(Debug, Default)]
-struct Waiting {
+struct UnderWay {
     next: u64,
-    until: HashMap<u64, Instant>,
+    answers: HashMap<u64, Entry>,
+}
+
+/// An answer, until its last byte is with the system.
+#[derive(Debug)]
+struct Entry {
+    /// Pieces that were given out and not let go of.
+    pieces: usize,
+    /// Until when the client may take its time with them; never on HTTP/1.
+    until: Option<Instant>,
+    patience: Patience,
+    /// Is there more to be given out?
+    is_open: bool,
+    lease: Option<Lease>,
 }
 
 impl Answers {
     /// Answers that must be taken at `rate_bytes` a second each, less a grace.
     pub(super) fn new(grace: Duration, rate_bytes: u64) -> Self {
-        Self(Arc::new(Shared { grace, rate_bytes, waiting: Mutex::default() }))
+        Self(Arc::new(Shared { grace, rate_bytes, under_way: Mutex::default() }))
     }
 
-    /// Does one wait longer than it may?
-    pub(super) fn is_stalled(&self) -> bool {
+    /// Is there none?
+    pub(super) fn is_empty(&self) -> bool {
+        self.under_way().answers.is_empty()
+    }
+
+    /// Why the connection has to end, if it has to: one waits longer than it may, or must not go on.
+    pub(super) fn verdict(&self) -> Option<Ended> {
         let now = Instant::now();
-        self.waiting().until.values().any(|until| *until <= now)
+        let leases: Vec<_> = {
+            let under_way = self.under_way();
+            if under_way.answers.values().any(|answer| answer.until.is_some_and(|until| until <= now)) {
+                return Some(Ended::SlowReader);
+            }
+            under_way.answers.values().filter_map(|answer| answer.lease.clone()).collect()
+        };
+        // Asked outside of the lock: what they ask has locks of its own.
+        leases.iter().any(|lease| !lease.holds()).then_some(Ended::Suspended)
     }
 
-    /// The body of an answer, watched if it is one of HTTP/2.
-    pub(super) fn watch(&self, body: Inner, is_http2: bool) -> Answer {
-        let watched = is_http2.then(|| {
-            let mut waiting = self.waiting();
-            waiting.next = waiting.next.wrapping_add(1);
+    /// The body of an answer that rests on `lease`, watched if it is one of HTTP/2, or large.
+    pub(super) fn watch(&self, body: Inner, is_http2: bool, lease: Option<Lease>) -> Answer {
+        let is_large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL_BYTES);
+        let watched = (is_http2 || (is_large && lease.is_some())).then(|| {
             let patience = Patience::new(self.0.grace, self.0.rate_bytes);
-            Watched { answers: self.clone(), id: waiting.next, patience, rest: Bytes::new(), given: 0 }
+            let mut under_way = self.under_way();
+            under_way.next = under_way.next.wrapping_add(1);
+            let id = under_way.next;
+            under_way.answers.insert(id, Entry { pieces: 0, until: None, patience, is_open: true, lease });
+            Watched { answers: self.clone(), id, is_http2, rest: Bytes::new() }
         });
         Answer { body, watched }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,36 +117,62 @@ pub(super) struct Answer {
 struct Watched {
     answers: Answers,
     id: u64,
-    patience: Patience,
+    is_http2: bool,
     /// Of a piece of the body, what is not given out yet.
     rest: Bytes,
-    /// Bytes that wait for the client.
-    given: usize,
 }
 
 impl Watched {
-    /// The client has taken what was given: that is why there is a next time.
-    fn asked(&mut self) {
-        if self.given > 0 {
-            self.patience.took(self.given);
-            self.given = 0;
-            self.answers.waiting().until.remove(&self.id);
-        }
-    }
-
     fn give(&mut self) -> Bytes {
-        let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
-        self.given = piece.len();
-        let until = self.patience.wait();
-        self.answers.waiting().until.insert(self.id, until);
-        piece
+        let most = if self.is_http2 { PIECE_BYTES } else { usize::MAX };
+        let bytes = self.rest.split_to(self.rest.len().min(most));
+        if let Some(entry) = self.answers.under_way().answers.get_mut(&self.id) {
+            entry.pieces = entry.pieces.saturating_add(1);
+            if self.is_http2 {
+                entry.until = Some(entry.patience.wait());
+            }
+        }
+        Bytes::from_owner(Given { bytes, answers: self.answers.clone(), id: self.id })
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if self.given > 0 {
-            self.answers.waiting().until.remove(&self.id);
+        let mut under_way = self.answers.under_way();
+        if let Some(entry) = under_way.answers.get_mut(&self.id) {
+            entry.is_open = false;
+            if entry.pieces == 0 {
+                under_way.answers.remove(&self.id);
+            }
+        }
+    }
+}
+
+/// A piece that was given out. It is dropped once its bytes are with the system, or never will be.
+struct Given {
+    bytes: Bytes,
+    answers: Answers,
+    id: u64,
+}
+
+impl AsRef<[u8]> for Given {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        let mut under_way = self.answers.under_way();
+        let Some(entry) = under_way.answers.get_mut(&self.id) else { return };
+        entry.pieces = entry.pieces.saturating_sub(1);
+        if entry.until.take().is_some() {
+            entry.patience.took(self.bytes.len());
+            // Others of it may be out still.
+            entry.until = (entry.pieces > 0).then(|| entry.patience.wait());
+        }
+        if entry.pieces == 0 && !entry.is_open {
+            under_way.answers.remove(&self.id);
         }
     }
 }
@@ -124,7 +184,6 @@ impl Body for Answer {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Self { body, watched } = self.get_mut();
         let Some(watched) = watched else { return Pin::new(body).poll_frame(context) };
-        watched.asked();
         if watched.rest.is_empty() {
             match std::task::ready!(Pin::new(body).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -139,9 +198,7 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        // The last piece, too, is waited for: whoever sends it asks once more.
-        self.watched.as_ref().is_none_or(|watched| watched.given == 0 && watched.rest.is_empty())
-            && self.body.is_end_stream()
+        self.watched.as_ref().is_none_or(|watched| watched.rest.is_empty()) && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -160,6 +217,8 @@ impl Body for Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use http_body_util::{BodyExt as _, Full};
 
     use super::*;
@@ -168,7 +227,11 @@ mod tests {
 
     fn answer(answers: &Answers, bytes: usize, is_http2: bool) -> Answer {
         let body = Full::new(Bytes::from(vec![b'x'; bytes])).map_err(|never| match never {}).boxed();
-        answers.watch(body, is_http2)
+        answers.watch(body, is_http2, None)
+    }
+
+    async fn piece(answer: &mut Answer) -> Bytes {
+        answer.frame().await.unwrap().unwrap().into_data().unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -176,10 +239,12 @@ mod tests {
         let answers = Answers::new(GRACE, 1_000);
         let mut answer = answer(&answers, 40_000, true);
         assert_eq!(answer.size_hint().exact(), Some(40_000));
-        let first = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+        let first = piece(&mut answer).await;
         assert_eq!((first.len(), answer.size_hint().exact()), (PIECE_BYTES, Some(40_000 - PIECE_BYTES as u64)));
         assert_eq!(answer.collect().await.unwrap().to_bytes().len(), 40_000 - PIECE_BYTES);
-        assert!(answers.waiting().until.is_empty());
+        assert!(!answers.is_empty());
+        drop(first);
+        assert!(answers.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -187,14 +252,15 @@ mod tests {
         for bytes in [1, 40_000] {
             let answers = Answers::new(GRACE, 1_000);
             let mut answer = answer(&answers, bytes, true);
-            assert!(answer.frame().await.is_some());
-            assert!(!answer.is_end_stream());
-            tokio::time::advance(GRACE - Duration::from_millis(1)).await;
-            assert!(!answers.is_stalled());
-            tokio::time::advance(Duration::from_millis(2)).await;
-            assert!(answers.is_stalled());
+            let piece = piece(&mut answer).await;
+            // Wherever the piece waits: also when all of the answer was given out.
             drop(answer);
-            assert!(!answers.is_stalled());
+            tokio::time::advance(GRACE - Duration::from_millis(1)).await;
+            assert_eq!(answers.verdict(), None);
+            tokio::time::advance(Duration::from_millis(2)).await;
+            assert_eq!(answers.verdict(), Some(Ended::SlowReader));
+            drop(piece);
+            assert_eq!((answers.verdict(), answers.is_empty()), (None, true));
         }
     }
 
@@ -202,26 +268,53 @@ mod tests {
     async fn an_answer_whose_pieces_are_taken_at_the_rate_never_stalls() {
         let answers = Answers::new(GRACE, 1_000);
         let mut answer = answer(&answers, 200_000, true);
-        while answer.frame().await.is_some() {
+        // Whoever sends it asks for the next before the last is gone.
+        let mut waiting = piece(&mut answer).await;
+        while !answer.is_end_stream() {
+            let next = piece(&mut answer).await;
             tokio::time::advance(Duration::from_secs(9)).await;
-            assert!(!answers.is_stalled());
+            assert_eq!(answers.verdict(), None);
+            waiting = next;
         }
+        tokio::time::advance(GRACE).await;
+        assert_eq!((waiting.is_empty(), answers.verdict()), (false, Some(Ended::SlowReader)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_waits_for_the_server_is_not_stalled() {
         let answers = Answers::new(GRACE, 1_000);
         let pieces = futures_util::stream::pending::<Result<Bytes, io::Error>>();
-        let mut answer = answers.watch(poem::Body::from_bytes_stream(pieces).into(), true);
+        let mut answer = answers.watch(poem::Body::from_bytes_stream(pieces).into(), true, None);
         assert!(tokio::time::timeout(GRACE * 2, answer.frame()).await.is_err());
-        assert!(!answers.is_stalled());
+        assert_eq!(answers.verdict(), None);
     }
 
     #[tokio::test]
     async fn on_http_1_an_answer_is_given_as_it_is() {
         let answers = Answers::new(GRACE, 1_000);
         let mut answer = answer(&answers, 40_000, false);
-        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap().len(), 40_000);
-        assert!(answer.is_end_stream() && answers.waiting().until.is_empty());
+        assert_eq!(piece(&mut answer).await.len(), 40_000);
+        assert!(answer.is_end_stream() && answers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_lease_has_ended_ends_its_connection_until_its_last_byte_is_gone() {
+        for is_http2 in [false, true] {
+            let answers = Answers::new(GRACE, 1_000);
+            let holds = Arc::new(AtomicBool::new(true));
+            let lease = {
+                let holds = Arc::clone(&holds);
+                Lease::new(move || holds.load(Ordering::Relaxed))
+            };
+            let body = Full::new(Bytes::from(vec![b'x'; 100_000])).map_err(|never| match never {}).boxed();
+            let mut answer = answers.watch(body, is_http2, Some(lease));
+            let piece = piece(&mut answer).await;
+            drop(answer);
+            assert_eq!(answers.verdict(), None);
+            holds.store(false, Ordering::Relaxed);
+            assert_eq!(answers.verdict(), Some(Ended::Suspended));
+            drop(piece);
+            assert_eq!(answers.verdict(), None);
+        }
     }
 }

@@ -35,11 +35,17 @@ use super::{
     socket::{Endless, Socket},
     tls::Handshakes,
 };
-use crate::stream;
+use crate::{lease::Lease, shares::ConnectionId, stream};
 
 /// How often the answers of an HTTP/2 connection are looked at, in milliseconds: so much later than it could be is one
 /// cut off that is not taken.
 const LOOK_EVERY_MS: u64 = 5_000;
+
+/// The same while there are any.
+const LOOK_CLOSELY: Duration = Duration::from_secs(1);
+
+/// What the next connection is called. Ids are compared, and mean nothing.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// When a connection is to stop: gently, and at once.
 #[derive(Debug, Clone)]
@@ -154,6 +160,7 @@ async fn speak<E: Endpoint + 'static>(
     let Listening { protocol, config, stop, .. } = &*listening;
     let pulse = Arc::new(Pulse::default());
     let answers = Answers::new(config.write_stall(), config.write_rate_bytes);
+    let id = ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
     let service = service_fn({
         let (pulse, answers, listening) = (Arc::clone(&pulse), answers.clone(), Arc::clone(&listening));
         move |request: http::Request<Incoming>| {
@@ -164,12 +171,14 @@ async fn speak<E: Endpoint + 'static>(
             async move {
                 let is_http2 = request.version() == Version::HTTP_2;
                 let mut request = poem::Request::from((request, local, remote, scheme));
+                request.set_data(id);
                 listening.linger.over(&mut request);
                 endless.set(false);
                 let response = listening.endpoint.get_response(request).await;
                 endless.set(!is_http2 && response.content_type() == Some(stream::MEDIA_TYPE));
                 drop(beat);
-                Ok::<_, Infallible>(http::Response::from(response).map(|body| answers.watch(body, is_http2)))
+                let lease = response.data::<Lease>().cloned();
+                Ok::<_, Infallible>(http::Response::from(response).map(|body| answers.watch(body, is_http2, lease)))
             }
         }
     });
@@ -189,10 +198,11 @@ async fn speak<E: Endpoint + 'static>(
             }
             () = aborted.as_mut() => return Ended::Aborted,
             () = look.as_mut() => {
-                if answers.is_stalled() {
-                    return Ended::SlowReader;
+                if let Some(ended) = answers.verdict() {
+                    return ended;
                 }
-                look.as_mut().reset(Instant::now() + look_every);
+                let again = if answers.is_empty() { look_every } else { look_every.min(LOOK_CLOSELY) };
+                look.as_mut().reset(Instant::now() + again);
             }
             () = check.as_mut() => {
                 let (begun, under_way) = (pulse.begun.load(Ordering::Relaxed), pulse.under_way.load(Ordering::Relaxed));

@@ -13,6 +13,8 @@ pub(super) enum Ended {
     NoHead,
     /// The client did not take its answer in time.
     SlowReader,
+    /// An answer was on its way to a tenant that has been suspended.
+    Suspended,
     /// What came was no HTTP, or not of the measure that is taken.
     Malformed,
     /// The client does not speak TLS, or not in time.
@@ -46,6 +48,7 @@ impl Ended {
             Self::Closed => return,
             Self::NoHead => "no_head",
             Self::SlowReader => "slow_reader",
+            Self::Suspended => "suspended",
             Self::Malformed => "malformed",
             Self::NoTls => "no_tls",
             Self::Aborted => "aborted",

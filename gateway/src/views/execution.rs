@@ -20,7 +20,7 @@ use wasmwiz_events::{
 };
 use wasmwiz_projections::executions::ExecutionRecord;
 
-use super::{ModuleUsed, ResourceUse, Truncated};
+use super::{Inline, ModuleUsed, ResourceUse, Truncated};
 
 /// An execution. What is not known yet is null.
 #[derive(Debug, Serialize, Object)]
@@ -36,9 +36,9 @@ pub(crate) struct Execution {
     pub(crate) outcome: Option<String>,
     /// The guest's exit code, when it ended by itself.
     pub(crate) exit_code: Option<i32>,
-    /// Its standard output; null while it runs, when it was lost, or when it is no longer kept.
+    /// Its standard output, or the beginning of it: see inline. Null while it runs, when it was lost, or when it is no longer kept.
     pub(crate) stdout: Option<String>,
-    /// Its standard error; null while it runs, when it was lost, or when it is no longer kept.
+    /// Its standard error, or the beginning of it: see inline. Null while it runs, when it was lost, or when it is no longer kept.
     pub(crate) stderr: Option<String>,
     /// utf-8 or base64.
     pub(crate) stdout_encoding: Option<String>,
@@ -46,6 +46,8 @@ pub(crate) struct Execution {
     pub(crate) stderr_encoding: Option<String>,
     /// Which streams were cut off at their limit.
     pub(crate) truncated: Truncated,
+    /// Which streams are here as far as they are kept; of others /stdout and /stderr have all of it.
+    pub(crate) inline: Inline,
     /// What it used; null while it runs.
     pub(crate) usage: Option<ResourceUse>,
     /// When it was accepted.
@@ -99,14 +101,58 @@ pub(crate) struct ExecutionSummary {
     pub(crate) message: Option<String>,
 }
 
-/// What an execution wrote, as far as it is kept.
+/// What an execution wrote, as far as it is kept and shown.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     /// Standard output.
-    pub(crate) stdout: Option<Bytes>,
+    pub(crate) stdout: Option<Output>,
     /// Standard error.
-    pub(crate) stderr: Option<Bytes>,
+    pub(crate) stderr: Option<Output>,
 }
+
+/// One stream, or its beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Output {
+    bytes: Bytes,
+    is_whole: bool,
+}
+
+impl Output {
+    /// The first `bytes_max` of a stream that has `size_bytes`, of which these are the first: fewer where a character would be cut.
+    pub(crate) fn shown(bytes: &Bytes, size_bytes: u64, bytes_max: u64) -> Self {
+        if size_bytes <= bytes_max {
+            return Self { bytes: bytes.clone(), is_whole: true };
+        }
+        let cut = usize::try_from(bytes_max).unwrap_or(usize::MAX).min(bytes.len());
+        let first = bytes.get(..cut).unwrap_or_default();
+        let cut = match std::str::from_utf8(first) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Ok(_) | Err(_) => cut,
+        };
+        // A copy: a part of the bytes would keep all of them.
+        Self { bytes: Bytes::copy_from_slice(first.get(..cut).unwrap_or_default()), is_whole: false }
+    }
+}
+
+impl Streams {
+    /// What one that has just ended wrote, at most `bytes_max` of each.
+    pub(crate) fn of(done: &Done, bytes_max: u64) -> Self {
+        // Nothing is recorded of what a lost one wrote, which is not the same as that it wrote nothing.
+        if matches!(done.end, End::Lost(_)) {
+            return Self::default();
+        }
+        let shown = |bytes: &Bytes| Some(Output::shown(bytes, bytes.len() as u64, bytes_max));
+        Self { stdout: shown(&done.stdout), stderr: shown(&done.stderr) }
+    }
+
+    fn inline(&self) -> Inline {
+        let is_whole = |output: &Option<Output>| output.as_ref().is_none_or(|output| output.is_whole);
+        Inline { stdout: is_whole(&self.stdout), stderr: is_whole(&self.stderr) }
+    }
+}
+
+/// Nothing is missing of what there is not.
+const ALL_INLINE: Inline = Inline { stdout: true, stderr: true };
 
 /// An execution with its streams, borrowed: serialises as [`Execution`].
 #[derive(Debug, Serialize)]
@@ -121,6 +167,7 @@ pub(crate) struct Resource<'a> {
     stdout_encoding: Option<&'static str>,
     stderr_encoding: Option<&'static str>,
     truncated: Truncated,
+    inline: Inline,
     usage: Option<ResourceUse>,
     accepted_at: Timestamp,
     finished_at: Option<Timestamp>,
@@ -173,11 +220,11 @@ pub(crate) struct Size {
 
 impl<'a> Resource<'a> {
     /// How much a resource with these streams and this message takes.
-    pub(crate) fn size_of<'b>(streams: impl IntoIterator<Item = &'b Bytes>, message: Option<&str>) -> Size {
+    pub(crate) fn size_of(streams: &Streams, message: Option<&str>) -> Size {
         let written = |text: &str| escaped_size(text) as u64;
         let rest = REST_BYTES.saturating_add(message.map_or(0, written));
         let mut size = Size { written_bytes: rest, in_memory_bytes: rest };
-        for bytes in streams {
+        for Output { bytes, .. } in [&streams.stdout, &streams.stderr].into_iter().flatten() {
             let length = bytes.len() as u64;
             let (kept, text) = match std::str::from_utf8(bytes) {
                 Ok(text) => (length, written(text)),
@@ -193,21 +240,23 @@ impl<'a> Resource<'a> {
         size
     }
 
-    /// An execution that has just ended.
-    pub(crate) fn of(done: &'a Done) -> Self {
+    /// An execution that has just ended, with what is shown of its streams.
+    pub(crate) fn of(done: &'a Done, streams: &'a Streams) -> Self {
         let accepted = &*done.accepted;
-        let (stdout, stderr) = (Body::from(&done.stdout), Body::from(&done.stderr));
+        let (stdout, stdout_encoding) = streams.stdout.as_ref().map(split).unzip();
+        let (stderr, stderr_encoding) = streams.stderr.as_ref().map(split).unzip();
         let mut resource = Self {
             id: accepted.execution_id,
             module: (&accepted.module).into(),
             status: FINISHED,
             outcome: Some(Outcome::Lost),
             exit_code: None,
-            stdout: Some(stdout.0),
-            stderr: Some(stderr.0),
-            stdout_encoding: Some(stdout.1),
-            stderr_encoding: Some(stderr.1),
+            stdout,
+            stderr,
+            stdout_encoding,
+            stderr_encoding,
             truncated: Truncated { stdout: false, stderr: false },
+            inline: streams.inline(),
             usage: None,
             accepted_at: done.accepted_at,
             finished_at: Some(done.finished_at),
@@ -219,9 +268,6 @@ impl<'a> Resource<'a> {
         };
         match &done.end {
             End::Lost(lost) => {
-                // Nothing was recorded of what it wrote, which is not the same as that it wrote nothing.
-                (resource.stdout, resource.stdout_encoding) = (None, None);
-                (resource.stderr, resource.stderr_encoding) = (None, None);
                 resource.reproducibility = Some(Reproducibility::Unverifiable.as_str());
                 resource.message = Some(&lost.reason);
             }
@@ -259,6 +305,7 @@ impl<'a> Resource<'a> {
             stdout_encoding: None,
             stderr_encoding: None,
             truncated: Truncated { stdout: false, stderr: false },
+            inline: ALL_INLINE,
             usage: None,
             accepted_at: queued.accepted_at,
             finished_at: None,
@@ -273,8 +320,8 @@ impl<'a> Resource<'a> {
     /// An execution as the view knows it, with the streams that are still kept.
     pub(crate) fn stored(record: &'a ExecutionRecord, streams: &'a Streams) -> Self {
         let end = record.end.as_ref();
-        let (stdout, stdout_encoding) = streams.stdout.as_ref().map(Body::from).map(split).unzip();
-        let (stderr, stderr_encoding) = streams.stderr.as_ref().map(Body::from).map(split).unzip();
+        let (stdout, stdout_encoding) = streams.stdout.as_ref().map(split).unzip();
+        let (stderr, stderr_encoding) = streams.stderr.as_ref().map(split).unzip();
         Self {
             id: record.id,
             module: (&record.module).into(),
@@ -286,6 +333,7 @@ impl<'a> Resource<'a> {
             stdout_encoding,
             stderr_encoding,
             truncated: truncated(record),
+            inline: streams.inline(),
             usage: usage(record),
             accepted_at: record.accepted_at,
             finished_at: end.map(|end| end.finished_at),
@@ -310,8 +358,9 @@ const fn status(record: &ExecutionRecord) -> &'static str {
     }
 }
 
-fn split(body: Body<'_>) -> (Cow<'_, str>, &'static str) {
-    (body.0, body.1)
+fn split(output: &Output) -> (Cow<'_, str>, &'static str) {
+    let Body(text, encoding) = Body::from(&output.bytes);
+    (text, encoding)
 }
 
 fn truncated(record: &ExecutionRecord) -> Truncated {
@@ -405,14 +454,35 @@ mod tests {
             [&b""[..], &[0; 10_000], &[b'"'; 10_000], &[0x7f; 10_000], &[0xff; 10_000], "é\u{2028}".as_bytes()]
         {
             let stdout = Bytes::copy_from_slice(stdout);
-            let streams = Streams { stdout: Some(stdout.clone()), stderr: Some(stdout) };
-            let size = Resource::size_of([&streams.stdout, &streams.stderr].into_iter().flatten(), None);
+            let output = Output::shown(&stdout, stdout.len() as u64, u64::MAX);
+            let streams = Streams { stdout: Some(output.clone()), stderr: Some(output) };
+            let size = Resource::size_of(&streams, None);
             let written = serde_json::to_vec(&Resource::stored(&record(), &streams)).unwrap().len() as u64;
             assert!(written <= size.written_bytes, "{written} {size:?}");
             assert!(size.written_bytes < 6 * 20_000 + REST_BYTES + 10 && size.in_memory_bytes > size.written_bytes - 1);
         }
-        let nul = Bytes::from_static(&[0; 1_000]);
-        assert_eq!(Resource::size_of([&nul], None).written_bytes, 6_000 + 3 + REST_BYTES);
+        let nul = Output::shown(&Bytes::from_static(&[0; 1_000]), 1_000, 1_000);
+        let streams = Streams { stdout: Some(nul), stderr: None };
+        assert_eq!(Resource::size_of(&streams, None).written_bytes, 6_000 + 3 + REST_BYTES);
+    }
+
+    #[test]
+    fn of_a_large_output_the_beginning_is_shown_and_no_half_character() {
+        let shown = |bytes: &'static [u8], most| {
+            let output = Output::shown(&Bytes::from_static(bytes), bytes.len() as u64, most);
+            let (text, encoding) = split(&output);
+            (text.into_owned(), encoding, output.is_whole)
+        };
+        let text = "grüß".as_bytes();
+        assert_eq!(shown(text, 6), ("grüß".to_owned(), "utf-8", true));
+        assert_eq!(shown(text, 5), ("grü".to_owned(), "utf-8", false));
+        assert_eq!(shown(text, 4), ("grü".to_owned(), "utf-8", false));
+        assert_eq!(shown(text, 3), ("gr".to_owned(), "utf-8", false));
+        assert_eq!(shown(&[0xff, 0, b'a'], 2), ("/wA=".to_owned(), "base64", false));
+        assert_eq!(shown(b"", 0), (String::new(), "utf-8", true));
+        // Also where only the beginning was read.
+        let read = Output::shown(&Bytes::from_static(b"abc"), 1_000, 2);
+        assert_eq!((&read.bytes[..], read.is_whole), (&b"ab"[..], false));
     }
 
     #[test]

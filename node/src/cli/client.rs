@@ -16,6 +16,7 @@ mod http;
 pub mod key;
 pub mod login;
 pub mod module;
+mod outputs;
 mod patient;
 mod profile;
 mod progress;

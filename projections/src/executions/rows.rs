@@ -319,19 +319,31 @@ pub(super) fn list(
          ORDER BY s.span DESC, e.accepted_revision DESC"
     ))?;
     let mut found = statement.query(params![tenant, before / SPAN_REVISIONS, from, to, before])?;
-    let (mut scanned, mut last) = (0, None);
+    let (mut scanned, mut last, mut bytes) = (0, None, 0_u64);
     while let Some(row) = found.next()? {
-        if listed.items.len() == page.items() || scanned == SCANNED_ROWS {
+        let is_full = listed.items.len() == page.items() || (bytes >= page.bytes_max && !listed.items.is_empty());
+        if is_full || scanned == SCANNED_ROWS {
             listed.next = last.map(|before| ExecutionCursor { before });
             break;
         }
         scanned += 1;
         last = Some(Revision::new(row::unsigned(row, 25)?));
         if passes(filter, row)? {
-            listed.items.push(read_execution(row)?);
+            let record = read_execution(row)?;
+            bytes = bytes.saturating_add(listed_bytes(&record));
+            listed.items.push(record);
         }
     }
     Ok(listed)
+}
+
+/// What an execution has in a list beside its message, in bytes, about.
+const LISTED_BYTES: u64 = 900;
+
+/// What an execution has in a list, in bytes, about.
+fn listed_bytes(record: &ExecutionRecord) -> u64 {
+    let message = record.end.as_ref().and_then(|end| end.message.as_ref());
+    LISTED_BYTES.saturating_add(message.map_or(0, |message| message.len() as u64))
 }
 
 pub(super) fn open_tenants(rows: &Connection) -> rusqlite::Result<Vec<TenantId>> {

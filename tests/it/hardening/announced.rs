@@ -1,7 +1,7 @@
 //! Bodies that are announced and do not come: what a client only says costs no memory.
 
 use super::{
-    http2::{DATA, END_HEADERS, HEADERS, frame, open},
+    http2::{DATA, END_HEADERS, HEADERS, field, frame, open},
     *,
 };
 
@@ -17,12 +17,6 @@ const SOCKETS: usize = 600;
 
 /// The most that the node may grow, in bytes: 32 KiB for each body, where a megabyte is announced. A connection has buffers.
 const GROWN_MAX_BYTES: u64 = 64 << 20;
-
-/// A field of HPACK as a literal that is not indexed (RFC 7541, section 6.2.2). Names and values here are shorter than 127.
-fn field(name: &str, value: &str) -> Vec<u8> {
-    let length = |text: &str| u8::try_from(text.len()).unwrap_or(0);
-    [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
-}
 
 fn post(key: &str) -> Vec<u8> {
     [

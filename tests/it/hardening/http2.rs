@@ -13,7 +13,7 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 
 /// `INITIAL_WINDOW_SIZE`, as a setting.
@@ -22,6 +22,12 @@ const INITIAL_WINDOW_SIZE: u8 = 4;
 pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A field of HPACK as a literal that is not indexed (RFC 7541, section 6.2.2). Names and values here are shorter than 127.
+pub(super) fn field(name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).unwrap_or(0);
+    [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
 }
 
 /// GET of a path, in HPACK: three indexed fields' worth of literals that need no table.
@@ -42,6 +48,11 @@ async fn frames(mut connection: Connection) -> anyhow::Result<Vec<(u8, Vec<u8>)>
         rest = next;
     }
     Ok(frames)
+}
+
+/// The setting of a client that lets no stream send anything.
+pub(super) fn no_window() -> [u8; 6] {
+    [0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0]
 }
 
 pub(super) async fn open(node: &NodeProcess, settings: &[u8]) -> anyhow::Result<Connection> {
@@ -96,10 +107,9 @@ async fn headers_without_end_end_the_connection() -> anyhow::Result<()> {
 async fn a_client_that_opens_no_window_is_cut_off() -> anyhow::Result<()> {
     let node = Launch::dev()?.variable("WASMWIZ_GATEWAY__SERVER__WRITE_STALL_MS", "1000").start().await?;
     let growth = Growth::begin(&node)?;
-    let no_window = [0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0];
     let mut connections = Vec::new();
     for _ in 0..10 {
-        let mut connection = open(&node, &no_window).await?;
+        let mut connection = open(&node, &no_window()).await?;
         for number in 0..100_u32 {
             let opened = frame(HEADERS, END_STREAM | END_HEADERS, number * 2 + 1, &get("/openapi.json"));
             connection.send(opened).await?;

@@ -15,11 +15,13 @@ use crate::{
     auth::Caller,
     extract::{Context, Query, not_found, path},
     gateway::Gateway,
-    idempotency, position,
+    idempotency,
+    memory::Room,
+    position,
     prefer::RespondAsync,
     problem::{Kind, Problem},
     router::Answer,
-    routes::{json, locate},
+    routes::{RECEIPT_BYTES, locate, receipt},
     views::{ExecutionSummary, Resource},
 };
 
@@ -30,10 +32,12 @@ pub(super) async fn accept(
     wanted: dispatch::Request,
     preference: RespondAsync,
 ) -> Answer {
+    // Taken before anything is accepted, so that what was can be told.
+    let room = gateway.memory_of(caller).room(RECEIPT_BYTES)?;
     let queued = match gateway.deps().dispatch.enqueue(wanted, preference.wait).await {
         Ok(queued) => queued,
         Err(DispatchError::RanBefore { execution_id, running, position }) => {
-            return again(gateway, caller, preference, (execution_id, running, position)).await;
+            return again(gateway, caller, preference, (execution_id, running, position), room).await;
         }
         Err(error) => return Err(error.into()),
     };
@@ -46,7 +50,7 @@ pub(super) async fn accept(
     };
     let (mut response, at) = match ended {
         Some((record, at)) => (stored::resource(gateway, caller, &record).await?, at),
-        None => (json(StatusCode::ACCEPTED, &Resource::begun(&queued))?, queued.position),
+        None => (receipt(room, StatusCode::ACCEPTED, &Resource::begun(&queued))?, queued.position),
     };
     position::mark(&mut response, at);
     locate(&mut response, &format!("/v1/executions/{id}"));
@@ -60,11 +64,12 @@ async fn again(
     caller: &Caller,
     preference: RespondAsync,
     (id, running, at): (ExecutionId, bool, Position),
+    room: Room,
 ) -> Answer {
     let mut response = if running {
         gateway.deps().views.wait_for_view(View::Executions, at, gateway.config().visible_wait()).await?;
         let record = record(gateway, caller, id).await?.ok_or_else(Problem::not_there_yet)?;
-        let mut response = answered(StatusCode::ACCEPTED, at, record)?;
+        let mut response = answered(StatusCode::ACCEPTED, at, record, room)?;
         idempotency::mark(&mut response);
         locate(&mut response, &format!("/v1/executions/{id}"));
         response
@@ -84,6 +89,7 @@ pub(crate) async fn cancel(gateway: Gateway, caller: Caller, request: Request) -
     Query::of(&request)?.finish()?;
     let execution_id: ExecutionId = path(&request, "execution_id", Kind::ExecutionNotFound)?;
     let (tenant, by, origin) = (caller.tenant_id().clone(), caller.authority(), Context::origin(&request));
+    let room = gateway.memory_of(&caller).room(RECEIPT_BYTES)?;
     let cancel = Cancel { tenant, by, origin, execution_id };
     let (at, requested) = match gateway.deps().dispatch.cancel(cancel).await {
         Ok(Cancelling::Ended(at)) => (at, false),
@@ -91,7 +97,7 @@ pub(crate) async fn cancel(gateway: Gateway, caller: Caller, request: Request) -
         // It has ended, or there never was one: the view tells which.
         Err(DispatchError::Ask(AskError::Refused(Refusal::ExecutionNotOpen))) => {
             if let Some(record) = record(&gateway, &caller, execution_id).await?.filter(|record| record.end.is_some()) {
-                return cancelled(record);
+                return cancelled(record, room);
             }
             (gateway.deps().log.tail().await?, false)
         }
@@ -101,16 +107,16 @@ pub(crate) async fn cancel(gateway: Gateway, caller: Caller, request: Request) -
     let record = record(&gateway, &caller, execution_id).await?;
     let record = record.ok_or_else(|| not_found(Kind::ExecutionNotFound))?;
     if record.end.is_some() {
-        return cancelled(record);
+        return cancelled(record, room);
     }
     if !requested {
         return Err(Problem::not_there_yet());
     }
-    answered(StatusCode::ACCEPTED, at, record)
+    answered(StatusCode::ACCEPTED, at, record, room)
 }
 
 /// The answer for one that has ended: it was cancelled, now or before, or it cannot be any more.
-fn cancelled(record: ExecutionRecord) -> Answer {
+fn cancelled(record: ExecutionRecord, room: Room) -> Answer {
     let Some(end) = record.end.as_ref() else { return Err(Problem::not_there_yet()) };
     if end.outcome != Outcome::Cancelled {
         let detail = format!(
@@ -119,11 +125,11 @@ fn cancelled(record: ExecutionRecord) -> Answer {
         );
         return Err(Problem::new(Kind::ExecutionEnded, detail).because(end.outcome.as_str()));
     }
-    answered(StatusCode::OK, end.finished_position, record)
+    answered(StatusCode::OK, end.finished_position, record, room)
 }
 
-fn answered(status: StatusCode, at: Position, record: ExecutionRecord) -> Answer {
-    let mut response = json(status, &ExecutionSummary::from(record))?;
+fn answered(status: StatusCode, at: Position, record: ExecutionRecord, room: Room) -> Answer {
+    let mut response = receipt(room, status, &ExecutionSummary::from(record))?;
     position::mark(&mut response, at);
     Ok(response)
 }

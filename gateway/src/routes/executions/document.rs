@@ -78,7 +78,7 @@ pub(crate) fn run_upload_doc() -> Operation {
     let operation = Operation::new("runUpload", "executions", "Upload a module and run it at once")
         .describe("Needs the scope executions:run. For instance: curl -F wasm=@hello.wasm -F input=world.")
         .takes_parts("The module, its input, and its arguments in their order", parts)
-        .problem(&[Kind::ModuleRejected, Kind::TooManyCompilations]);
+        .problem(&[Kind::ModuleRejected, Kind::TooManyCompilations, Kind::TooManyUploads]);
     ran(operation)
 }
 

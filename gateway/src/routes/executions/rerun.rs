@@ -46,7 +46,7 @@ pub(crate) async fn rerun(gateway: Gateway, caller: Caller, mut request: Request
     let at = record.accepted_position;
     let accepted = gateway.deps().dispatch.accepted(id, at).await?;
     let input_bytes = stdin.as_ref().map_or(accepted.stdin.size_bytes, |stdin| stdin.len() as u64);
-    let room = gateway.memory_of(caller.tenant_id()).room(input_bytes)?;
+    let room = gateway.memory_of(&caller).room(input_bytes)?;
     let code = code(accepted.module.name.clone().zip(accepted.module.version), version, accepted.module.digest)?;
     let view = as_recorded.then(|| GuestView::from(&accepted));
     let input = stdin.is_none().then_some((at, accepted.stdin));

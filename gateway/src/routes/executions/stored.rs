@@ -1,10 +1,15 @@
 //! Answers that are made of what is recorded of an execution.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use poem::Response;
 use wasmwiz_actors::dispatch::{Done, End};
-use wasmwiz_events::{execution::Outcome, id::ExecutionId, revision::Position, time::Millis};
+use wasmwiz_events::{
+    execution::{Outcome, Output as Recorded},
+    id::ExecutionId,
+    revision::Position,
+    time::Millis,
+};
 use wasmwiz_projections::{executions::ExecutionRecord, views::View};
 
 use super::{BYTES, kept, locate};
@@ -15,29 +20,56 @@ use crate::{
     problem::{Kind, Problem},
     router::Answer,
     routes::json_in,
-    views::{Resource, Streams},
+    views::{Output, Resource, Streams},
 };
 
 /// The execution as a resource, with its outputs as far as they are kept.
 pub(super) async fn resource(gateway: &Gateway, caller: &Caller, record: &ExecutionRecord) -> Answer {
     let mut streams = Streams::default();
-    let share = gateway.memory_of(caller.tenant_id());
+    let share = gateway.memory_of(caller);
     let mut room = share.room(0)?;
     let message = record.end.as_ref().and_then(|end| end.message.as_deref());
     if let Some(end) = &record.end {
-        let size = [end.stdout, end.stderr].into_iter().flatten().map(|output| output.size_bytes).sum::<u64>();
-        room.grow_to(size)?;
+        let most = gateway.config().inline_output_bytes;
+        let sizes = [end.stdout, end.stderr].map(|output| output.map_or(0, |output| output.size_bytes));
+        let pieces = if sizes.iter().any(|size| *size > most) { PIECES_BYTES } else { 0 };
+        room.grow_to(sizes.iter().fold(pieces, |all, size| all.saturating_add(*size.min(&most))))?;
         if let Some(output) = end.stdout {
-            streams.stdout = kept(gateway, end.finished_position, output.digest, output.size_bytes).await?;
+            streams.stdout = shown(gateway, end.finished_position, output).await?;
         }
         if let Some(output) = end.stderr {
-            streams.stderr = kept(gateway, end.finished_position, output.digest, output.size_bytes).await?;
+            streams.stderr = shown(gateway, end.finished_position, output).await?;
         }
     }
     // How much of it JSON escapes is known once it has been read.
-    let size = Resource::size_of([&streams.stdout, &streams.stderr].into_iter().flatten(), message);
+    let size = Resource::size_of(&streams, message);
     room.grow_to(size.in_memory_bytes)?;
     json_in(room, size.written_bytes, StatusCode::OK, &Resource::stored(record, &streams))
+}
+
+/// What is in memory beside the beginning of an output that is read, in bytes: what rides with a commit, or pieces of a blob.
+const PIECES_BYTES: u64 = 768 << 10;
+
+/// An output as far as a resource shows it; `None` when it is no longer kept. All of a blob is read, because only then it is known
+/// whether it is what was recorded.
+async fn shown(gateway: &Gateway, at: Position, output: Recorded) -> Result<Option<Output>, Problem> {
+    let Recorded { digest, size_bytes, .. } = output;
+    let most = gateway.config().inline_output_bytes;
+    if size_bytes <= most {
+        let bytes = kept(gateway, at, digest, size_bytes).await?;
+        return Ok(bytes.map(|bytes| Output::shown(&bytes, size_bytes, most)));
+    }
+    if let Some(bytes) = gateway.deps().log.payload(at, digest).await? {
+        return Ok(Some(Output::shown(&bytes, size_bytes, most)));
+    }
+    let Some(mut pieces) = gateway.deps().blobs.open_pieces(digest).await? else { return Ok(None) };
+    let wanted = usize::try_from(most).unwrap_or(usize::MAX);
+    let mut first = BytesMut::new();
+    while let Some(piece) = pieces.next().await? {
+        let rest = wanted.saturating_sub(first.len()).min(piece.len());
+        first.extend_from_slice(piece.get(..rest).unwrap_or_default());
+    }
+    Ok(Some(Output::shown(&first.freeze(), size_bytes, most)))
 }
 
 /// Answers a request that was sent again as it was answered first, from the record. `at` is where the stream was known to
@@ -64,7 +96,7 @@ async fn recorded_bytes(gateway: &Gateway, caller: &Caller, record: &ExecutionRe
     let head = Head::from(record);
     let recorded = record.end.as_ref().and_then(|end| Some((end.finished_position, end.stdout?)));
     let Some((at, output)) = recorded else { return Ok(raw(&head, Bytes::new())) };
-    let room = gateway.memory_of(caller.tenant_id()).room(output.size_bytes)?;
+    let room = gateway.memory_of(caller).room(output.size_bytes)?;
     let bytes = kept(gateway, at, output.digest, output.size_bytes).await?;
     let bytes = bytes.ok_or_else(|| {
         let detail = "The execution has run, and its output is no longer kept: its retention has passed.";

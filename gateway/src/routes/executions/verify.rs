@@ -15,7 +15,7 @@ use crate::{
     position,
     problem::Kind,
     router::Answer,
-    routes::json,
+    routes::{RECEIPT_BYTES, receipt},
     views::Verification,
 };
 
@@ -29,7 +29,9 @@ pub(crate) async fn verify(gateway: Gateway, caller: Caller, request: Request) -
         .await?
         .ok_or_else(|| not_found(Kind::ExecutionNotFound))?;
     // The input is read into memory, as if it had been sent.
-    let room = gateway.memory_of(caller.tenant_id()).room(record.stdin.size_bytes)?;
+    let room = gateway.memory_of(&caller).room(record.stdin.size_bytes)?;
+    // Taken now, so that what was recorded can be told.
+    let told = gateway.memory_of(&caller).room(RECEIPT_BYTES)?;
     let wanted = Verify {
         tenant: caller.tenant_id().clone(),
         by: caller.authority(),
@@ -40,7 +42,7 @@ pub(crate) async fn verify(gateway: Gateway, caller: Caller, request: Request) -
         hold: Hold::of(room),
     };
     let verification = gateway.deps().dispatch.verify(wanted).await?;
-    let mut response = json(StatusCode::OK, &Verification::from(&verification))?;
+    let mut response = receipt(told, StatusCode::OK, &Verification::from(&verification))?;
     position::mark(&mut response, verification.position);
     Ok(response)
 }

@@ -14,7 +14,7 @@ use super::{
     Format,
     failure::Failure,
     http::{Answer, Api, EXECUTION_BYTES},
-    patient, render,
+    outputs, patient, render,
 };
 use crate::cli::output;
 
@@ -198,14 +198,21 @@ impl BackTest {
 /// Runs one with the other version. Asked for again it is not run again: `series` names this back-test.
 async fn one(api: &Api, id: String, version: u32, series: Uuid) -> Result<(Tried, Answer), Failure> {
     let recorded = || api.request(Method::GET, api.at(&["v1", "executions", &id], &[]));
-    let recorded = patient::send(api, recorded, (DEADLINE, EXECUTION_BYTES)).await?.json()?;
+    let mut recorded = patient::send(api, recorded, (DEADLINE, EXECUTION_BYTES)).await?.json()?;
+    outputs::complete(api, &mut recorded).await?;
     let wish = json!({"version": version, "as_recorded": true});
     let rerun = || {
         let request = api.request(Method::POST, api.at(&["v1", "executions", &id, "rerun"], &[]));
         request.header("idempotency-key", format!("{series}-{id}")).json(&wish)
     };
     let answer = patient::send(api, rerun, (DEADLINE, EXECUTION_BYTES)).await?;
-    Ok((tried(&recorded, &answer.json()?), answer))
+    let mut found = answer.json()?;
+    if outputs::is_cut(&found, "stdout") || outputs::is_cut(&found, "stderr") {
+        // It is read where lists are.
+        api.settle(&answer, &["v1", "executions"]).await;
+        outputs::complete(api, &mut found).await?;
+    }
+    Ok((tried(&recorded, &found), answer))
 }
 
 /// Is it about the execution, and not about the node or whoever asks?

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{
     Connect, Format, block_on, file,
     http::{Api, EXECUTION_BYTES},
-    progress,
+    outputs, progress,
     render::{self, Paint},
 };
 use crate::cli::output;
@@ -93,7 +93,12 @@ impl Run {
         let deadline = Duration::from_millis(self.timeout.unwrap_or(LONGEST_MS)).saturating_add(OVERHEAD);
         let answer = api.send(request, deadline, EXECUTION_BYTES).await?;
         api.settle(&answer, &["v1", "executions"]).await;
-        Ok(answer.json()?)
+        let mut execution = answer.json()?;
+        // It has run, whatever becomes of this: a key may run and not read. The line about its end says what is missing.
+        if let Err(failure) = outputs::complete(api, &mut execution).await {
+            output::progress(format_args!("its whole output cannot be read: {failure}"));
+        }
+        Ok(execution)
     }
 
     fn published(&self, api: &Api, name: &str, input: Option<Vec<u8>>) -> RequestBuilder {
@@ -139,6 +144,9 @@ fn pass_on(execution: &Value) {
     for cut in ["stdout", "stderr"] {
         if execution.pointer(&format!("/truncated/{cut}")) == Some(&Value::Bool(true)) {
             line.push_str(&format!("  {cut} was cut off at its limit"));
+        }
+        if outputs::is_cut(execution, cut) {
+            line.push_str(&format!("  {cut} has more than this"));
         }
     }
     output::progress(line);

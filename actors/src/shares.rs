@@ -1,7 +1,7 @@
-//! One tenant's share of the compiler: how many of its modules compile at once, and how many more may wait.
+//! A tenant's share of something that the node has few of: how many turns it has at once, and how many more may wait for one.
 //!
 //! The node's own line is first come, first served. A tenant waits here first, so that it never has more than its turns in
-//! that line, however much it uploads.
+//! that line, however much it asks for. The compiler is shared so, and the places for taking modules in.
 
 use std::{
     collections::HashMap,
@@ -11,9 +11,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmwiz_events::id::TenantId;
 
-use super::CompileConfig;
-
-/// The shares of all tenants that compile something now.
+/// The shares of all tenants that have something in it now.
 pub(crate) struct Shares {
     at_once: usize,
     inside_max: usize,
@@ -22,20 +20,21 @@ pub(crate) struct Shares {
 
 struct Line {
     turns: Arc<Semaphore>,
-    /// Those who wait or compile. Without any the line is forgotten.
+    /// Those who wait or have a turn. Without any the line is forgotten.
     inside: usize,
 }
 
-/// The tenant has as many modules in its line as it may.
+/// The tenant has as many in its line as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Full {
     pub(crate) limit: usize,
 }
 
 impl Shares {
-    pub(crate) fn new(config: &CompileConfig) -> Arc<Self> {
-        let at_once = config.permits_per_tenant.max(1);
-        let inside_max = at_once.saturating_add(config.waiting_per_tenant_max);
+    /// Shares of `at_once` turns each, one at least, for which `waiting_max` more may wait.
+    pub(crate) fn new(at_once: usize, waiting_max: usize) -> Arc<Self> {
+        let at_once = at_once.max(1);
+        let inside_max = at_once.saturating_add(waiting_max);
         Arc::new(Self { at_once, inside_max, lines: Mutex::default() })
     }
 
@@ -100,7 +99,7 @@ mod tests {
     }
 
     fn shares() -> Arc<Shares> {
-        Shares::new(&CompileConfig { permits_per_tenant: 1, waiting_per_tenant_max: 1, ..CompileConfig::default() })
+        Shares::new(1, 1)
     }
 
     #[test]

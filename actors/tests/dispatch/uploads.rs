@@ -1,0 +1,105 @@
+//! Places for taking modules in: a tenant has a share of them.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use tokio::{sync::Notify, task::JoinSet};
+use wasmwiz_events::blobs::{BlobError, Pieces};
+
+use super::*;
+
+/// Places of one tenant, and how many more may wait for one.
+const AT_ONCE: usize = 4;
+const INSIDE: usize = 32;
+
+/// Keeps the bytes of one module only when it is let.
+struct Slow {
+    inner: Arc<FsBlobs>,
+    held: Digest,
+    is_held: AtomicBool,
+    waiting: AtomicUsize,
+    let_go: Notify,
+}
+
+#[async_trait]
+impl Blobs for Slow {
+    async fn put(&self, bytes: Bytes) -> Result<Digest, BlobError> {
+        if Digest::of(&bytes) == self.held {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            loop {
+                let let_go = self.let_go.notified();
+                if !self.is_held.load(Ordering::SeqCst) {
+                    break;
+                }
+                let_go.await;
+            }
+        }
+        self.inner.put(bytes).await
+    }
+
+    async fn get(&self, digest: Digest) -> Result<Option<Bytes>, BlobError> {
+        self.inner.get(digest).await
+    }
+
+    async fn open_pieces(&self, digest: Digest) -> Result<Option<Pieces>, BlobError> {
+        self.inner.open_pieces(digest).await
+    }
+
+    async fn contains(&self, digest: Digest) -> Result<bool, BlobError> {
+        self.inner.contains(digest).await
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_waits_for_its_own_uploads_and_another_does_not() {
+    let (data, wasm) = (tempfile::tempdir().unwrap(), with_a_custom_section(1));
+    let inner = Arc::new(FsBlobs::open(data.path()).unwrap());
+    let slow = Arc::new(Slow {
+        inner: Arc::clone(&inner),
+        held: Digest::of(&wasm),
+        is_held: AtomicBool::new(false),
+        waiting: AtomicUsize::new(0),
+        let_go: Notify::new(),
+    });
+    let over = Arc::clone(&slow) as Arc<dyn Blobs>;
+    let node = Arc::new(Node::over(over, inner, data, executors(), RegionConfig::default()).await);
+    let (other, other_key) = (TenantId::new("other").unwrap(), KeyId::new("key2").unwrap());
+    let (hash, scopes) = (Digest::of(b"other secret"), Scopes::TENANT);
+    let first_key = NewKey { key_id: other_key.clone(), name: "first".into(), scopes, hash, expires_at: None };
+    let command = Command::Register { name: "Other".into(), tier: Tier::Basic, first_key: Some(first_key) };
+    let ask = Ask { command, by: Authority::System, origin: origin(), payloads: vec![] };
+    node.region.ask(&other, ask).await.unwrap();
+    // Once it is compiled, nothing but its place stands between an upload and the disk.
+    node.publish_as(ModuleName::new("first").unwrap(), wasm.clone()).await.unwrap();
+    node.publish_as(ModuleName::new("second").unwrap(), echo()).await.unwrap();
+    slow.is_held.store(true, Ordering::SeqCst);
+    slow.waiting.store(0, Ordering::SeqCst);
+
+    let mut uploads = JoinSet::new();
+    for number in 0..INSIDE + 8 {
+        let (node, wasm) = (Arc::clone(&node), wasm.clone());
+        // Two names: how many a tenant may write a minute is not looked at here.
+        let name = ModuleName::new(&format!("m-{}", number % 2)).unwrap();
+        uploads.spawn(async move { node.publish_as(name, wasm).await });
+    }
+    for _ in 0..8 {
+        let refused = uploads.join_next().await.unwrap().unwrap().unwrap_err();
+        assert!(matches!(refused, DispatchError::TooManyUploads { limit: INSIDE, .. }), "{refused}");
+    }
+    assert!(slow.waiting.load(Ordering::SeqCst) <= AT_ONCE);
+    let upload = Upload {
+        tenant: other,
+        by: Authority::Key(other_key),
+        origin: origin(),
+        name: ModuleName::new("echo").unwrap(),
+        wasm: echo(),
+        hold: Hold::default(),
+    };
+    node.dispatch.publish(upload).await.unwrap();
+
+    slow.is_held.store(false, Ordering::SeqCst);
+    slow.let_go.notify_waiters();
+    while let Some(upload) = uploads.join_next().await {
+        upload.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,25 @@
+//! May an answer still go to its client? It is asked again while the answer is on its way.
+
+use std::{fmt, sync::Arc};
+
+/// What an answer rests on; it travels with it. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Lease(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Lease {
+    /// One that holds for as long as `holds` says so. It must not wait.
+    pub(crate) fn new(holds: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(holds))
+    }
+
+    /// Does it hold?
+    pub(crate) fn holds(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lease(…)")
+    }
+}
