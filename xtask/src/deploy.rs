@@ -8,11 +8,11 @@ pub(crate) mod record;
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
-use clap::builder::PossibleValuesParser;
+use clap::{ArgAction, builder::PossibleValuesParser};
 
 use self::{
     cluster::{Cluster, Programs},
-    plan::Plan,
+    plan::{How, Plan},
     record::{Kind, Record},
 };
 use crate::{
@@ -28,9 +28,9 @@ use crate::{
 /// Deploy an image to an environment, and wait until all its nodes are ready
 ///
 /// The manifests are those of the tree. Refuses, before anything changes: what is named by a tag or whose digest is
-/// unresolved; what a workflow of the repository has not signed, and for production what was not released; a namespace without
-/// the Secrets that the pods mount; a version that does not know what the running one may have recorded; and what the cluster
-/// itself would refuse. Wants kubectl with the rights of k8s/namespaces/base/deployer.yaml, cosign, and git with the history of
+/// unresolved; what a workflow of the repository has not signed for this very commit, and for production what was not released;
+/// a namespace without the Secrets that the pods mount; a version that does not know what the running one may have recorded, or
+/// that is older; servers of the log that are not all ready; and what the cluster itself would refuse. Wants kubectl with the rights of k8s/namespaces/base/deployer.yaml, cosign, and git with the history of
 /// the running version.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// The commit that it was built of
     #[arg(long, value_name = "COMMIT", default_value = "HEAD")]
     revision: String,
+    /// The release that it is, as its tag names it without the `v`: no other one's signature will do. None where it is empty
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -56,13 +59,17 @@ pub(crate) struct Common {
     /// Whose workflows have to have signed it: `OWNER/NAME` on the host of the repository
     #[arg(long, value_name = "OWNER/NAME")]
     source: String,
-    /// Say what would be done, and do nothing
+    /// Ask all that may refuse it, say what would be changed, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// How long each of the two StatefulSets may take until all its pods are ready, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    /// Go on where not all servers of the log are ready: for a change that mends them
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(default_value_t = false, default_missing_value = "true")]
+    repair: bool,
+    /// How long each pod may take until it is replaced and ready, in seconds; the log's servers together an hour more
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
     wait_seconds: u64,
-    /// Where to write the record of it, as JSON
+    /// Where to write the record of it, as JSON: before the first change, and after each step
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// A file to which the record is added for people to read
@@ -88,6 +95,10 @@ pub(crate) struct Deployment {
     pub(crate) reason: String,
     /// Are the manifests those of that commit, and not those of the tree?
     pub(crate) manifests_of_revision: bool,
+    /// The release, where it is to be one.
+    pub(crate) version: Option<String>,
+    /// Is a rollback also one of the log's servers?
+    pub(crate) servers: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -98,6 +109,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         revision: commit(&arguments.revision)?,
         reason: String::new(),
         manifests_of_revision: false,
+        version: arguments.version.clone().filter(|version| !version.is_empty()),
+        servers: true,
     };
     arguments.common.carry_out(&deployment)
 }
@@ -117,28 +130,33 @@ impl Common {
     /// # Errors
     /// When it is refused or fails.
     pub(crate) fn carry_out(&self, deployment: &Deployment) -> anyhow::Result<()> {
-        self.carry_out_by(deployment, Programs::default())
+        self.carry_out_by(deployment, Programs::default(), manifest)
     }
 
-    fn carry_out_by(&self, deployment: &Deployment, programs: Programs) -> anyhow::Result<()> {
+    fn carry_out_by(
+        &self,
+        deployment: &Deployment,
+        programs: Programs,
+        manifest: impl FnOnce(&Environment, &Deployment) -> anyhow::Result<String>,
+    ) -> anyhow::Result<()> {
         let environment = self.environment()?;
-        let manifest = manifest(environment, deployment)?;
-        let plan = Plan::new(environment, deployment, &self.source, &manifest)?;
-        let folder = format!("{}-{}", environment.namespace, std::process::id());
-        let folder = workspace::root().join("target/deploy").join(folder);
-        let wait = Duration::from_secs(self.wait_seconds);
-        let cluster = Cluster { programs, namespace: environment.namespace, wait, folder };
-        if self.dry_run {
-            for line in plan.lines(&cluster) {
-                eprintln!("deploy: would {line}");
-            }
-            return Ok(());
-        }
-        let mut record = Record::begun(environment, deployment, &self.by, &self.run)?;
-        let outcome = plan.carry_out(&cluster, &mut record);
+        // What was only asked is no deployment.
+        let file = self.record.clone().filter(|_| !self.dry_run);
+        let mut record = Record::begun(environment, deployment, &self.by, &self.run, file)?;
+        let pod_wait = Duration::from_secs(self.wait_seconds);
+        let cluster = Cluster { programs, namespace: environment.namespace, pod_wait };
+        let outcome = manifest(environment, deployment).and_then(|manifest| {
+            self.follow(Plan::new(environment, deployment, &self.source, &manifest)?, &cluster, &mut record)
+        });
         record.end(&outcome)?;
-        self.keep(&record)?;
+        self.summarise(&record)?;
         outcome.with_context(|| format!("{} to {} failed", deployment.kind.noun(), environment.name))
+    }
+
+    fn follow(&self, mut plan: Plan<'_>, cluster: &Cluster, record: &mut Record) -> anyhow::Result<()> {
+        let how = How { dry_run: self.dry_run, repair: self.repair };
+        plan.ask(cluster, how, record)?;
+        if self.dry_run { Ok(()) } else { plan.change(cluster, record) }
     }
 
     fn environment(&self) -> anyhow::Result<&'static Environment> {
@@ -146,17 +164,12 @@ impl Common {
         named.with_context(|| format!("there is no environment {}", self.environment))
     }
 
-    fn keep(&self, record: &Record) -> anyhow::Result<()> {
-        if let Some(file) = &self.record {
-            fs::write(file, record.to_json()? + "\n").with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        if let Some(file) = &self.summary {
-            use std::io::Write as _;
-            let opened = fs::OpenOptions::new().create(true).append(true).open(file);
-            let written = opened.and_then(|mut opened| opened.write_all(record.to_markdown().as_bytes()));
-            written.with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        Ok(())
+    fn summarise(&self, record: &Record) -> anyhow::Result<()> {
+        use std::io::Write as _;
+        let Some(file) = self.summary.as_ref().filter(|_| !self.dry_run) else { return Ok(()) };
+        let opened = fs::OpenOptions::new().create(true).append(true).open(file);
+        let written = opened.and_then(|mut opened| opened.write_all(record.to_markdown().as_bytes()));
+        written.with_context(|| format!("cannot write {}", file.display()))
     }
 }
 

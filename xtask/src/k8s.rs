@@ -41,6 +41,9 @@ pub(crate) struct Release {
     /// The image's digest, `sha256:…`
     #[arg(long, value_name = "DIGEST")]
     digest: Digest,
+    /// The commit that it was built of
+    #[arg(long, value_name = "COMMIT", default_value = "HEAD")]
+    revision: String,
     /// The folder to write to
     #[arg(long, value_name = "FOLDER")]
     output: PathBuf,
@@ -68,11 +71,13 @@ fn render() -> anyhow::Result<()> {
 
 impl Release {
     fn write(&self) -> anyhow::Result<()> {
+        let revision = crate::deploy::commit(&self.revision)?;
         let output = std::path::absolute(&self.output)?;
         fs::create_dir_all(&output).with_context(|| format!("cannot create {}", output.display()))?;
         for target in &render::TARGETS {
             let text = target.read(workspace::root())?;
-            let text = image::filled(&text, &self.image, &self.digest).with_context(|| target.file.to_owned())?;
+            let text =
+                image::filled(&text, &self.image, &self.digest, &revision).with_context(|| target.file.to_owned())?;
             let name = target.name();
             fs::write(output.join(name), text).with_context(|| format!("cannot write {name}"))?;
             let sum = read(command("sha256sum").arg(name).current_dir(&output))?;

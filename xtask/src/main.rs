@@ -149,11 +149,13 @@ mod tests {
     }
 
     /// What steps have in variables, and a value of each that a chore takes.
-    const VARIABLES: [(&str, &str); 4] = [
+    const VARIABLES: [(&str, &str); 6] = [
         ("\"$ENVIRONMENT\"", "staging"),
         ("--image \"$IMAGE\"", "--image registry.example/wasmwiz"),
         ("\"$DIGEST\"", "sha256:0000000000000000000000000000000000000000000000000000000000000000"),
         ("\"$RUN_URL\"", "run"),
+        ("\"$REPAIR\"", "false"),
+        ("\"$SERVERS\"", "true"),
     ];
 
     fn with_values(text: &str) -> String {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use clap::ArgAction;
 
 use crate::{
     deploy::{
@@ -37,6 +38,11 @@ pub(crate) struct Arguments {
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]
     reason: String,
+    /// Take the log's servers back too, where that version had another image of them: an older one may not read what a newer one
+    /// wrote
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(default_value_t = false, default_missing_value = "true")]
+    servers: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -68,6 +74,8 @@ impl Arguments {
             revision,
             reason: self.reason.clone(),
             manifests_of_revision: true,
+            version: self.version.clone(),
+            servers: self.servers,
         })
     }
 }
@@ -119,6 +127,22 @@ mod tests {
             let (_folder, file) = recorded(before);
             let error = format!("{:#}", previous(&file).unwrap_err());
             assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_workflow_says_of_a_flag_and_what_people_type_are_both_understood() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        let line = "rollback --environment staging --source a/b --before a.json --reason why";
+        for (flags, servers) in [("", false), ("--servers", true), ("--servers=true", true), ("--servers=false", false)]
+        {
+            let words = line.split(' ').chain(flags.split_whitespace());
+            let parsed = <Line as clap::Parser>::try_parse_from(words).unwrap();
+            assert_eq!(parsed.arguments.servers, servers, "{flags}");
         }
     }
 }

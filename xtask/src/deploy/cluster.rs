@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     k8s::manifest::{Document, at, items},
     process::{command, read, run},
+    workspace,
 };
 
 /// Who issues the certificates of the workflows' signatures.
@@ -20,16 +21,22 @@ const MANAGER: &str = "wasmwiz-deploy";
 const ASKED: u32 = 30;
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// What speaks to both.
+/// What speaks to both, and what is known here.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
     pub(super) kubectl: String,
     pub(super) cosign: String,
+    /// The folder of a git repository with the history of what runs and of what is to run.
+    pub(super) history: PathBuf,
+    /// Where what is applied is written, for whoever looks into a failure.
+    pub(super) folder: PathBuf,
 }
 
 impl Default for Programs {
     fn default() -> Self {
-        Self { kubectl: "kubectl".to_owned(), cosign: "cosign".to_owned() }
+        let folder = workspace::root().join(format!("target/deploy/{}", std::process::id()));
+        let (kubectl, cosign) = ("kubectl".to_owned(), "cosign".to_owned());
+        Self { kubectl, cosign, history: workspace::root().to_owned(), folder }
     }
 }
 
@@ -38,22 +45,30 @@ impl Default for Programs {
 pub(super) struct Cluster {
     pub(super) programs: Programs,
     pub(super) namespace: &'static str,
-    /// How long a StatefulSet may take until all its pods are ready.
-    pub(super) wait: Duration,
-    /// Where what is applied is written, for whoever looks into a failure.
-    pub(super) folder: PathBuf,
+    /// How long one pod may take until it is replaced and ready.
+    pub(super) pod_wait: Duration,
 }
 
 /// What runs there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Running {
     pub(super) image: String,
+    /// The commit that the image is of, where the annotation was made for this image.
     pub(super) revision: Option<String>,
     pub(super) replicas: u64,
+    pub(super) ready: u64,
+}
+
+/// The commit of an annotation `COMMIT@DIGEST`, which somebody may have forgotten when they exchanged the image.
+fn annotated(annotation: &str, image: &str) -> Option<String> {
+    let (revision, digest) = annotation.split_once('@')?;
+    let (_, running) = image.split_once('@')?;
+    (digest == running).then(|| revision.to_owned())
 }
 
 impl Cluster {
-    pub(super) fn verify(&self, reference: &str, signer: &str) -> Command {
+    /// The signature is that of a workflow which ran for this very commit.
+    pub(super) fn verify(&self, reference: &str, signer: &str, revision: &str) -> Command {
         let mut cosign = command(&self.programs.cosign);
         cosign.args([
             "verify",
@@ -62,14 +77,16 @@ impl Cluster {
             ISSUER,
             "--certificate-identity-regexp",
             signer,
+            "--certificate-github-workflow-sha",
+            revision,
         ]);
         cosign
     }
 
-    pub(super) fn is_signed(&self, reference: &str, signer: &str) -> anyhow::Result<()> {
-        read(&mut self.verify(reference, signer))
+    pub(super) fn is_signed(&self, reference: &str, signer: &str, revision: &str) -> anyhow::Result<()> {
+        read(&mut self.verify(reference, signer, revision))
             .map(|_| ())
-            .with_context(|| format!("{reference} is not shown to be signed by {signer}"))
+            .with_context(|| format!("{reference} is not shown to be signed by {signer}, for the commit {revision}"))
     }
 
     fn kubectl(&self, words: &[&str]) -> Command {
@@ -116,8 +133,11 @@ impl Cluster {
             return Ok(None);
         }
         let image = at(&set, "/spec/template/spec/containers/0/image").as_str().unwrap_or_default().to_owned();
-        let revision = at(&set, "/metadata/annotations").get(revision).and_then(Value::as_str).map(str::to_owned);
-        Ok(Some(Running { image, revision, replicas: at(&set, "/spec/replicas").as_u64().unwrap_or_default() }))
+        let annotation = at(&set, "/metadata/annotations").get(revision).and_then(Value::as_str);
+        let revision = annotation.and_then(|annotation| annotated(annotation, &image));
+        let [replicas, ready] =
+            ["/spec/replicas", "/status/readyReplicas"].map(|place| at(&set, place).as_u64().unwrap_or_default());
+        Ok(Some(Running { image, revision, replicas, ready }))
     }
 
     /// Would the cluster take it? Its admission is asked, and nothing changes.
@@ -130,24 +150,28 @@ impl Cluster {
     }
 
     fn application(&self, name: &str, documents: &[Document]) -> anyhow::Result<Command> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("cannot create {}", self.folder.display()))?;
-        let file = self.folder.join(format!("{name}.json"));
+        let folder = &self.programs.folder;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let file = folder.join(format!("{name}.json"));
         let items: Vec<_> = documents.iter().map(|document| &document.0).collect();
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
         fs::write(&file, list.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
-        let mut apply = self.kubectl(&["apply", "--server-side", "--field-manager", MANAGER, "--filename"]);
+        // What an autoscaler, `kubectl scale` or somebody's annotation has set is somebody else's field: a deployment has read it,
+        // and takes it over.
+        let words = ["apply", "--server-side", "--force-conflicts", "--field-manager", MANAGER, "--filename"];
+        let mut apply = self.kubectl(&words);
         apply.arg(&file);
         Ok(apply)
     }
 
-    pub(super) fn rollout(&self, set: &str) -> Command {
-        let timeout = format!("--timeout={}s", self.wait.as_secs());
+    pub(super) fn rollout(&self, set: &str, wait: Duration) -> Command {
+        let timeout = format!("--timeout={}s", wait.as_secs());
         self.kubectl(&["rollout", "status", &format!("statefulset/{set}"), &timeout])
     }
 
     /// Waits until all its pods are of the newest revision and ready. Says how they are when they do not become so.
-    pub(super) fn await_rollout(&self, set: &str) -> anyhow::Result<()> {
-        let ready = run(&mut self.rollout(set));
+    pub(super) fn await_rollout(&self, set: &str, wait: Duration) -> anyhow::Result<()> {
+        let ready = run(&mut self.rollout(set, wait));
         if ready.is_err() {
             let selector = format!("app.kubernetes.io/name={set}");
             // For whoever looks into it: the reason is the failure itself, whatever these say.
@@ -157,27 +181,30 @@ impl Cluster {
         ready
     }
 
-    /// Deletes pods of another revision that are not ready. A StatefulSet waits for such a one for ever, and no other change
-    /// gets past it.
+    /// Deletes the pod of a change that failed, if there is one, so that it is replaced whatever this version of the cluster
+    /// does with it by itself. One at most: the controller goes on from there, one after the other.
     pub(super) fn remove_stuck(&self, set: &str) -> anyhow::Result<()> {
-        let newest = self.newest(set)?;
+        let revisions = self.revisions(set)?;
         let selector = format!("app.kubernetes.io/name={set}");
         let pods = self.json(&["get", "pods", "--selector", &selector, "--output", "json"])?;
-        for pod in items(pods.get("items")).filter(|pod| is_stuck(pod, &newest)) {
-            let name = at(pod, "/metadata/name").as_str().context("a pod has no name")?;
-            eprintln!("deploy: {name} never became ready, and makes room");
-            run(&mut self.kubectl(&["delete", "pod", name, "--wait=false"]))?;
-        }
-        Ok(())
+        let stuck = items(pods.get("items")).filter(|pod| revisions.is_stuck(pod));
+        let names = stuck.filter_map(|pod| at(pod, "/metadata/name").as_str());
+        // The order of the controller: the highest first.
+        let number = |name: &&str| name.rsplit('-').next().and_then(|number| number.parse::<u64>().ok());
+        let Some(name) = names.max_by_key(number) else { return Ok(()) };
+        eprintln!("deploy: {name} never became ready, and makes room");
+        run(&mut self.kubectl(&["delete", "pod", name, "--wait=false"]))
     }
 
-    /// The revision that the cluster is going to, once it has seen the last change.
-    fn newest(&self, set: &str) -> anyhow::Result<String> {
+    /// Where the cluster comes from and goes to, once it has seen the last change.
+    fn revisions(&self, set: &str) -> anyhow::Result<Revisions> {
         for _ in 0..ASKED {
             let set = self.json(&["get", "statefulset", set, "--output", "json"])?;
             let seen = at(&set, "/status/observedGeneration") == at(&set, "/metadata/generation");
-            if let Some(newest) = at(&set, "/status/updateRevision").as_str().filter(|_| seen) {
-                return Ok(newest.to_owned());
+            let [newest, current] =
+                ["/status/updateRevision", "/status/currentRevision"].map(|place| at(&set, place).as_str());
+            if let Some(newest) = newest.filter(|_| seen) {
+                return Ok(Revisions { newest: newest.to_owned(), current: current.unwrap_or(newest).to_owned() });
             }
             sleep(BETWEEN);
         }
@@ -185,24 +212,68 @@ impl Cluster {
     }
 }
 
-fn is_stuck(pod: &Value, newest: &str) -> bool {
-    let is_newest = at(pod, "/metadata/labels/controller-revision-hash") == newest;
-    let is_ready = items(pod.pointer("/status/conditions"))
-        .any(|condition| at(condition, "/type") == "Ready" && at(condition, "/status") == "True");
-    !is_newest && !is_ready
+/// The revisions of a StatefulSet.
+#[derive(Debug)]
+struct Revisions {
+    /// That it goes to.
+    newest: String,
+    /// That it comes from: the last that all its pods were of.
+    current: String,
+}
+
+impl Revisions {
+    /// A pod that is in the way of going on: of an earlier change that failed, or one that never started. A pod that worked and is
+    /// not ready for a moment, or one that leaves already, is none: to delete it would take away one more.
+    fn is_stuck(&self, pod: &Value) -> bool {
+        let revision = at(pod, "/metadata/labels/controller-revision-hash");
+        let is_ready = items(pod.pointer("/status/conditions"))
+            .any(|condition| at(condition, "/type") == "Ready" && at(condition, "/status") == "True");
+        let leaves = !at(pod, "/metadata/deletionTimestamp").is_null();
+        let started = items(pod.pointer("/status/containerStatuses")).any(|status| at(status, "/started") == true);
+        let worked = revision == &self.current && started;
+        !leaves && !is_ready && revision != &self.newest && !worked
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn pod(revision: &str, ready: &str, started: bool) -> Value {
+        json!({"metadata": {"labels": {"controller-revision-hash": revision}},
+               "status": {"conditions": [{"type": "Ready", "status": ready}], "containerStatuses": [{"started": started}]}})
+    }
+
     #[test]
-    fn a_pod_that_is_ready_or_of_the_newest_revision_is_left_alone() {
-        let pod = |revision: &str, ready: &str| {
-            json!({"metadata": {"labels": {"controller-revision-hash": revision}},
-                   "status": {"conditions": [{"type": "Ready", "status": ready}]}})
-        };
-        assert!(is_stuck(&pod("old", "False"), "new"));
-        assert!(!is_stuck(&pod("old", "True"), "new") && !is_stuck(&pod("new", "False"), "new"));
+    fn a_pod_is_stuck_if_it_never_started_or_is_of_a_change_that_failed() {
+        let revisions = Revisions { newest: "new".to_owned(), current: "old".to_owned() };
+        for (revision, ready, started, is_stuck) in [
+            // Went along, and is not ready for a moment.
+            ("old", "False", true, false),
+            ("old", "True", true, false),
+            ("old", "False", false, true),
+            ("failed", "False", true, true),
+            ("failed", "False", false, true),
+            ("failed", "True", true, false),
+            ("new", "False", false, false),
+        ] {
+            assert_eq!(revisions.is_stuck(&pod(revision, ready, started)), is_stuck, "{revision} {ready} {started}");
+            let mut leaves = pod(revision, ready, started);
+            leaves["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            assert!(!revisions.is_stuck(&leaves), "{revision}: it leaves already");
+        }
+    }
+
+    #[test]
+    fn an_annotation_counts_for_the_image_that_it_was_made_for() {
+        assert_eq!(annotated("abc@sha256:0", "registry.example/w@sha256:0"), Some("abc".to_owned()));
+        for (annotation, image) in [
+            ("abc@sha256:1", "registry.example/w@sha256:0"),
+            ("abc", "registry.example/w@sha256:0"),
+            ("unresolved", "wasmwiz@unresolved"),
+            ("abc@sha256:0", "registry.example/w:latest"),
+        ] {
+            assert_eq!(annotated(annotation, image), None, "{annotation} {image}");
+        }
     }
 }

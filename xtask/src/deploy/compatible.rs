@@ -3,22 +3,22 @@
 //! Each form in which an event is stored has a golden file for ever (`events/golden`). A version without one of them was never
 //! tried on that form. Whether such an event *was* recorded is not asked: that would be a question to the log.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path, process::Command};
 
 use anyhow::{Context, ensure};
 
-use crate::process::{command, read};
+use crate::process::{command, read, works};
 
 /// Where the golden files are.
 const GOLDEN: &str = "events/golden";
 
 /// # Errors
-/// When there are forms that the new version does not know, or git does not know one of the two.
-pub(crate) fn check(running: &str, new: &str) -> anyhow::Result<()> {
+/// When there are forms that the new version does not know, or the git repository in this folder does not know one of the two.
+pub(crate) fn check(history: &Path, running: &str, new: &str) -> anyhow::Result<()> {
     if running == new {
         return Ok(());
     }
-    let unknown: Vec<_> = forms(running)?.difference(&forms(new)?).cloned().collect();
+    let unknown = unknown(&forms(history, running)?, &forms(history, new)?);
     ensure!(
         unknown.is_empty(),
         "{new} does not know what {running} may have recorded, and could not read those tenants: {}. Go to a version that \
@@ -28,8 +28,24 @@ pub(crate) fn check(running: &str, new: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn forms(revision: &str) -> anyhow::Result<BTreeSet<String>> {
-    let listed = read(command("git").args(["ls-tree", "--name-only", revision, &format!("{GOLDEN}/")]));
+/// Is the new version one that the running one was made from? Both are known to be commits.
+pub(crate) fn is_older(history: &Path, running: &str, new: &str) -> bool {
+    running != new && works(git(history).args(["merge-base", "--is-ancestor", new, running]))
+}
+
+/// What the running version may have recorded and the new one cannot read.
+fn unknown(running: &BTreeSet<String>, new: &BTreeSet<String>) -> Vec<String> {
+    running.difference(new).cloned().collect()
+}
+
+fn git(history: &Path) -> Command {
+    let mut git = command("git");
+    git.arg("-C").arg(history);
+    git
+}
+
+fn forms(history: &Path, revision: &str) -> anyhow::Result<BTreeSet<String>> {
+    let listed = read(git(history).args(["ls-tree", "--name-only", revision, &format!("{GOLDEN}/")]));
     let listed = listed.with_context(|| format!("git does not know {revision}; fetch the whole history"))?;
     let forms = forms_in(&listed);
     ensure!(!forms.is_empty(), "commit {revision} has no golden files of events");
@@ -42,8 +58,27 @@ fn forms_in(listed: &str) -> BTreeSet<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::workspace;
+
+    /// A repository of two commits, of which the second knows one form of events more.
+    pub(crate) fn history() -> (tempfile::TempDir, [String; 2]) {
+        let folder = tempfile::tempdir().unwrap();
+        let golden = folder.path().join(GOLDEN);
+        fs::create_dir_all(&golden).unwrap();
+        read(git(folder.path()).args(["init", "--quiet"])).unwrap();
+        let commits = ["a.v1", "b.v1"].map(|form| {
+            fs::write(golden.join(format!("{form}.json")), "{}").unwrap();
+            read(git(folder.path()).args(["add", "events"])).unwrap();
+            let who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"];
+            read(git(folder.path()).args(who).args(["commit", "--quiet", "--message", form])).unwrap();
+            read(git(folder.path()).args(["rev-parse", "HEAD"])).unwrap()
+        });
+        (folder, commits)
+    }
 
     #[test]
     fn forms_are_the_golden_files() {
@@ -52,8 +87,27 @@ mod tests {
     }
 
     #[test]
+    fn what_the_new_version_lacks_is_unknown_and_what_it_has_more_is_not() {
+        let [few, many] = [&["a"][..], &["a", "b", "c"]].map(|forms| forms.iter().map(ToString::to_string).collect());
+        assert_eq!(unknown(&many, &few), ["b", "c"]);
+        assert_eq!(unknown(&few, &many), [""; 0]);
+        assert_eq!(unknown(&many, &many), [""; 0]);
+    }
+
+    #[test]
+    fn a_version_goes_forward_over_the_history_and_not_back_over_a_form_of_events() {
+        let (folder, [old, new]) = history();
+        check(folder.path(), &old, &new).unwrap();
+        let error = check(folder.path(), &new, &old).unwrap_err().to_string();
+        assert!(error.contains(&format!("{old} does not know what {new} may have recorded")), "{error}");
+        assert!(error.contains(": b.v1."), "{error}");
+        assert!(is_older(folder.path(), &new, &old));
+        assert!(!is_older(folder.path(), &old, &new) && !is_older(folder.path(), &old, &old));
+    }
+
+    #[test]
     fn a_version_goes_where_the_same_one_ran_and_an_unknown_one_nowhere() {
-        check("HEAD", "HEAD^{commit}").unwrap();
-        assert!(check("HEAD", "no-such-commit").is_err());
+        check(workspace::root(), "HEAD", "HEAD^{commit}").unwrap();
+        assert!(check(workspace::root(), "HEAD", "no-such-commit").is_err());
     }
 }

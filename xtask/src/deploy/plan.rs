@@ -1,5 +1,7 @@
 //! What a deployment does, in its order: everything that may refuse it comes before the first change.
 
+use std::{path::Path, time::Duration};
+
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
@@ -7,13 +9,13 @@ use super::{
     Deployment,
     cluster::{Cluster, Running},
     compatible,
-    record::Record,
+    record::{Kind, Record},
 };
 use crate::{
     k8s::{
-        image,
+        image::{self, REVISION},
         manifest::{self, Document},
-        policy::Environment,
+        policy::{COPIES_WITHIN, Environment},
     },
     process::describe,
 };
@@ -22,8 +24,8 @@ use crate::{
 const SERVERS: &str = "nats";
 const NODES: &str = "wasmwiz";
 
-/// Where the nodes' StatefulSet says which commit it runs.
-pub(super) const REVISION: &str = "wasmwiz.dev/revision";
+/// How the names of their settings begin.
+const SERVERS_SETTINGS: &str = "nats-settings";
 
 /// What is to be done to one environment.
 #[derive(Debug)]
@@ -33,7 +35,9 @@ pub(super) struct Plan<'d> {
     signer: String,
     /// The Secrets that have to be there, with keys.
     secrets: Vec<(String, Vec<String>)>,
-    /// Everything but the nodes.
+    /// The servers of the log, with their settings.
+    servers: Vec<Document>,
+    /// Everything but those and the nodes.
     around: Vec<Document>,
     /// The nodes and what scales them.
     nodes: Vec<Document>,
@@ -47,7 +51,7 @@ impl<'d> Plan<'d> {
         source: &str,
         manifest: &str,
     ) -> anyhow::Result<Self> {
-        let text = image::filled(manifest, &deployment.repository, &deployment.digest)?;
+        let text = image::filled(manifest, &deployment.repository, &deployment.digest, &deployment.revision)?;
         let documents = manifest::read(&text)?;
         let elsewhere = documents.iter().find(|document| document.namespace() != environment.namespace);
         if let Some(elsewhere) = elsewhere {
@@ -64,56 +68,105 @@ impl<'d> Plan<'d> {
         let is_of_nodes = |document: &Document| {
             document.name() == NODES && ["StatefulSet", "HorizontalPodAutoscaler"].contains(&document.kind())
         };
-        let (mut nodes, around): (Vec<_>, Vec<_>) = documents.into_iter().partition(is_of_nodes);
+        let is_of_servers =
+            |document: &Document| document.name() == SERVERS || document.name().starts_with(SERVERS_SETTINGS);
+        let (mut nodes, others): (Vec<_>, Vec<_>) = documents.into_iter().partition(is_of_nodes);
+        let (servers, around) = others.into_iter().partition(is_of_servers);
         for set in nodes.iter_mut().filter(|document| document.kind() == "StatefulSet") {
-            annotate(set, &deployment.revision).context("the StatefulSet of the nodes has no metadata")?;
+            annotate(set, deployment).context("the StatefulSet of the nodes has no metadata")?;
         }
-        Ok(Self { deployment, signer: signer(environment, source)?, secrets, around, nodes })
+        let signer = signer(environment, source, deployment.version.as_deref())?;
+        Ok(Self { deployment, signer, secrets, servers, around, nodes })
     }
 
-    /// What would be done.
-    pub(super) fn lines(&self, cluster: &Cluster) -> Vec<String> {
-        let reference = reference(self.deployment);
-        let secrets =
-            self.secrets.iter().map(|(name, keys)| format!("see that the Secret {name} is there, with {keys:?}"));
-        let mut lines = vec![format!("run {}", describe(&cluster.verify(&reference, &self.signer)))];
-        lines.extend(secrets);
-        lines.push(format!("see that {} knows what the running version may have recorded", self.deployment.revision));
-        lines.push(format!(
-            "ask the cluster whether it would take {}",
-            titles(&[&self.around[..], &self.nodes].concat())
-        ));
-        lines.push(format!("apply {}", titles(&self.around)));
-        lines.push(format!("run {}", describe(&cluster.rollout(SERVERS))));
-        lines.push(format!("apply {}, of {reference}", titles(&self.nodes)));
-        lines.push("delete pods of an earlier change that never became ready".to_owned());
-        lines.push(format!("run {}", describe(&cluster.rollout(NODES))));
+    /// What would be changed.
+    fn lines(&self, cluster: &Cluster) -> Vec<String> {
+        let mut lines = vec![format!("apply {}", titles(&[&self.servers[..], &self.around].concat()))];
+        if !self.servers.is_empty() {
+            lines.push(format!("run {}", describe(&cluster.rollout(SERVERS, servers_wait(&self.servers, cluster)))));
+        }
+        lines.push(format!("apply {}, of {}", titles(&self.nodes), reference(self.deployment)));
+        lines.push("delete one pod of an earlier change that never became ready, if there is one".to_owned());
+        lines.push(format!("run {}", describe(&cluster.rollout(NODES, wait(&self.nodes, cluster)))));
         lines
     }
 
-    pub(super) fn carry_out(mut self, cluster: &Cluster, record: &mut Record) -> anyhow::Result<()> {
-        let reference = reference(self.deployment);
-        record.step("signature", || cluster.is_signed(&reference, &self.signer))?;
+    /// Everything that may refuse it. Nothing is changed.
+    pub(super) fn ask(&mut self, cluster: &Cluster, how: How, record: &mut Record) -> anyhow::Result<()> {
+        let (deployment, history) = (self.deployment, &cluster.programs.history);
+        let reference = reference(deployment);
+        record.step("signature", || cluster.is_signed(&reference, &self.signer, &deployment.revision))?;
         record.step("secrets", || cluster.has_secrets(&self.secrets))?;
         let running = record.step("what runs", || cluster.running(NODES, REVISION))?;
+        let servers = record.step("the log's servers as they are", || cluster.running(SERVERS, REVISION))?;
         record.before(running.as_ref());
         record.step("compatibility", || match &running {
-            Some(running) => is_compatible(running, self.deployment),
+            Some(running) => is_compatible(history, running, deployment),
             None => Ok(()),
         })?;
-        if let Some(running) = &running {
-            keep_scale(&mut self.nodes, running);
+        if let Some(servers) = &servers {
+            self.keep_servers(servers, record);
+            record.step("all of the log's servers are ready", || self.may_replace(servers, how))?;
         }
-        record.step("the cluster's word", || cluster.try_out("all", &[&self.around[..], &self.nodes].concat()))?;
-        record.changed = true;
-        record.step("everything but the nodes", || cluster.apply("around", &self.around))?;
-        record.step("the log's servers", || cluster.await_rollout(SERVERS))?;
+        let nodes = scaled(&self.nodes, running.as_ref());
+        let all = [&self.servers[..], &self.around, &nodes].concat();
+        record.step("the cluster's word", || cluster.try_out("all", &all))?;
+        if how.dry_run {
+            self.lines(cluster).iter().for_each(|line| eprintln!("deploy: would {line}"));
+        }
+        Ok(())
+    }
+
+    /// The changes, in their order.
+    pub(super) fn change(&self, cluster: &Cluster, record: &mut Record) -> anyhow::Result<()> {
+        record.changes()?;
+        let first = [&self.servers[..], &self.around].concat();
+        record.step("everything but the nodes", || cluster.apply("around", &first))?;
+        if !self.servers.is_empty() {
+            let wait = servers_wait(&self.servers, cluster);
+            record.step("the log's servers", || cluster.await_rollout(SERVERS, wait))?;
+        }
         record.step("the nodes", || {
-            cluster.apply("nodes", &self.nodes)?;
+            // Asked again: the servers may have taken long, and an autoscaler does not wait.
+            let nodes = scaled(&self.nodes, cluster.running(NODES, REVISION)?.as_ref());
+            cluster.apply("nodes", &nodes)?;
             cluster.remove_stuck(NODES)?;
-            cluster.await_rollout(NODES)
+            cluster.await_rollout(NODES, wait(&nodes, cluster))
         })
     }
+
+    /// Going back is for the nodes: an older server may not read what a newer one wrote, and nobody has asked for it.
+    fn keep_servers(&mut self, running: &Running, record: &mut Record) {
+        let image = self.servers.iter().flat_map(Document::images).next().unwrap_or_default();
+        if self.deployment.kind == Kind::Rollback && !self.deployment.servers && image != running.image {
+            record.note(format!(
+                "the log's servers stay as they are, with {}: that version had {image}, and --servers was not said",
+                running.image
+            ));
+            self.servers.clear();
+        }
+    }
+
+    /// The controller replaces the highest server first, however the others are: with one that is down already, the log would be
+    /// without its majority.
+    fn may_replace(&self, running: &Running, how: How) -> anyhow::Result<()> {
+        let Running { ready, replicas, .. } = running;
+        ensure!(
+            self.servers.is_empty() || how.repair || ready == replicas,
+            "{ready} of {replicas} of the log's servers are ready, and a change of them would take one more away: see to them \
+             first (docs/operations.md), or say --repair where this change is what mends them"
+        );
+        Ok(())
+    }
+}
+
+/// How it is done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    /// Ask, and change nothing.
+    pub(super) dry_run: bool,
+    /// Servers of the log that are not ready are no reason to refuse.
+    pub(super) repair: bool,
 }
 
 pub(super) fn reference(deployment: &Deployment) -> String {
@@ -124,20 +177,50 @@ fn titles(documents: &[Document]) -> String {
     documents.iter().map(Document::title).collect::<Vec<_>>().join(", ")
 }
 
-fn annotate(set: &mut Document, revision: &str) -> Option<()> {
+/// How long all pods of the StatefulSet may take, one after the other.
+fn wait(documents: &[Document], cluster: &Cluster) -> Duration {
+    let sets = documents.iter().filter(|document| document.kind() == "StatefulSet");
+    let pods: u64 = sets.filter_map(|set| set.at("/spec/replicas").as_u64()).sum();
+    cluster.pod_wait * u32::try_from(pods).unwrap_or(u32::MAX)
+}
+
+/// The same for servers, of which one may have to copy all of its history.
+fn servers_wait(documents: &[Document], cluster: &Cluster) -> Duration {
+    wait(documents, cluster) + Duration::from_secs(COPIES_WITHIN)
+}
+
+fn annotate(set: &mut Document, deployment: &Deployment) -> Option<()> {
     let metadata = set.0.get_mut("metadata")?.as_object_mut()?;
     let annotations = metadata.entry("annotations").or_insert_with(|| json!({})).as_object_mut()?;
-    annotations.insert(REVISION.to_owned(), json!(revision));
+    let Deployment { revision, digest, .. } = deployment;
+    annotations.insert(REVISION.to_owned(), json!(image::annotation(revision, digest)));
     Some(())
 }
 
-fn is_compatible(running: &Running, deployment: &Deployment) -> anyhow::Result<()> {
+fn is_compatible(history: &Path, running: &Running, deployment: &Deployment) -> anyhow::Result<()> {
     let Some(revision) = &running.revision else {
         bail!(
-            "what runs does not say which commit it is of; annotate its StatefulSet with {REVISION} once, and try again"
+            "what runs, {}, does not say which commit it is of, or says it of another image; annotate its StatefulSet once \
+             with {REVISION}=COMMIT@DIGEST, and try again",
+            running.image
         )
     };
-    compatible::check(revision, &deployment.revision)
+    compatible::check(history, revision, &deployment.revision)?;
+    ensure!(
+        deployment.kind == Kind::Rollback || !compatible::is_older(history, revision, &deployment.revision),
+        "{} is older than {revision}, which runs: going back is a rollback, with its reason",
+        deployment.revision
+    );
+    Ok(())
+}
+
+/// The nodes, as many as are to run.
+fn scaled(nodes: &[Document], running: Option<&Running>) -> Vec<Document> {
+    let mut nodes = nodes.to_vec();
+    if let Some(running) = running {
+        keep_scale(&mut nodes, running);
+    }
+    nodes
 }
 
 /// An autoscaler's nodes stay: a deployment under load must not take them away.
@@ -153,17 +236,23 @@ fn keep_scale(nodes: &mut [Document], running: &Running) {
     }
 }
 
-/// Whose signature is good: for production that of a release alone, for staging also that of the main branch.
-fn signer(environment: &Environment, source: &str) -> anyhow::Result<String> {
+/// Whose signature is good: that of the version's own release where one is named; otherwise for production that of a release
+/// alone, for staging also that of the main branch.
+fn signer(environment: &Environment, source: &str, version: Option<&str>) -> anyhow::Result<String> {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let words: Vec<_> = source.split('/').collect();
     let named = words.len() == 2 && words.iter().all(|word| !word.is_empty() && word.bytes().all(inner));
     ensure!(named, "{source:?} is no repository: OWNER/NAME");
     let source = source.replace('.', r"\.");
     let release = r"release\.yml@refs/tags/v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?";
-    let workflows = match environment.name {
-        "production" => release.to_owned(),
-        _ => format!(r"({release}|deploy\.yml@refs/heads/main)"),
+    let workflows = match (version, environment.name) {
+        (Some(version), _) => {
+            let inner = |byte: u8| byte.is_ascii_alphanumeric() || b".-".contains(&byte);
+            ensure!(!version.is_empty() && version.bytes().all(inner), "{version:?} is no version");
+            format!(r"release\.yml@refs/tags/v{}", version.replace('.', r"\."))
+        }
+        (None, "production") => release.to_owned(),
+        (None, _) => format!(r"({release}|deploy\.yml@refs/heads/main)"),
     };
     Ok(format!(r"^https://github\.com/{source}/\.github/workflows/{workflows}$"))
 }
@@ -175,11 +264,23 @@ mod tests {
 
     #[test]
     fn production_takes_releases_alone_and_staging_the_main_branch_too() {
-        let [staging, production] = ENVIRONMENTS.each_ref().map(|environment| signer(environment, "a.b/c").unwrap());
+        let [staging, production] =
+            ENVIRONMENTS.each_ref().map(|environment| signer(environment, "a.b/c", None).unwrap());
         assert!(staging.contains("deploy") && !production.contains("deploy"), "{production}");
         assert!(production.starts_with(r"^https://github\.com/a\.b/c/\.github/workflows/release\.yml@refs/tags/v"));
         for source in ["a", "a/b/c", "a/", "a/(.*)", "/b"] {
-            assert!(signer(&ENVIRONMENTS[0], source).is_err(), "{source}");
+            assert!(signer(&ENVIRONMENTS[0], source, None).is_err(), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_signed_by_its_own_release_and_by_no_other() {
+        for environment in &ENVIRONMENTS {
+            let exact = r"^https://github\.com/a/b/\.github/workflows/release\.yml@refs/tags/v0\.1\.0-rc\.1$";
+            assert_eq!(signer(environment, "a/b", Some("0.1.0-rc.1")).unwrap(), exact);
+            for version in ["", "0.1.0|0.2.0", ".*", "0.1.0/a"] {
+                assert!(signer(environment, "a/b", Some(version)).is_err(), "{version}");
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What was deployed, by whom, over what, and what came of it: one file for machines, one paragraph for people.
 
-use std::time::Instant;
+use std::{fs, path::PathBuf, time::Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,13 @@ pub(crate) struct Record {
     ended_at: String,
     outcome: String,
     error: Option<String>,
+    /// What else is to be known.
+    #[serde(default)]
+    notes: Vec<String>,
     steps: Vec<Step>,
+    /// Where it is kept.
+    #[serde(skip)]
+    file: Option<PathBuf>,
 }
 
 /// What ran before.
@@ -76,8 +82,9 @@ impl Record {
         deployment: &Deployment,
         by: &str,
         run: &str,
+        file: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
-        Ok(Self {
+        let record = Self {
             kind: deployment.kind,
             environment: environment.name.to_owned(),
             namespace: environment.namespace.to_owned(),
@@ -92,8 +99,31 @@ impl Record {
             ended_at: String::new(),
             outcome: "under way".to_owned(),
             error: None,
+            notes: Vec::new(),
             steps: Vec::new(),
-        })
+            file,
+        };
+        record.keep()?;
+        Ok(record)
+    }
+
+    /// Writes it to its file: before the first change and after each step, so that whatever ends this program leaves it there.
+    fn keep(&self) -> anyhow::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let whole = file.with_extension("json.new");
+        let written = fs::write(&whole, self.to_json()? + "\n").and_then(|()| fs::rename(&whole, file));
+        written.with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// From here on the environment may be another.
+    pub(super) fn changes(&mut self) -> anyhow::Result<()> {
+        self.changed = true;
+        self.keep()
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        eprintln!("deploy: {note}");
+        self.notes.push(note);
     }
 
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
@@ -107,7 +137,9 @@ impl Record {
         let done = act();
         let outcome = if done.is_ok() { "done" } else { "failed" }.to_owned();
         self.steps.push(Step { name: name.to_owned(), seconds: begun.elapsed().as_secs_f64(), outcome });
-        done
+        let kept = self.keep();
+        let done = done?;
+        kept.map(|()| done)
     }
 
     pub(super) fn before(&mut self, running: Option<&Running>) {
@@ -119,10 +151,10 @@ impl Record {
         self.ended_at = time()?;
         self.outcome = if outcome.is_ok() { "succeeded" } else { "failed" }.to_owned();
         self.error = outcome.as_ref().err().map(|error| format!("{error:#}"));
-        Ok(())
+        self.keep()
     }
 
-    pub(super) fn to_json(&self) -> anyhow::Result<String> {
+    fn to_json(&self) -> anyhow::Result<String> {
         serde_json::to_string_pretty(self).context("the record cannot be written")
     }
 
@@ -142,6 +174,9 @@ impl Record {
         ];
         for (name, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
             text.push_str(&format!("| {name} | `{}` |\n", one_line(value)));
+        }
+        for note in &self.notes {
+            text.push_str(&format!("| note | {} |\n", one_line(note)));
         }
         for Step { name, seconds, outcome } in &self.steps {
             text.push_str(&format!("| {name} | {outcome} in {seconds:.1} s |\n"));

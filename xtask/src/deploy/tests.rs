@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::k8s::manifest;
 
 /// What the scripts are told, by what is asked of them: the first pattern that fits, and what is done then.
 type Answers = Vec<(&'static str, String)>;
@@ -27,7 +28,12 @@ impl World {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
             file.to_str().unwrap().to_owned()
         };
-        let programs = Programs { kubectl: program("kubectl"), cosign: program("cosign") };
+        let programs = Programs {
+            kubectl: program("kubectl"),
+            cosign: program("cosign"),
+            history: workspace::root().to_owned(),
+            folder: folder.path().join("applied"),
+        };
         Self { folder, programs }
     }
 
@@ -45,6 +51,7 @@ impl World {
             environment: environment.to_owned(),
             source: "owner/name".to_owned(),
             dry_run: false,
+            repair: false,
             wait_seconds: 1,
             record: Some(self.folder.path().join("record.json")),
             summary: Some(self.folder.path().join("summary.md")),
@@ -53,40 +60,47 @@ impl World {
         }
     }
 
-    fn cluster(&self, common: &Common) -> Cluster {
-        let namespace = common.environment().unwrap().namespace;
-        let wait = Duration::from_secs(common.wait_seconds);
-        Cluster { programs: self.programs.clone(), namespace, wait, folder: self.folder.path().join("applied") }
-    }
-
     /// Deploys the tree's file, with the servers' image resolved in it.
     fn deploy(&self, environment: &str) -> anyhow::Result<()> {
-        let (common, deployment) = (self.common(environment), deployment());
-        let plan = Plan::new(common.environment()?, &deployment, &common.source, &resolved(&common)?)?;
-        let mut record = Record::begun(common.environment()?, &deployment, &common.by, &common.run)?;
-        let outcome = plan.carry_out(&self.cluster(&common), &mut record);
-        record.end(&outcome)?;
-        common.keep(&record)?;
-        outcome
+        self.carry_out(&self.common(environment), &deployment())
+    }
+
+    fn carry_out(&self, common: &Common, deployment: &Deployment) -> anyhow::Result<()> {
+        common.carry_out_by(deployment, self.programs.clone(), resolved)
+    }
+
+    /// What was applied by that name.
+    fn applied(&self, name: &str) -> Vec<Value> {
+        let list = fs::read_to_string(self.folder.path().join(format!("applied/{name}.json"))).unwrap();
+        serde_json::from_str::<Value>(&list).unwrap()["items"].as_array().unwrap().clone()
     }
 }
 
 /// The tree's file with a digest of every image but ours.
-fn resolved(common: &Common) -> anyhow::Result<String> {
-    let manifest = manifest(common.environment()?, &deployment())?;
-    let known = format!(":2.15.1@sha256:{}", "1".repeat(64));
-    Ok(manifest.replace(":2.15.1@unresolved", &known))
+fn resolved(environment: &Environment, _: &Deployment) -> anyhow::Result<String> {
+    let manifest = manifest(environment, &deployment())?;
+    Ok(manifest.replace(":2.15.1@unresolved", &format!(":2.15.1@{}", digest('1'))))
+}
+
+fn digest(digit: char) -> String {
+    format!("sha256:{}", String::from(digit).repeat(64))
 }
 
 fn deployment() -> Deployment {
     Deployment {
         kind: Kind::Deployment,
         repository: "registry.example/wasmwiz".parse().unwrap(),
-        digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
+        digest: digest('0').parse().unwrap(),
         revision: commit("HEAD").unwrap(),
         reason: String::new(),
         manifests_of_revision: false,
+        version: None,
+        servers: true,
     }
+}
+
+fn rollback() -> Deployment {
+    Deployment { kind: Kind::Rollback, reason: "why".to_owned(), servers: false, ..deployment() }
 }
 
 fn printed(value: &Value) -> String {
@@ -97,17 +111,30 @@ fn printed(value: &Value) -> String {
 fn well(replicas: u64) -> Answers {
     let keys = ["operator-key", "pepper", "node.seed", "ca.crt", "nkeys.conf", "tls.crt", "tls.key"];
     let secret = json!({"data": keys.iter().map(|key| (*key, "")).collect::<std::collections::BTreeMap<_, _>>()});
-    let set = json!({
-        "metadata": {"generation": 2, "annotations": {"wasmwiz.dev/revision": commit("HEAD").unwrap()}},
-        "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"image": "registry.example/wasmwiz@sha256:old"}]}}},
-        "status": {"observedGeneration": 2, "updateRevision": "new"},
-    });
-    let pod = |name: &str, ready: &str| {
-        json!({"metadata": {"name": name, "labels": {"controller-revision-hash": "old"}},
+    // Both StatefulSets answer the same.
+    let set = set(&commit("HEAD").unwrap(), replicas, replicas);
+    let pod = |name: &str, ready: &str, more: Value| {
+        json!({"metadata": {"name": name, "labels": {"controller-revision-hash": "old"}, "deletionTimestamp": more},
                "status": {"conditions": [{"type": "Ready", "status": ready}]}})
     };
-    let pods = json!({"items": [pod("wasmwiz-0", "True"), pod("wasmwiz-1", "False")]});
+    let pods = json!({"items": [
+        pod("wasmwiz-0", "True", Value::Null),
+        pod("wasmwiz-1", "False", Value::Null),
+        pod("wasmwiz-2", "False", Value::Null),
+        pod("wasmwiz-3", "False", json!("2026-01-01T00:00:00Z")),
+    ]});
     vec![("get secret", printed(&secret)), ("get statefulset", printed(&set)), ("get pods", printed(&pods))]
+}
+
+/// A StatefulSet of that commit.
+fn set(revision: &str, replicas: u64, ready: u64) -> Value {
+    let annotations = json!({"wasmwiz.dev/revision": format!("{revision}@{}", digest('2'))});
+    let image = format!("registry.example/wasmwiz@{}", digest('2'));
+    json!({
+        "metadata": {"generation": 2, "annotations": annotations},
+        "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"image": image}]}}},
+        "status": {"observedGeneration": 2, "updateRevision": "new", "currentRevision": "old", "readyReplicas": ready},
+    })
 }
 
 /// The same, but for one answer.
@@ -134,18 +161,28 @@ fn everything_that_may_refuse_comes_before_the_first_change() {
         "get secret nats-tls",
         "get secret wasmwiz-token-keys",
         "get statefulset wasmwiz",
+        "get statefulset nats",
         "--dry-run=server",
         "around.json",
-        "rollout status statefulset/nats",
+        // An hour, in which one copies its history, and a second for each.
+        "rollout status statefulset/nats --timeout=3603s",
         "nodes.json",
-        "delete pod wasmwiz-1",
-        "rollout status statefulset/wasmwiz",
+        "delete pod wasmwiz-2",
+        "rollout status statefulset/wasmwiz --timeout=2s",
     ];
     assert!(order.map(place).is_sorted(), "{asked:?}");
     assert_eq!(changes(&asked).len(), 3, "{asked:?}");
+    let signed = asked.iter().find(|line| line.contains("cosign verify")).unwrap();
+    let commit = commit("HEAD").unwrap();
+    assert!(signed.ends_with(&format!("--certificate-github-workflow-sha {commit}")), "{signed}");
+    let applied = asked.iter().filter(|line| line.contains(" apply "));
+    assert!(
+        applied.clone().count() == 3 && applied.into_iter().all(|line| line.contains("--force-conflicts")),
+        "{asked:?}"
+    );
     let record = world.record();
     assert_eq!((&record["outcome"], &record["by"]), (&json!("succeeded"), &json!("ada")));
-    assert_eq!(record["previous"]["image"], "registry.example/wasmwiz@sha256:old");
+    assert_eq!(record["previous"]["image"], format!("registry.example/wasmwiz@{}", digest('2')));
     let summary = fs::read_to_string(world.folder.path().join("summary.md")).unwrap();
     assert!(summary.contains("The deployment to staging succeeded"), "{summary}");
 }
@@ -153,12 +190,17 @@ fn everything_that_may_refuse_comes_before_the_first_change() {
 #[test]
 fn a_refusal_changes_nothing_and_is_in_the_record_with_its_reason() {
     let other = json!({"metadata": {}, "spec": {"replicas": 2}}).to_string();
+    let mut exchanged = set(&commit("HEAD").unwrap(), 2, 2);
+    exchanged["spec"]["template"]["spec"]["containers"][0]["image"] =
+        json!(format!("registry.example/w@{}", digest('3')));
     for (asked, does, said) in [
         ("cosign verify", "echo no matching signatures >&2; exit 1", "is not shown to be signed by"),
         ("get secret wasmwiz-auth", "true", "lacks the Secrets wasmwiz-auth:"),
         ("get secret wasmwiz-token-keys", "echo '{}'", "lacks the Secrets wasmwiz-token-keys:"),
         ("get secret nats-users", "echo '{\"data\": {}}'", "lacks the Secrets nats-users/nkeys.conf:"),
         ("get statefulset", &format!("echo '{other}'"), "which commit"),
+        ("get statefulset wasmwiz", &printed(&exchanged), "says it of another image"),
+        ("get statefulset nats", &printed(&set("a", 3, 2)), "2 of 3 of the log's servers are ready"),
         ("--dry-run=server", "exit 1", "would not take it"),
         ("get secret nats-tls", "exit 1", "ended with"),
     ] {
@@ -191,39 +233,134 @@ fn servers_that_do_not_become_ready_leave_the_nodes_as_they_are() {
 }
 
 /// The replicas that a plan would set, where so many run.
-fn scaled_to(environment: &str, running: u64) -> u64 {
-    let world = World::new(&well(running));
+fn scaled_to(environment: &str, answers: &Answers) -> u64 {
+    let world = World::new(answers);
     world.deploy(environment).unwrap();
-    let applied = world.asked().into_iter().find(|line| line.contains("nodes.json")).unwrap();
-    let file = applied.split_whitespace().find(|word| word.ends_with("nodes.json")).unwrap().to_owned();
-    let list: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
-    let items = list["items"].as_array().unwrap();
-    let set = items.iter().find(|item| item["kind"] == "StatefulSet").unwrap();
-    assert_eq!(set["metadata"]["annotations"]["wasmwiz.dev/revision"], commit("HEAD").unwrap());
+    let set = world.applied("nodes").into_iter().find(|item| item["kind"] == "StatefulSet").unwrap();
+    let annotation = format!("{}@{}", commit("HEAD").unwrap(), digest('0'));
+    assert_eq!(set["metadata"]["annotations"]["wasmwiz.dev/revision"], annotation);
     set["spec"]["replicas"].as_u64().unwrap()
 }
 
 #[test]
 fn nodes_that_an_autoscaler_has_added_stay_and_others_do_not() {
-    assert_eq!([scaled_to("production", 5), scaled_to("production", 2), scaled_to("production", 50)], [5, 3, 9]);
-    assert_eq!(scaled_to("staging", 5), 2);
+    let replicas = [5, 2, 50, 0].map(|running| scaled_to("production", &well(running)));
+    assert_eq!(replicas, [5, 3, 9, 3]);
+    assert_eq!(scaled_to("staging", &well(5)), 2);
 }
 
 #[test]
-fn what_would_be_done_is_said_and_nobody_is_asked() {
-    let world = World::new(&well(2));
-    let (common, deployment) = (world.common("production"), deployment());
-    let plan =
-        Plan::new(common.environment().unwrap(), &deployment, &common.source, &resolved(&common).unwrap()).unwrap();
-    let lines = plan.lines(&world.cluster(&common)).join("\n");
-    for said in [
-        "cosign verify registry.example/wasmwiz@sha256:0",
-        "Secret wasmwiz-auth is there",
-        "StatefulSet wasmwiz, HorizontalPodAutoscaler wasmwiz",
-    ] {
-        assert!(lines.contains(said), "{said}: {lines}");
+fn an_autoscaler_that_adds_nodes_while_servers_are_replaced_is_not_undone() {
+    let world = World::new(&well(3));
+    let later = world.folder.path().join("later");
+    // From the second question on.
+    let does = format!(
+        "if [ -e {0} ]; then echo '{1}'; else touch {0}; echo '{2}'; fi",
+        later.display(),
+        set(&commit("HEAD").unwrap(), 6, 6),
+        set(&commit("HEAD").unwrap(), 3, 3)
+    );
+    let mut answers = vec![("get statefulset wasmwiz", does)];
+    answers.extend(well(3));
+    assert_eq!(scaled_to("production", &answers), 6);
+}
+
+#[test]
+fn what_would_be_done_is_asked_and_said_and_nothing_changes() {
+    let world = World::new(&well(3));
+    let common = Common { dry_run: true, ..world.common("production") };
+    world.carry_out(&common, &deployment()).unwrap();
+    let asked = world.asked();
+    for part in ["cosign verify", "get secret wasmwiz-auth", "get statefulset wasmwiz", "--dry-run=server"] {
+        assert!(asked.iter().any(|line| line.contains(part)), "{part}: {asked:?}");
     }
-    assert!(world.asked().is_empty());
+    assert!(changes(&asked).is_empty(), "{asked:?}");
+    assert!(!world.folder.path().join("record.json").exists() && !world.folder.path().join("summary.md").exists());
+    let world = World::new(&but("cosign verify", "exit 1"));
+    let common = Common { dry_run: true, ..world.common("production") };
+    assert!(world.carry_out(&common, &deployment()).is_err());
+}
+
+#[test]
+fn servers_that_are_not_all_ready_are_replaced_where_that_mends_them() {
+    let world = World::new(&but("get statefulset nats", &printed(&set("a", 3, 1))));
+    assert!(world.deploy("staging").is_err());
+    let common = Common { repair: true, ..world.common("staging") };
+    world.carry_out(&common, &deployment()).unwrap();
+    assert!(world.applied("around").iter().any(|item| item["metadata"]["name"] == "nats"));
+}
+
+#[test]
+fn a_rollback_leaves_servers_of_another_image_as_they_are_unless_it_is_told() {
+    let is_of_servers = |item: &Value| item["metadata"]["name"].as_str().unwrap().starts_with("nats");
+    let world = World::new(&well(2));
+    world.carry_out(&world.common("staging"), &rollback()).unwrap();
+    assert!(!world.applied("all").iter().chain(&world.applied("around")).any(is_of_servers));
+    assert!(!world.asked().iter().any(|line| line.contains("statefulset/nats")));
+    assert!(world.record()["notes"][0].as_str().unwrap().contains("--servers was not said"), "{}", world.record());
+    let told = World::new(&well(2));
+    told.carry_out(&told.common("staging"), &Deployment { servers: true, ..rollback() }).unwrap();
+    assert!(told.applied("around").iter().any(is_of_servers));
+    // The same image, as the cluster names it.
+    let manifest = manifest::read(&resolved(&ENVIRONMENTS[0], &deployment()).unwrap()).unwrap();
+    let image = manifest.iter().find(|it| it.title() == "StatefulSet nats").unwrap().images().next().unwrap();
+    let mut same = set("a", 3, 3);
+    same["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
+    let world = World::new(&but("get statefulset nats", &printed(&same)));
+    world.carry_out(&world.common("staging"), &rollback()).unwrap();
+    assert!(world.applied("around").iter().any(is_of_servers));
+}
+
+#[test]
+fn a_version_without_a_form_of_events_and_an_older_one_are_refused() {
+    let (history, [old, new]) = compatible::tests::history();
+    let attempt = |running: &str, deployment: Deployment| {
+        let mut world = World::new(&but("get statefulset", &printed(&set(running, 2, 2))));
+        world.programs.history = history.path().to_owned();
+        let outcome = world.carry_out(&world.common("staging"), &deployment);
+        (outcome.map_err(|error| format!("{error:#}")), changes(&world.asked()).len())
+    };
+    let forward = Deployment { revision: new.clone(), ..deployment() };
+    assert_eq!(attempt(&old, forward), (Ok(()), 3));
+    for kind in [deployment(), rollback()] {
+        let (outcome, changes) = attempt(&new, Deployment { revision: old.clone(), ..kind });
+        assert!(outcome.unwrap_err().contains("may have recorded") && changes == 0);
+    }
+    // With every form of events, and older all the same.
+    let whole = World::new(&well(2));
+    let parent = commit("HEAD^").ok().filter(|parent| compatible::check(workspace::root(), "HEAD", parent).is_ok());
+    if let Some(revision) = parent {
+        let older = |kind: Deployment| {
+            whole.carry_out(&whole.common("staging"), &Deployment { revision: revision.clone(), ..kind })
+        };
+        let error = format!("{:#}", older(deployment()).unwrap_err());
+        assert!(error.contains("going back is a rollback"), "{error}");
+        older(rollback()).unwrap();
+    }
+}
+
+#[test]
+fn the_record_is_there_before_the_first_change_and_says_so_after_it() {
+    // The cluster keeps a copy of the record whenever it is asked to change something.
+    let world = World::new(&Answers::new());
+    let (record, kept) = (world.folder.path().join("record.json"), world.folder.path().join("kept"));
+    fs::create_dir(&kept).unwrap();
+    let copy = |name: &str| format!("cp {} {}/{name}", record.display(), kept.display());
+    let mut answers = vec![
+        ("cosign verify", copy("before")),
+        ("around.json", copy("first")),
+        ("rollout status statefulset/wasmwiz", copy("last")),
+    ];
+    answers.extend(well(2));
+    let other = World::new(&answers);
+    let common = Common { record: Some(record.clone()), ..other.common("staging") };
+    other.carry_out(&common, &deployment()).unwrap();
+    let read = |name: &str| -> Value { serde_json::from_str(&fs::read_to_string(kept.join(name)).unwrap()).unwrap() };
+    let [before, first, last] = ["before", "first", "last"].map(read);
+    assert_eq!((&before["outcome"], &before["changed"]), (&json!("under way"), &json!(false)));
+    assert_eq!((&first["outcome"], &first["changed"]), (&json!("under way"), &json!(true)));
+    assert!(first["previous"]["revision"].is_string(), "{first}");
+    assert!(last["steps"].as_array().unwrap().len() > first["steps"].as_array().unwrap().len());
 }
 
 #[test]
@@ -235,9 +372,10 @@ fn the_tree_as_it_is_is_refused_while_a_digest_is_unresolved() {
     {
         return;
     }
-    let error = world.common("staging").carry_out_by(&deployment(), world.programs.clone()).unwrap_err();
+    let error = world.common("staging").carry_out_by(&deployment(), world.programs.clone(), manifest).unwrap_err();
     assert!(format!("{error:#}").contains("unresolved"), "{error:#}");
     assert!(world.asked().is_empty());
+    assert_eq!(world.record()["outcome"], "failed");
 }
 
 #[test]

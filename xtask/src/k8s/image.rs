@@ -9,6 +9,9 @@ use super::manifest;
 /// How a manifest names our own image until a release is known. No engine takes it for the name of an image.
 pub(crate) const OURS: &str = "wasmwiz@unresolved";
 
+/// Where the nodes' StatefulSet says which commit its image is of.
+pub(crate) const REVISION: &str = "wasmwiz.dev/revision";
+
 /// Stands where a digest is not known.
 pub(crate) const UNRESOLVED: &str = "unresolved";
 
@@ -61,14 +64,21 @@ impl fmt::Display for Repository {
     }
 }
 
-/// The rendered file with our image in it.
+/// What is said at [`REVISION`]: the commit, and the image that it is said of.
+pub(crate) fn annotation(revision: &str, digest: &Digest) -> String {
+    format!("{revision}@{digest}")
+}
+
+/// The rendered file with our image in it, and with the commit of it.
 ///
 /// # Errors
 /// When an image of it still has no digest.
-pub(crate) fn filled(text: &str, repository: &Repository, digest: &Digest) -> anyhow::Result<String> {
+pub(crate) fn filled(text: &str, repository: &Repository, digest: &Digest, revision: &str) -> anyhow::Result<String> {
     let reference = format!("{repository}@{digest}");
+    let unknown = format!("{REVISION}: {UNRESOLVED}");
     let lines = text.lines().map(|line| match line.trim_start().trim_start_matches("- ").strip_prefix("image: ") {
         Some(OURS) => line.replace(OURS, &reference),
+        _ if line.trim() == unknown => line.replace(UNRESOLVED, &annotation(revision, digest)),
         _ => line.to_owned(),
     });
     let text = lines.collect::<Vec<_>>().join("\n") + "\n";
@@ -141,11 +151,24 @@ mod tests {
         };
         let (repository, digest) = ("registry.example/wasmwiz".parse().unwrap(), digest());
         let fixed = format!("nats:1@{digest}");
-        let text = filled(&pod(OURS, &fixed), &repository, &digest).unwrap();
+        let text = filled(&pod(OURS, &fixed), &repository, &digest, "abc").unwrap();
         assert_eq!(text, pod(&format!("{repository}@{digest}"), &fixed));
         for (other, said) in [("nats:1@unresolved", "unresolved"), ("nats:1", "by a tag"), ("nats", "by a tag")] {
-            let error = filled(&pod(OURS, other), &repository, &digest).unwrap_err();
+            let error = filled(&pod(OURS, other), &repository, &digest, "abc").unwrap_err();
             assert!(format!("{error:#}").contains(said), "{error:#}");
+        }
+    }
+    #[test]
+    fn both_environments_say_of_which_commit_their_image_is() {
+        let (repository, digest) = ("registry.example/wasmwiz".parse().unwrap(), digest());
+        for target in super::super::render::TARGETS.iter().filter(|target| target.folder.contains("overlays")) {
+            let text = target
+                .read(crate::workspace::root())
+                .unwrap()
+                .replace("2.15.1@unresolved", &format!("2.15.1@{digest}"));
+            let documents = manifest::read(&filled(&text, &repository, &digest, "abc").unwrap()).unwrap();
+            let set = documents.iter().find(|document| document.title() == "StatefulSet wasmwiz").unwrap();
+            assert_eq!(set.at("/metadata/annotations")[REVISION], format!("abc@{digest}"), "{}", target.file);
         }
     }
 }

@@ -7,9 +7,9 @@ mod settings;
 
 use serde_json::Value;
 
-use super::manifest::Document;
+use super::manifest::{Document, at, items};
 
-pub(crate) use environment::{ENVIRONMENTS, Environment};
+pub(crate) use environment::{COPIES_WITHIN, ENVIRONMENTS, Environment};
 
 /// What is to be looked at: an environment's file, or that of the namespaces, and what is wrong with it.
 pub(crate) type Findings = Vec<String>;
@@ -43,7 +43,38 @@ pub(crate) fn of_namespaces(documents: &[Document]) -> Findings {
     for environment in &ENVIRONMENTS {
         findings.extend(network::findings(environment.namespace, documents));
     }
+    findings.extend(subjects_of_two(documents));
     findings
+}
+
+/// Whoever has rights in two namespaces: a credential of one environment must not be one of another.
+fn subjects_of_two(documents: &[Document]) -> Findings {
+    let bindings = documents.iter().filter(|document| document.kind() == "RoleBinding");
+    let mut subjects: Vec<_> = bindings
+        .flat_map(|binding| {
+            items(Some(binding.at("/subjects"))).map(move |subject| (subject_of(binding, subject), binding))
+        })
+        .collect();
+    subjects.sort_by(|one, other| one.0.cmp(&other.0));
+    let pairs = subjects.iter().zip(subjects.iter().skip(1));
+    let said = pairs.filter_map(|((subject, one), (same, other))| {
+        let (one, other) = (one.namespace(), other.namespace());
+        (subject == same && one != other).then(|| format!("{subject} has rights in {one} and in {other}"))
+    });
+    said.collect()
+}
+
+/// An account is one of its namespace; a group and a user are the same everywhere.
+fn subject_of(binding: &Document, subject: &Value) -> String {
+    let kind = at(subject, "/kind").as_str().unwrap_or_default();
+    let name = at(subject, "/name").as_str().unwrap_or_default();
+    match kind {
+        "ServiceAccount" => {
+            let namespace = at(subject, "/namespace").as_str().unwrap_or_else(|| binding.namespace());
+            format!("{kind} {namespace}/{name}")
+        }
+        _ => format!("{kind} {name}"),
+    }
 }
 
 fn kept(rule: &Rule, documents: &[Document]) -> Findings {
@@ -54,7 +85,7 @@ fn kept(rule: &Rule, documents: &[Document]) -> Findings {
     broken.map(|finding| format!("{finding} ({})", rule.says)).collect()
 }
 
-/// What only a secret looks like: a private key, the seed of an nkey, an API key.
+/// What only a secret looks like: a private key, a file of an nkey, an API key.
 const SHAPES: [&str; 4] = ["PRIVATE KEY-----", "NKEY SEED", "password:", "ww_"];
 
 fn no_secret(document: &Document) -> Findings {
@@ -62,11 +93,25 @@ fn no_secret(document: &Document) -> Findings {
         return vec!["it is a Secret".to_owned()];
     }
     let data = document.at("/data").as_object();
-    let texts = data.into_iter().flatten().filter_map(|(key, value)| Some((key, value.as_str()?)));
-    let shaped = texts.flat_map(|(key, text)| {
-        SHAPES.iter().filter(|shape| text.contains(*shape)).map(move |shape| format!("{key} has {shape:?}"))
-    });
-    shaped.collect()
+    let files = data.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    let variables = document.containers().flat_map(|container| items(container.get("env")));
+    let variables =
+        variables.filter_map(|variable| Some((at(variable, "/name").as_str()?, at(variable, "/value").as_str()?)));
+    let mut findings = Vec::new();
+    for (name, text) in files.chain(variables) {
+        findings
+            .extend(SHAPES.iter().filter(|shape| text.contains(*shape)).map(|shape| format!("{name} has {shape:?}")));
+        if text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(is_seed) {
+            findings.push(format!("{name} has the seed of an nkey"));
+        }
+    }
+    findings
+}
+
+/// A seed is 58 letters of base 32: an `S`, the kind of its key, and the rest.
+fn is_seed(word: &str) -> bool {
+    let kind = word.strip_prefix('S').is_some_and(|rest| rest.starts_with(['U', 'A', 'N', 'O', 'C', 'X']));
+    kind && word.len() == 58 && word.bytes().all(|byte| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte))
 }
 
 fn no_token(document: &Document) -> Findings {
@@ -79,7 +124,7 @@ fn no_wildcard(document: &Document) -> Findings {
         return Vec::new();
     }
     let mut findings = Vec::new();
-    for rule in super::manifest::items(Some(document.at("/rules"))) {
+    for rule in items(Some(document.at("/rules"))) {
         if rule.to_string().contains("\"*\"") {
             findings.push("it may do anything of something".to_owned());
         }

@@ -54,6 +54,12 @@ const SERVERS: u64 = 3;
 const PROBES: [(&str, &str); 3] =
     [("startupProbe", "/livez"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")];
 
+/// How long a server of the log may take to copy its history from the others, in seconds. A deployment waits as long.
+pub(crate) const COPIES_WITHIN: u64 = 3_600;
+
+/// What the checks behind a readiness probe may take at most, one after the other, and a second, in seconds.
+const READY_WITHIN: u64 = 7;
+
 /// The shortest time for which fewer nodes would have done before one leaves, and between two that leave, in seconds.
 const LEAVE_AFTER: u64 = 600;
 
@@ -75,9 +81,7 @@ pub(super) fn findings(environment: &Environment, documents: &[Document]) -> Fin
         }
         findings.extend(kept_together(set, documents));
         findings.extend(spread(environment, set));
-        if is_node {
-            findings.extend(node(environment, set));
-        }
+        findings.extend(if is_node { node(environment, set) } else { server(set) });
     }
     if environment.grows {
         findings.extend(growth(environment, documents));
@@ -113,12 +117,31 @@ fn spread(environment: &Environment, set: &Document) -> Findings {
     let constraints = set.at("/spec/template/spec/topologySpreadConstraints");
     let machine = items(Some(constraints)).find(|one| at(one, "/topologyKey") == "kubernetes.io/hostname");
     let Some(machine) = machine else { return vec![format!("{} is not spread over machines", set.title())] };
+    if at(machine, "/nodeTaintsPolicy") != "Honor" {
+        return vec![format!("{} counts machines that it may not run on", set.title())];
+    }
     let strict = at(machine, "/whenUnsatisfiable") == "DoNotSchedule" && at(machine, "/maxSkew") == 1;
     if strict || environment.may_share {
         Vec::new()
     } else {
         vec![format!("{} may have two pods on one machine", set.title())]
     }
+}
+
+/// A server that copies all of its history to an empty volume is given the time for it, and one that waits for others to come
+/// up is not waited for by them.
+fn server(set: &Document) -> Findings {
+    let mut findings = Vec::new();
+    let of = |field: &str| set.containers().next().and_then(|it| at(it, &format!("/startupProbe/{field}")).as_u64());
+    let seconds = of("periodSeconds").zip(of("failureThreshold")).map(|(period, times)| period * times);
+    if seconds.is_none_or(|seconds| seconds < COPIES_WITHIN) {
+        findings.push(format!("a server that copies its history is killed after {seconds:?} s"));
+    }
+    if set.text("/spec/podManagementPolicy") != "Parallel" {
+        findings
+            .push("the first server would wait for ever for others that are not started before it is ready".to_owned());
+    }
+    findings
 }
 
 fn node(environment: &Environment, set: &Document) -> Findings {
@@ -135,6 +158,9 @@ fn node(environment: &Environment, set: &Document) -> Findings {
         if at(asked, "/path") != path || at(asked, "/port") != "admin" {
             findings.push(format!("the {probe} of a node does not ask {path} on the admin listener"));
         }
+    }
+    if at(container, "/readinessProbe/timeoutSeconds").as_u64().is_none_or(|seconds| seconds < READY_WITHIN) {
+        findings.push("the readinessProbe of a node gives up before the node's own checks do".to_owned());
     }
     let named = items(container.get("env")).find(|variable| at(variable, "/name") == "WASMWIZ_NODE__NAME");
     if named.is_none_or(|named| at(named, "/valueFrom/fieldRef/fieldPath") != "metadata.name") {

@@ -64,7 +64,14 @@ fn denies_everything(policy: &Document) -> bool {
 fn openings(policy: &Document) -> Vec<String> {
     let own = selected(policy.at("/spec/podSelector"));
     let mut found = Vec::new();
-    for (direction, rules, sides) in [("from", "/spec/ingress", "from"), ("to", "/spec/egress", "to")] {
+    let types = policy.at("/spec/policyTypes");
+    for (direction, kind, rules, sides) in
+        [("from", "Ingress", "/spec/ingress", "from"), ("to", "Egress", "/spec/egress", "to")]
+    {
+        // Rules of a direction that the policy does not name do nothing.
+        if types.is_array() && !items(Some(types)).any(|it| it == kind) {
+            continue;
+        }
         for rule in items(Some(policy.at(rules))) {
             // No side is every side, and no port every port.
             let others: Vec<_> = items(rule.get(sides)).map(side).collect();

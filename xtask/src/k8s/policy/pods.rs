@@ -83,6 +83,10 @@ fn restricted(document: &Document) -> Findings {
     if at(pod, "/securityContext/runAsUser").as_u64().is_none_or(|user| user < USER_MIN) {
         findings.push("its user may be one of the machine".to_owned());
     }
+    let group = at(pod, "/securityContext/fsGroup");
+    if !group.is_u64() || group != at(pod, "/securityContext/runAsGroup") {
+        findings.push("its volumes are not of its group".to_owned());
+    }
     if at(pod, "/terminationGracePeriodSeconds").as_u64().is_none() {
         findings.push("it does not say how long it takes to stop".to_owned());
     }

@@ -17,9 +17,20 @@ const NODE: [(&str, &str); 6] = [
     ("listen.admin", "\"0.0.0.0:9090\""),
 ];
 
-/// What the servers' file must say.
-const SERVER: [&str; 5] =
-    ["sync_interval: always", "max_payload: 2MB", "verify: true", "no_advertise: true", "jetstream: enabled"];
+/// What the servers' file must say, with the blocks that it is in.
+const SERVER: [&str; 11] = [
+    "max_payload: 2MB",
+    "jetstream.sync_interval: always",
+    "tls.cert_file: \"/etc/nats/tls/tls.crt\"",
+    "tls.key_file: \"/etc/nats/tls/tls.key\"",
+    "cluster.no_advertise: true",
+    "cluster.tls.cert_file: \"/etc/nats/tls/tls.crt\"",
+    "cluster.tls.key_file: \"/etc/nats/tls/tls.key\"",
+    "cluster.tls.ca_file: \"/etc/nats/tls/ca.crt\"",
+    "cluster.tls.verify: true",
+    "accounts.WASMWIZ.jetstream: enabled",
+    "accounts.WASMWIZ.users.{ nkey: $NODE_NKEY }",
+];
 
 /// Bounds of memory that are to fit the container together.
 const BOUNDS: [&str; 5] = [
@@ -46,7 +57,8 @@ pub(super) fn findings(documents: &[Document]) -> Findings {
     let set =
         |name: &str| documents.iter().find(|document| document.kind() == "StatefulSet" && document.name() == name);
     let servers = file("nats-settings", "nats.conf").unwrap_or_default();
-    let missing = SERVER.iter().filter(|said| !servers.lines().any(|line| line.trim() == **said));
+    let servers = lines_in_blocks(servers);
+    let missing = SERVER.iter().filter(|said| !servers.iter().any(|line| line == **said));
     findings.extend(missing.map(|said| format!("nats.conf does not say `{said}`")));
     let table = file("wasmwiz-settings", "wasmwiz.toml").and_then(|text| text.parse::<toml::Table>().ok());
     let Some(table) = table else {
@@ -65,6 +77,19 @@ pub(super) fn findings(documents: &[Document]) -> Findings {
         findings.extend(mounted(&table, nodes));
     }
     findings
+}
+
+/// Each line of nats.conf after the names of the blocks that it is in.
+fn lines_in_blocks(text: &str) -> Vec<String> {
+    let (mut blocks, mut lines) = (Vec::new(), Vec::new());
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line.strip_suffix(['{', '[']) {
+            Some(name) => blocks.push(format!("{}.", name.trim_end().trim_end_matches(':'))),
+            None if line == "}" || line == "]" => drop(blocks.pop()),
+            None => lines.push(blocks.concat() + line),
+        }
+    }
+    lines
 }
 
 fn setting<'t>(table: &'t toml::Table, key: &str) -> Option<&'t toml::Value> {

@@ -47,7 +47,8 @@ const NODE: &str = "/spec/template/spec/containers/0";
 
 #[test]
 fn a_change_of_an_environment_that_breaks_a_rule_is_found() {
-    let faults: [(&str, &str, String, Value, &str); 36] = [
+    let seed = format!("SU{}", "A".repeat(56));
+    let faults: [(&str, &str, String, Value, &str); 44] = [
         ("production", "StatefulSet wasmwiz", "/spec/replicas".into(), json!(2), "2 replicas, and not 3"),
         ("staging", "StatefulSet wasmwiz", "/spec/replicas".into(), json!(3), "3 replicas, and not 2"),
         ("staging", "StatefulSet nats", "/spec/replicas".into(), json!(1), "1 replicas, and not 3"),
@@ -150,6 +151,26 @@ fn a_change_of_an_environment_that_breaks_a_rule_is_found() {
         ("staging", "StatefulSet wasmwiz", format!("{NODE}/volumeMounts"), json!([]), "below no volume"),
         ("staging", "StatefulSet wasmwiz", format!("{NODE}/env"), json!([]), "is not set to bytes"),
         ("staging", "Service wasmwiz", "/kind".into(), json!("Secret"), "it is a Secret"),
+        ("staging", "StatefulSet wasmwiz", format!("{POD}/securityContext/fsGroup"), Value::Null, "not of its group"),
+        ("staging", "StatefulSet nats", format!("{POD}/securityContext/fsGroup"), json!(1), "not of its group"),
+        ("staging", "StatefulSet wasmwiz", format!("{NODE}/env/0/value"), json!(seed), "the seed of an nkey"),
+        ("staging", "StatefulSet wasmwiz", format!("{NODE}/env/0/value"), json!("password: a"), "has \"password:\""),
+        (
+            "production",
+            "StatefulSet nats",
+            format!("{POD}/topologySpreadConstraints/0/nodeTaintsPolicy"),
+            json!("Ignore"),
+            "counts machines",
+        ),
+        ("staging", "StatefulSet nats", format!("{NODE}/startupProbe/failureThreshold"), json!(120), "is killed after"),
+        ("staging", "StatefulSet nats", "/spec/podManagementPolicy".into(), json!("OrderedReady"), "wait for ever"),
+        (
+            "staging",
+            "StatefulSet wasmwiz",
+            format!("{NODE}/readinessProbe/timeoutSeconds"),
+            json!(4),
+            "gives up before",
+        ),
     ];
     for (name, title, pointer, value, said) in faults {
         let mut documents = file(name);
@@ -162,9 +183,19 @@ fn a_change_of_an_environment_that_breaks_a_rule_is_found() {
 
 #[test]
 fn a_change_of_a_setting_that_breaks_a_rule_is_found() {
+    let seed = format!("SA{}", "A".repeat(56));
     for (map, key, is, becomes, said) in [
         ("nats-settings", "nats.conf", "sync_interval: always", "sync_interval: 2m", "sync_interval"),
         ("nats-settings", "nats.conf", "verify: true", "verify: false", "verify"),
+        ("nats-settings", "nats.conf", "\ntls {", "\nother {", "say `tls.cert_file"),
+        ("nats-settings", "nats.conf", "\n  tls {", "\n  other {", "say `cluster.tls.verify: true"),
+        (
+            "nats-settings",
+            "nats.conf",
+            "jetstream: enabled",
+            &format!("jetstream: enabled\n#{seed}"),
+            "the seed of an nkey",
+        ),
         ("nats-settings", "nats.conf", "jetstream: enabled", "jetstream: enabled\npassword: a", "has \"password:\""),
         ("wasmwiz-settings", "wasmwiz.toml", "kind = \"jetstream\"", "kind = \"sqlite\"", "log.kind"),
         ("wasmwiz-settings", "wasmwiz.toml", "replicas = 3", "replicas = 1", "log.jetstream.replicas"),
@@ -217,6 +248,13 @@ fn a_change_of_the_namespaces_that_breaks_a_rule_is_found() {
             "/spec/ingress/0/from/0",
             json!({"ipBlock": {"cidr": "0.0.0.0/0"}}),
             "0.0.0.0/0",
+        ),
+        ("NetworkPolicy nats-routes", "/spec/policyTypes", json!(["Ingress"]), "does not open nats to nats 6222/TCP"),
+        (
+            "RoleBinding wasmwiz-deployer",
+            "/subjects/0/name",
+            json!("wasmwiz-staging-deployers"),
+            "Group wasmwiz-staging-deployers has rights in wasmwiz-production and in wasmwiz-staging",
         ),
         ("NetworkPolicy nats-routes", "/spec/egress", json!([]), "does not open nats to nats 6222/TCP"),
         ("NetworkPolicy dns", "/spec/egress/0/ports/0/endPort", json!(65535), "53-65535"),
