@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     aggregate::Authority,
-    executor::{Ran, Slot},
+    executor::{Ran, Slot, places},
     handle::{Ask, AskError, Decided, Origin},
     queue::{Item, Place, Queue, QueueConfig},
     tenant::{Command, Refusal},
@@ -98,7 +98,7 @@ struct Lane {
 /// Everything that has to be there before an attempt begins.
 struct Turn {
     slot: Slot,
-    _running: OwnedSemaphorePermit,
+    _running: places::Place,
     /// For its input, which the guest may keep: held until its end is recorded.
     _room: OwnedSemaphorePermit,
 }
@@ -174,7 +174,9 @@ impl Shared {
         };
         let (mut pause, mut is_unknown) = (FIRST_PAUSE, false);
         loop {
-            let Some(Some(turn)) = lane.queue.while_open(self.turn(began.accepted.stdin)).await else { return };
+            let Some(Some(turn)) = lane.queue.while_open(self.turn(&lane.tenant, began.accepted.stdin)).await else {
+                return;
+            };
             // A node that stops waits for it from here on: what is begun now costs an attempt if it does not end.
             let under_way = self.under_way.token();
             if lane.queue.is_closed() {
@@ -216,16 +218,21 @@ impl Shared {
     }
 
     /// A place among the asynchronous ones that run, room for its input, and a slot. Waits for them as long as it takes.
-    async fn turn(&self, input: Content) -> Option<Turn> {
-        let running = Arc::clone(&self.running).acquire_owned().await.ok()?;
+    async fn turn(&self, tenant: &TenantId, input: Content) -> Option<Turn> {
+        let whose = Some(tenant.clone());
         let most = input_permits(self.queue().config());
         let kib = usize::try_from(input.size_bytes.div_ceil(1_024)).unwrap_or(most).min(most);
         let permits = u32::try_from(kib).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.input).acquire_many_owned(permits).await.ok()?;
         loop {
-            match self.deps.executors.reserve().await {
+            let running = self.running.acquire(&whose).await?;
+            let room = Arc::clone(&self.input).acquire_many_owned(permits).await.ok()?;
+            match self.deps.executors.reserve_for(tenant).await {
                 Ok(slot) => return Some(Turn { slot, _running: running, _room: room }),
-                Err(busy) => tokio::time::sleep(Duration::from_millis(busy.retry_after_ms.min(250))).await,
+                // It may be that its tenant alone has as many as it may: others need what it holds here.
+                Err(busy) => {
+                    drop((running, room));
+                    tokio::time::sleep(Duration::from_millis(busy.retry_after_ms.min(250))).await;
+                }
             }
         }
     }

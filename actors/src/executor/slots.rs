@@ -1,4 +1,4 @@
-//! How many guests may run on this node at once, and who waits for a place.
+//! How many guests may run on this node at once, and who waits for a place: [`places`](super::places) says whose turn it is.
 
 use std::{
     sync::{
@@ -13,73 +13,70 @@ use tokio::{
     time::Instant,
 };
 
-use super::metrics;
+use super::{
+    metrics,
+    places::{Place, Places, Whose},
+};
 
 /// The right to run one guest. Dropped, it is the next one's.
 #[derive(Debug)]
 pub struct Slot {
-    _permit: OwnedSemaphorePermit,
+    _kept: Kept,
 }
 
-/// The node runs as many guests as it may, and enough requests wait already.
+#[derive(Debug)]
+enum Kept {
+    Place { _place: Place },
+    Spare { _permit: OwnedSemaphorePermit },
+}
+
+/// The node runs as many guests as it may, or as many of this tenant, and enough requests wait already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this node runs as many guests as it may; try again in {retry_after_ms} ms")]
+#[error("this node runs as many guests as it may, or as many of this tenant; try again in {retry_after_ms} ms")]
 pub struct Busy {
     /// When it makes sense to try again, in milliseconds.
     pub retry_after_ms: u64,
 }
 
 pub(crate) struct Slots {
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     /// Apart from the others, so that a full node can still tell that it works.
     spare: Arc<Semaphore>,
-    waiting: AtomicU32,
-    waiting_max: u32,
     wait: Duration,
-    places_max: u32,
 }
 
 impl Slots {
     pub(crate) fn new(places_max: u32, waiting_max: u32, wait: Duration) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(places_max as usize)),
-            spare: Arc::new(Semaphore::new(1)),
-            waiting: AtomicU32::new(0),
-            waiting_max,
-            wait,
-            places_max,
-        }
+        Self { places: Places::new(places_max, waiting_max), spare: Arc::new(Semaphore::new(1)), wait }
     }
 
     /// A place, at once or after waiting in line.
-    pub(crate) async fn reserve(&self) -> Result<Slot, Busy> {
-        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
-            ::metrics::histogram!(metrics::EXECUTOR_WAIT_SECONDS).record(0.0);
-            return Ok(Slot { _permit: permit });
-        }
+    pub(crate) async fn reserve(&self, whose: Whose) -> Result<Slot, Busy> {
         let started = Instant::now();
-        let permit = self.wait_in_line().await;
+        let place = match self.places.enter(&whose) {
+            Some(place) => Some(place),
+            None => tokio::time::timeout(self.wait, self.places.acquire(&whose)).await.ok().flatten(),
+        };
         ::metrics::histogram!(metrics::EXECUTOR_WAIT_SECONDS).record(started.elapsed().as_secs_f64());
-        permit.map(|permit| Slot { _permit: permit }).ok_or_else(|| {
-            ::metrics::counter!(metrics::EXECUTOR_BUSY_TOTAL).increment(1);
+        place.map(|place| Slot { _kept: Kept::Place { _place: place } }).ok_or_else(|| {
+            // That a tenant has its share is its own affair, and not the node's.
+            if self.places.are_taken() {
+                ::metrics::counter!(metrics::EXECUTOR_BUSY_TOTAL).increment(1);
+            }
             Busy { retry_after_ms: u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX).max(100) }
         })
     }
 
-    async fn wait_in_line(&self) -> Option<OwnedSemaphorePermit> {
-        let _place_in_line = Waiting::enter(&self.waiting, self.waiting_max)?;
-        tokio::time::timeout(self.wait, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
-    }
-
     /// The place of the health check.
     pub(crate) async fn spare(&self) -> Option<Slot> {
-        Arc::clone(&self.spare).acquire_owned().await.ok().map(|permit| Slot { _permit: permit })
+        let permit = Arc::clone(&self.spare).acquire_owned().await.ok()?;
+        Some(Slot { _kept: Kept::Spare { _permit: permit } })
     }
 
-    /// Waits until nobody runs, and lets nobody in any more.
+    /// Lets nobody in any more, and waits until nobody runs.
     pub(crate) async fn drain(&self, deadline: Duration) -> bool {
-        let drained = tokio::time::timeout(deadline, self.places.acquire_many(self.places_max)).await.is_ok();
         self.places.close();
+        let drained = tokio::time::timeout(deadline, self.places.empty()).await.is_ok();
         self.spare.close();
         drained
     }
