@@ -59,6 +59,7 @@ async fn one(executors: &Executors, prepared: &Prepared, run: u32) -> u64 {
         seed: Seed::new([0; 16]),
         start_time: wasmwiz_events::time::Timestamp::from_unix_ms(0),
         skips_sleep: false,
+        fuel: None,
         cancel: CancellationToken::new(),
     };
     let Ok(slot) = executors.reserve().await else { return 0 };

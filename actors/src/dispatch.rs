@@ -37,7 +37,7 @@ use wasmwiz_events::{
 use crate::{
     aggregate::Authority,
     bus::CommandBus,
-    executor::{Executors, Rejection},
+    executor::{Executors, Rejection, places::Places},
     handle::{AskError, Decided, Origin},
     ids::Ids,
     queue::Queue,
@@ -108,6 +108,9 @@ pub struct Request {
     pub args: Vec<String>,
     /// The most wall-clock time the caller wants to wait, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// How much fuel its guest is given, if it is metered: from [`FUEL_MIN`](crate::tenant::FUEL_MIN) to
+    /// [`FUEL_MAX`](crate::tenant::FUEL_MAX).
+    pub fuel: Option<u64>,
     /// Of which record it is made, if it is.
     pub rerun: Option<RerunOf>,
     /// Kept until its end is recorded.
@@ -125,6 +128,7 @@ impl Request {
             stdin: self.stdin.clone(),
             args: self.args.clone(),
             timeout_ms: self.timeout_ms,
+            fuel: self.fuel,
             rerun: self.rerun.clone(),
             hold: Hold::default(),
         }
@@ -301,7 +305,7 @@ struct Shared {
     /// Input of the asynchronous executions that run, in KiB.
     input: Arc<Semaphore>,
     /// Asynchronous executions that may run.
-    running: Arc<Semaphore>,
+    running: Arc<Places>,
     /// Executions on their way: a node that stops waits for them.
     under_way: TaskTracker,
     /// Places for verifications.
@@ -317,7 +321,7 @@ impl Dispatch {
         let upload_shares = Shares::new(UPLOADS_PER_TENANT, UPLOADS_WAITING_PER_TENANT);
         let queue = deps.bus.region().queue().clone();
         let input = Arc::new(Semaphore::new(queued::input_permits(queue.config())));
-        let running = Arc::new(Semaphore::new(queue.config().running_max));
+        let running = Places::new(u32::try_from(queue.config().running_max).unwrap_or(u32::MAX), u32::MAX);
         let (once, runs) = (once::UnderWay::default(), Arc::default());
         let (lane, nudges) = (verify::Lane::default(), unended::Nudges::default());
         let shared =

@@ -4,12 +4,12 @@
 //! - [`inspect`](Executors::inspect): format, our own limits, imports, validation; no compilation;
 //! - [`prepare`](Executors::prepare): compilation in a child process with CPU, memory and time limits
 //!   ([`compile`]), once for each digest; the result is authenticated before it is loaded;
-//! - [`reserve`](Executors::reserve): a place among the guests of this node, from a bounded line;
+//! - [`reserve_for`](Executors::reserve_for): a place among the guests of this node, from a bounded line of its tenant;
 //! - [`run`](Executors::run): a fresh store from a pool, on one of the executor threads. What stops it there:
 //!
 //! | a guest that | meets |
 //! |---|---|
-//! | loops | the epoch: it yields every tick, and its future is dropped at the deadline |
+//! | loops | the epoch: it yields every tick, and its future is dropped at the deadline; if it is metered, the end of its fuel |
 //! | sleeps | the same deadline, a timer beside the guest |
 //! | grows memory or tables | its own limit and the node's budget; growth is refused, not the process |
 //! | recurses | the engine's stack limit |
@@ -29,9 +29,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 use wasmwiz_events::{
-    digest::Digest,
     execution::{Accepted, Limits, Outcome, Seed},
-    id::{ExecutionId, ModuleName},
+    id::{ExecutionId, ModuleName, TenantId},
     reproducibility::Reproducibility,
     time::{Millis, Timestamp},
 };
@@ -46,9 +45,11 @@ mod inspect;
 mod limits;
 mod memory;
 pub mod metrics;
+pub(crate) mod places;
 mod poll;
 mod pool;
 mod prepare;
+mod profile;
 mod random;
 pub mod rejection;
 mod run;
@@ -64,6 +65,7 @@ pub use self::{
     config::{CompileConfig, ExecutorConfig, MemoryReset},
     inspect::Inspected,
     prepare::{Asker, PrepareError, Prepared},
+    profile::{CodeId, Profile},
     rejection::Rejection,
     slots::{Busy, Slot},
 };
@@ -97,6 +99,8 @@ pub struct Job {
     pub stdin: Bytes,
     /// What it may use.
     pub limits: Limits,
+    /// How many units of fuel it may use up, about one for each instruction, if it is metered. It has to be prepared so.
+    pub fuel: Option<u64>,
     /// Where its random numbers come from.
     pub seed: Seed,
     /// Where its clocks start.
@@ -116,6 +120,7 @@ impl Job {
             args: accepted.args.clone(),
             stdin,
             limits: accepted.limits,
+            fuel: accepted.fuel,
             seed: accepted.seed,
             start_time: accepted.start_time,
             skips_sleep: false,
@@ -144,7 +149,7 @@ pub struct Ran {
     pub stdout: Stream,
     /// What it wrote to standard error, whatever the outcome.
     pub stderr: Stream,
-    /// Instructions. Executions are not metered, so there is none.
+    /// How many units of fuel it used up, if it was metered.
     pub fuel: Option<u64>,
     /// CPU time, instantiation included.
     pub cpu: Millis,
@@ -169,7 +174,7 @@ struct Inner {
     prepare: Arc<prepare::Preparer>,
     imports: engine::Imports,
     memory_max_bytes: u64,
-    fingerprint: String,
+    fingerprints: profile::Each<String>,
     memory_reset: MemoryReset,
     /// How memory is reset: by a scan of the pages that were written?
     scans: bool,
@@ -179,7 +184,7 @@ struct Inner {
 impl Executors {
     /// The engine's settings, for a benchmark that runs the same engine without executors.
     pub fn engine_settings(config: &ExecutorConfig) -> wasmtime::Config {
-        engine::pooled(config)
+        engine::pooled(Profile::Plain, config)
     }
 
     /// Starts the executor threads.
@@ -190,17 +195,24 @@ impl Executors {
         let refused = |error: wasmtime::Error| StartError::Engine(format!("{error:#}"));
         let io = |what: &'static str| move |source: std::io::Error| StartError::Io { what, source };
         let (memory_reset, scans) = (config.memory_reset, engine::scans(&config));
-        let engine = Engine::new(&engine::pooled(&config)).map_err(refused)?;
-        let (linker, imports) = engine::linker(&engine).map_err(refused)?;
-        let fingerprint = engine::fingerprint(&engine);
+        let mut imports = engine::Imports::new();
+        let engines = profile::Each::make(|profile| {
+            let engine = Engine::new(&engine::pooled(profile, &config)).map_err(refused)?;
+            let (linker, offered) = engine::linker(&engine).map_err(refused)?;
+            // The same of both.
+            imports = offered;
+            Ok::<_, StartError>(prepare::Linked { engine, linker })
+        })?;
+        let engine_of = |profile| &engines.of(profile).engine;
+        let fingerprints = profile::Each::make(|profile| Ok::<_, StartError>(engine::fingerprint(engine_of(profile))))?;
         let tick = Duration::from_millis(config.tick_ms.max(1));
-        let ticker = ticker::Ticker::start(&engine, tick).map_err(io("the ticker thread cannot be started"))?;
-        let artefacts = artefact::Artefacts::open(&config, &fingerprint)
+        let ticking = Profile::ALL.map(|profile| engine_of(profile).clone());
+        let ticker = ticker::Ticker::start(ticking, tick).map_err(io("the ticker thread cannot be started"))?;
+        let artefacts = artefact::Artefacts::open(&config, fingerprints.clone())
             .map_err(io("the folder of compiled modules cannot be opened"))?;
-        let prepare = prepare::Preparer::new(engine.clone(), linker, imports.clone(), artefacts, &config);
+        let prepare = prepare::Preparer::new(engines, imports.clone(), artefacts, &config);
         let budget = limits::MemoryBudget::new(config.memory_budget_bytes);
         let node = run::Node {
-            engine,
             ticker,
             budget: Arc::clone(&budget),
             heavy_after: Duration::from_millis(config.heavy_after_ms),
@@ -216,7 +228,8 @@ impl Executors {
         let wait = Duration::from_millis(config.wait_ms);
         let slots = slots::Slots::new(config.guests_max, config.waiting_max, wait);
         let memory_max_bytes = config.memory_max_bytes;
-        let inner = Inner { pool, slots, prepare, imports, budget, memory_max_bytes, fingerprint, memory_reset, scans };
+        let inner =
+            Inner { pool, slots, prepare, imports, budget, memory_max_bytes, fingerprints, memory_reset, scans };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -229,12 +242,20 @@ impl Executors {
         }
     }
 
-    /// A place to run one guest, at once or after waiting in a bounded line.
+    /// A place to run one guest of the platform's own, at once or after waiting in a bounded line.
     ///
     /// # Errors
     /// [`Busy`] when too many wait already, or none became free in time.
     pub async fn reserve(&self) -> Result<Slot, Busy> {
-        self.0.slots.reserve().await
+        self.0.slots.reserve(None).await
+    }
+
+    /// The same for a tenant's guest, within what one tenant may have of the places and of the line.
+    ///
+    /// # Errors
+    /// [`Busy`], also when the tenant has as many as it may.
+    pub async fn reserve_for(&self, tenant: &TenantId) -> Result<Slot, Busy> {
+        self.0.slots.reserve(Some(tenant.clone())).await
     }
 
     /// Reads an upload: is it a module that can run here? Costs one pass over its bytes, no compilation.
@@ -245,18 +266,18 @@ impl Executors {
         inspect::inspect(wasm, Some(&self.0.imports), self.0.memory_max_bytes)
     }
 
-    /// The module ready to run: from memory, from an artefact on disk, or compiled. Concurrent calls for one digest by one
+    /// The module ready to run: from memory, from an artefact on disk, or compiled. Concurrent calls for the same code by one
     /// asker compile once, and the compilation goes on when a caller goes away. Call it within a tokio runtime.
     ///
     /// # Errors
     /// [`PrepareError`]: the module is refused, too many compilations wait, of the node or of the tenant, or the host failed.
-    pub async fn prepare(&self, asker: Asker, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
-        self.0.prepare.prepare(asker, digest, wasm).await
+    pub async fn prepare(&self, asker: Asker, code: impl Into<CodeId>, wasm: Bytes) -> Result<Prepared, PrepareError> {
+        self.0.prepare.prepare(asker, code.into(), wasm).await
     }
 
     /// The module ready to run if this node has compiled it before; never compiles.
-    pub async fn prepared(&self, digest: Digest) -> Option<Prepared> {
-        self.0.prepare.prepared(digest).await
+    pub async fn prepared(&self, code: impl Into<CodeId>) -> Option<Prepared> {
+        self.0.prepare.prepared(code.into()).await
     }
 
     /// Runs one guest to its end. Never fails: what the host cannot do is [`Outcome::Failed`]. Dropping the future ends the
@@ -287,9 +308,9 @@ impl Executors {
         ::metrics::gauge!(metrics::GUEST_MEMORY_MAX_BYTES).set(max as f64);
     }
 
-    /// Version and settings of the engine, as short hexadecimal text. Recorded with every execution.
-    pub fn fingerprint(&self) -> &str {
-        &self.0.fingerprint
+    /// Version and settings of the engine of a profile, as short hexadecimal text. Recorded with every execution.
+    pub fn fingerprint(&self, profile: Profile) -> &str {
+        self.0.fingerprints.of(profile)
     }
 
     /// Do the executors work? Compiles (the first time) and runs a small module that copies its input to its output.

@@ -35,7 +35,7 @@ mod replay_tests;
 pub(crate) mod scenario;
 mod verification;
 
-pub use admission::{Execute, ModuleChoice, Rerun};
+pub use admission::{Again, Execute, FUEL_MAX, FUEL_MIN, Metered, ModuleChoice, Rerun};
 pub use command::Command;
 pub use refusal::Refusal;
 
@@ -155,6 +155,7 @@ impl Tenant {
             Command::DeleteModule { name } => self.modules.delete(name),
             Command::Execute(execute) => self.admit(*execute, context),
             Command::Rerun(rerun) => self.admit_again(rerun, context),
+            Command::Metered(metered) => self.admit_metered(metered, context),
             Command::Preview(command) => self.decide(*command, context).map(|_| vec![]),
             // Whoever is not refused by now may.
             Command::Authorise(_) => Ok(vec![]),

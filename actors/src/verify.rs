@@ -107,7 +107,7 @@ pub struct Inconclusive(pub Outcome);
 ///
 /// # Errors
 /// [`Inconclusive`] when the second run ended by the host's doing.
-pub fn compare(finished: &Finished, ran: &Ran) -> Result<Comparison, Inconclusive> {
+pub fn compare(accepted: &Accepted, finished: &Finished, ran: &Ran) -> Result<Comparison, Inconclusive> {
     if matches!(ran.outcome, Outcome::DeadlineExceeded | Outcome::Cancelled | Outcome::Failed | Outcome::Lost)
         || ran.reproducibility == Reproducibility::Unverifiable
     {
@@ -130,14 +130,19 @@ pub fn compare(finished: &Finished, ran: &Ran) -> Result<Comparison, Inconclusiv
     }
     one(Aspect::PeakMemory, bytes(finished.peak_memory_bytes), bytes(ran.peak_memory_bytes));
     one(Aspect::Reproducibility, finished.class().to_string(), ran.reproducibility.to_string());
-    if let (Some(recorded), Some(found)) = (finished.fuel, ran.fuel) {
-        one(Aspect::Fuel, recorded.to_string(), found.to_string());
+    if accepted.fuel.is_some() {
+        one(Aspect::Fuel, fuel(finished.fuel), fuel(ran.fuel));
     }
     Ok(compared)
 }
 
 fn code(code: Option<i32>) -> String {
     code.map_or_else(|| "none".to_owned(), |code| code.to_string())
+}
+
+/// Of a guest that ended in the midst of something it is not known.
+fn fuel(used: Option<u64>) -> String {
+    used.map_or_else(|| "not counted".to_owned(), |used| used.to_string())
 }
 
 fn bytes(count: u64) -> String {
@@ -205,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_same_has_no_difference() {
-        let compared = compare(&finished(Some(Reproducibility::Pure)), &same()).unwrap();
+        let compared = compare(&accepted(), &finished(Some(Reproducibility::Pure)), &same()).unwrap();
         assert_eq!(compared.differences, []);
         let checked = [
             Aspect::Outcome,
@@ -232,20 +237,23 @@ mod tests {
             (Aspect::PeakMemory, Ran { peak_memory_bytes: 1, ..same() }),
             (Aspect::Reproducibility, Ran { reproducibility: Reproducibility::VirtualTime, ..same() }),
         ] {
-            let compared = compare(&recorded, &ran).unwrap();
+            let compared = compare(&accepted(), &recorded, &ran).unwrap();
             let named: Vec<_> = compared.differences.iter().map(|difference| difference.what).collect();
             assert_eq!(named, [what]);
         }
-        let counted = Finished { fuel: Some(7), ..recorded.clone() };
-        let compared = compare(&counted, &Ran { fuel: Some(8), ..same() }).unwrap();
+        let (metered, counted) =
+            (Accepted { fuel: Some(9), ..accepted() }, Finished { fuel: Some(7), ..recorded.clone() });
+        let compared = compare(&metered, &counted, &Ran { fuel: Some(8), ..same() }).unwrap();
         let [Difference { what: Aspect::Fuel, recorded: seven, found: eight }] = &compared.differences[..] else {
             panic!("{compared:?}")
         };
         assert_eq!((&**seven, &**eight), ("7", "8"));
+        let concealed = compare(&metered, &recorded, &Ran { fuel: Some(8), ..same() }).unwrap();
+        assert_eq!(concealed.differences.len(), 1, "fuel that a record does not tell is a difference: {concealed:?}");
         let trapped = |message: &str| Some(message.to_owned());
         let recorded = Finished { outcome: Outcome::Trapped, message: trapped("unreachable"), ..recorded };
         let ran = Ran { outcome: Outcome::Trapped, message: trapped("out of bounds"), ..same() };
-        let compared = compare(&recorded, &ran).unwrap();
+        let compared = compare(&accepted(), &recorded, &ran).unwrap();
         assert_eq!(compared.differences.len(), 1, "{compared:?}");
     }
 
@@ -253,9 +261,9 @@ mod tests {
     fn a_run_that_the_host_ended_says_nothing() {
         for outcome in [Outcome::DeadlineExceeded, Outcome::Cancelled, Outcome::Failed] {
             let ran = Ran { outcome, reproducibility: Reproducibility::Unverifiable, ..same() };
-            assert_eq!(compare(&finished(Some(Reproducibility::Pure)), &ran), Err(Inconclusive(outcome)));
+            assert_eq!(compare(&accepted(), &finished(Some(Reproducibility::Pure)), &ran), Err(Inconclusive(outcome)));
         }
         let short = Ran { reproducibility: Reproducibility::Unverifiable, ..same() };
-        assert!(compare(&finished(Some(Reproducibility::Pure)), &short).is_err());
+        assert!(compare(&accepted(), &finished(Some(Reproducibility::Pure)), &short).is_err());
     }
 }

@@ -151,6 +151,13 @@ impl Node {
     }
 }
 
+/// Other bytes, and the same module.
+fn with_a_custom_section(n: u8) -> Bytes {
+    let mut bytes = echo().to_vec();
+    bytes.extend_from_slice(&[0, 3, 1, b'n', n]);
+    bytes.into()
+}
+
 fn request(code: Code, stdin: impl Into<Bytes>, timeout_ms: u64) -> Request {
     Request {
         tenant: acme(),
@@ -160,6 +167,7 @@ fn request(code: Code, stdin: impl Into<Bytes>, timeout_ms: u64) -> Request {
         stdin: stdin.into(),
         args: vec![],
         timeout_ms: Some(timeout_ms),
+        fuel: None,
         rerun: None,
         hold: Hold::default(),
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use guests::{MIB, command, config, echo, job, job_of, module, prepare, run_prepared, spin, start};
 use tokio::time::Instant;
-use wasmwiz_actors::executor::{ExecutorConfig, Executors, Ran};
+use wasmwiz_actors::executor::{ExecutorConfig, Executors, Profile, Ran};
 use wasmwiz_events::execution::Outcome;
 
 /// How late a deadline may be noticed on a machine that others use too.
@@ -206,5 +206,5 @@ async fn the_health_check_runs_a_module() {
     let executors = start();
     executors.check().await.unwrap();
     executors.check().await.unwrap();
-    assert_eq!(executors.fingerprint().len(), 16);
+    assert_eq!(executors.fingerprint(Profile::Plain).len(), 16);
 }

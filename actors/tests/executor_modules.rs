@@ -182,7 +182,7 @@ async fn a_module_is_compiled_once_for_all_who_ask_and_for_those_who_left() {
     assert!(leaver.is_err());
     let all = (0..32).map(|_| executors.prepare(Asker::Platform, digest, bytes.clone()));
     let all = futures_util::future::join_all(all).await;
-    assert!(all.iter().all(|prepared| prepared.as_ref().is_ok_and(|prepared| prepared.digest() == digest)));
+    assert!(all.iter().all(|prepared| prepared.as_ref().is_ok_and(|prepared| prepared.id().digest == digest)));
     assert!(executors.prepared(digest).await.is_some());
 }
 
@@ -212,7 +212,7 @@ fn start_in(folder: &Path) -> Executors {
 #[tokio::test]
 async fn a_compiled_module_is_found_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let digest = prepare(&start_in(folder.path()), &echo()).await.digest();
+    let digest = prepare(&start_in(folder.path()), &echo()).await.id().digest;
     let key = folder.path().join("artefacts.key");
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     let executors = start_in(folder.path());
@@ -226,7 +226,7 @@ async fn a_compiled_module_is_found_after_a_restart() {
 async fn an_artefact_that_this_node_did_not_write_is_deleted_and_compiled_again() {
     let folder = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
-    let digest = prepare(&start_in(folder.path()), &echo()).await.digest();
+    let digest = prepare(&start_in(folder.path()), &echo()).await.id().digest;
     prepare(&start_in(other.path()), &echo()).await;
     let path = artefact(folder.path());
     let good = fs::read(&path).unwrap();
@@ -266,7 +266,7 @@ async fn an_artefact_that_this_node_did_not_write_is_deleted_and_compiled_again(
 #[tokio::test]
 async fn what_another_engine_or_key_left_is_cleared_away() {
     let folder = tempfile::tempdir().unwrap();
-    let digest = prepare(&start_in(folder.path()), &echo()).await.digest();
+    let digest = prepare(&start_in(folder.path()), &echo()).await.id().digest;
     let foreign = folder.path().join(format!("{}.0123456789abcdef.artefact", digest.to_hex()));
     let half = folder.path().join("writing-1");
     fs::copy(artefact(folder.path()), &foreign).unwrap();
@@ -292,7 +292,7 @@ async fn the_folder_of_artefacts_and_the_cache_stay_within_their_bounds() {
     let executors = Executors::start(config).unwrap();
     let mut digests = Vec::new();
     for code in 0..6 {
-        digests.push(prepare(&executors, &command(&format!("(call $exit (i32.const {code}))"))).await.digest());
+        digests.push(prepare(&executors, &command(&format!("(call $exit (i32.const {code}))"))).await.id().digest);
     }
     let total: u64 = fs::read_dir(folder.path())
         .unwrap()

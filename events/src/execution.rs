@@ -149,6 +149,9 @@ pub struct Accepted {
     /// The execution whose record this one was made of, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<ExecutionId>,
+    /// How much fuel its guest may use up, if it is metered: about a unit for each instruction, as the engine of `engine` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
 }
 
 /// An attempt at an asynchronous execution began. Others begin with their acceptance.
@@ -258,7 +261,7 @@ pub struct Finished {
     pub stdout: Output,
     /// What it wrote to standard error.
     pub stderr: Output,
-    /// Instructions, as the engine counts them. Absent while executions are not metered.
+    /// How much fuel it used up, as the engine counts. Absent when it was not metered, or was stopped where nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuel: Option<u64>,
     /// CPU time of the guest's own thread slices.

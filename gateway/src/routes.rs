@@ -1,5 +1,7 @@
 //! The routes: each extracts, asks, and shows. One file a resource; the documents of a file's routes are at its end.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use poem::{Body, Response};
@@ -83,16 +85,30 @@ fn of_json(status: StatusCode, body: Bytes) -> Response {
     Response::builder().status(status).header(header::CONTENT_TYPE, "application/json").body(body)
 }
 
+/// A part of an answer, and the room that it is in.
+struct Piece {
+    bytes: Bytes,
+    _room: Arc<Room>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// An answer of a blob's bytes, read as they are sent. `room` is for those that are in memory meanwhile. One that turns out
 /// to be damaged is broken off before its end.
 pub(crate) fn of_pieces(room: Room, media_type: &'static str, pieces: Pieces) -> Response {
     let size_bytes = pieces.size_bytes();
-    let stream = futures_util::stream::unfold((pieces, room), |(mut pieces, room)| async move {
+    let stream = futures_util::stream::unfold((pieces, Arc::new(room)), |(mut pieces, room)| async move {
         let piece = pieces.next().await.transpose()?;
         let piece = piece.map_err(|error| {
             tracing::error!(%error, "an answer breaks off");
             std::io::Error::other(error)
         });
+        // The last piece may wait to be sent for long after the stream has ended.
+        let piece = piece.map(|bytes| Bytes::from_owner(Piece { bytes, _room: Arc::clone(&room) }));
         Some((piece, (pieces, room)))
     });
     let response = Response::builder().header(header::CONTENT_TYPE, media_type);

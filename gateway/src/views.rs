@@ -124,6 +124,8 @@ pub(crate) struct RerunRequest {
     pub(crate) stdin_encoding: Option<String>,
     /// Other arguments.
     pub(crate) args: Option<Vec<String>>,
+    /// How much fuel the guest is given, about a unit for each instruction; as much as was recorded when absent.
+    pub(crate) fuel: Option<u64>,
     /// Is the guest to see the recorded time and random numbers? Otherwise it has its own.
     pub(crate) as_recorded: Option<bool>,
 }
@@ -362,7 +364,7 @@ pub(crate) struct Inline {
 /// What an execution used.
 #[derive(Debug, Clone, Copy, Serialize, Object)]
 pub(crate) struct ResourceUse {
-    /// Instructions, as the engine counts them; null when they were not counted.
+    /// How much fuel it used up; null when it was not metered, or was stopped in the midst of something.
     pub(crate) fuel: Option<u64>,
     /// CPU time, in milliseconds.
     pub(crate) cpu_ms: f64,

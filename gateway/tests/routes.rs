@@ -365,5 +365,6 @@ fn accepted(execution_id: ExecutionId) -> Accepted {
         bucket_full_at: None,
         start_by: None,
         rerun_of: None,
+        fuel: None,
     }
 }

@@ -520,6 +520,43 @@ mod tests {
         assert_eq!(read.to_toml().unwrap(), written);
     }
 
+    /// The variables that a rendered file gives its pods, as far as they are written there.
+    fn variables_of(manifest: &str) -> Vec<(&str, &str)> {
+        let lines: Vec<_> = manifest.lines().map(str::trim).collect();
+        let pair = |pair: &[&'_ str]| match pair {
+            [name, value] => name.strip_prefix("- name: ").zip(value.strip_prefix("value: ")).is_some(),
+            _ => false,
+        };
+        lines
+            .windows(2)
+            .filter(|lines| pair(lines))
+            .map(|lines| {
+                (lines[0].trim_start_matches("- name: "), lines[1].trim_start_matches("value: ").trim_matches('"'))
+            })
+            .filter(|(name, _)| name.starts_with("WASMWIZ_"))
+            .collect()
+    }
+
+    #[test]
+    fn the_settings_of_the_manifests_are_settings() {
+        let secrets = tempfile::tempdir().unwrap();
+        std::fs::create_dir(secrets.path().join("auth")).unwrap();
+        for name in ["operator-key", "pepper"] {
+            std::fs::write(secrets.path().join("auth").join(name), "0123456789abcdef0123456789abcdef").unwrap();
+        }
+        let file = include_str!("../../k8s/base/node/wasmwiz.toml");
+        let file = &file.replace("/etc/wasmwiz", secrets.path().to_str().unwrap());
+        for manifest in
+            [include_str!("../../k8s/staging-deployment.yaml"), include_str!("../../k8s/production-deployment.yaml")]
+        {
+            let variables = variables_of(manifest);
+            assert!(variables.len() > 5, "{variables:?}");
+            let Loaded { config, .. } = loaded_with(file, &variables).unwrap();
+            config.check().unwrap();
+            assert_eq!(config.log.kind, LogKind::Jetstream);
+        }
+    }
+
     #[test]
     fn an_unknown_key_is_an_error_that_names_it() {
         let error = loaded("[gateway]\nlisten_adress = \"x\"\n").unwrap_err().to_string();

@@ -43,6 +43,8 @@ pub struct ExecutionRecord {
     pub accepted_position: Position,
     /// The execution of whose record it was made, if it was.
     pub rerun_of: Option<ExecutionId>,
+    /// How much fuel its guest is given, if it is metered.
+    pub fuel: Option<u64>,
     /// When its current attempt began; `None` while an asynchronous one waits for its first.
     pub started_at: Option<Timestamp>,
     /// How it ended; `None` while it is open.
@@ -60,7 +62,7 @@ pub struct ExecutionEnd {
     pub stdout: Option<Output>,
     /// Its standard error; `None` when it was lost.
     pub stderr: Option<Output>,
-    /// Instructions; `None` when they were not counted.
+    /// How much fuel it used up; `None` when that was not counted.
     pub fuel: Option<u64>,
     /// CPU time.
     pub cpu: Millis,

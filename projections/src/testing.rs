@@ -100,6 +100,7 @@ pub(crate) fn accepted(n: u32, key: &str, module: ModuleRef) -> Event {
         bucket_full_at: None,
         start_by: None,
         rerun_of: None,
+        fuel: None,
     }))
 }
 

@@ -70,7 +70,7 @@ pub struct UsageRow {
     pub bucket: UsageBucket,
     /// How many executions ended, by how they ended.
     pub executions_by_outcome: BTreeMap<Outcome, u64>,
-    /// Instructions, as far as they were counted.
+    /// Fuel, as far as it was counted.
     pub fuel: u64,
     /// CPU time.
     pub cpu: Millis,

@@ -16,9 +16,10 @@ use wasmwiz_tests::{
 };
 
 /// Parameters and members of bodies that name nothing of a tenant's.
-const NAMES_NOTHING: [&str; 26] = [
+const NAMES_NOTHING: [&str; 27] = [
     "limit",
     "timeout_ms",
+    "fuel",
     "arg",
     "outcome",
     "from",

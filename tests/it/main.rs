@@ -30,6 +30,7 @@ mod reproduce;
 mod rerun;
 mod routes;
 mod settings;
+mod shares;
 mod stopping;
 mod sweep;
 mod tamper;

@@ -8,7 +8,7 @@ use reqwest::{
     Method,
     multipart::{Form, Part},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use wasmwiz_events::{
     commit::Commit,
     digest::Digest,
@@ -47,7 +47,7 @@ const REPRODUCIBLE: [Guest; 11] = [
 ];
 
 /// What falsifies a record, one after the other.
-const FALSIFIED: [&str; 5] = ["output", "input", "seed", "module", "exit code"];
+const FALSIFIED: [&str; 6] = ["output", "input", "seed", "module", "exit code", "fuel"];
 
 async fn verified(client: &Client, id: &str) -> anyhow::Result<Answer> {
     client.post_bytes(&format!("/v1/executions/{id}/verify"), "").await
@@ -98,6 +98,59 @@ async fn a_record_is_run_again_and_what_came_of_it_is_recorded() -> anyhow::Resu
     Ok(())
 }
 
+#[tokio::test]
+async fn a_guest_that_is_metered_ends_at_the_same_instruction_in_every_run() -> anyhow::Result<()> {
+    const FUEL: u64 = 100_000;
+    let node = NodeProcess::dev().await?;
+    let tenant = register(&node.operator()?, "Metered", "enterprise").await?;
+    let client = &tenant.client;
+    for guest in [guests::ENDLESS_LOOP, guests::ECHO] {
+        client.put_module(guest.name, guest.wasm()?).await?.is(201)?;
+    }
+    // What the clock would end says nothing. What fuel ends does.
+    let path = format!("/v1/modules/endless-loop/executions?fuel={FUEL}");
+    let ran = client.post_bytes(&path, "").await?.is(200)?;
+    let is_out_of_fuel = |ran: &Value, fuel: u64| {
+        ran["outcome"] == "out_of_fuel" && ran["usage"]["fuel"] == fuel && ran["deterministic"] == true
+    };
+    ensure!(is_out_of_fuel(&ran, FUEL), "{ran}");
+    let id = ran["id"].as_str().context("no id")?;
+    let body = verified(client, id).await?.is(200)?;
+    ensure!(body["reproduced"] == true && body["checked"]["fuel"] == true, "{body}");
+
+    // One that is made of its record is metered as well, with as much or with what is asked for.
+    let again = format!("/v1/executions/{id}/rerun");
+    let same = client.post_bytes(&again, "").await?.is(200)?;
+    ensure!(is_out_of_fuel(&same, FUEL) && same["rerun_of"] == id, "{same}");
+    let less = client.post_json(&again, &json!({"fuel": 7})).await?.is(200)?;
+    ensure!(is_out_of_fuel(&less, 7), "{less}");
+    for bad in [json!({"fuel": 0}), json!({"fuel": -1}), json!({"fuel": "7"}), json!({"fuel": 1_000_000_000_001_u64})] {
+        client.post_json(&again, &bad).await?.refuses(400, "invalid-body")?;
+    }
+
+    // Enough of it changes nothing, and says how much it was. Also where nobody waits.
+    let plain = client.post_bytes("/v1/modules/echo/executions", "some input").await?.is(200)?;
+    ensure!(plain["usage"]["fuel"].is_null(), "{plain}");
+    let metered = client.request(Method::POST, "/v1/modules/echo/executions?fuel=1000000").body("some input");
+    let begun = client.send(metered.header("prefer", "respond-async")).await?.is(202)?;
+    let at = format!("/v1/executions/{}", begun["id"].as_str().context("no id")?);
+    let ended = wait::until("the end of an asynchronous execution", wait::SOON, async || {
+        let shown = client.get_json(&at).await?;
+        Ok(shown["finished_at"].is_string().then_some(shown))
+    })
+    .await?;
+    ensure!(ended["stdout"] == plain["stdout"] && ended["fuel"] == 1_000_000 && plain["fuel"].is_null(), "{ended}");
+    let awaited = client.post_bytes("/v1/modules/echo/executions?fuel=50000", "some input").await?.is(200)?;
+    let used = ended["usage"]["fuel"].as_u64().context("it was not metered")?;
+    ensure!(used > 0 && awaited["usage"]["fuel"] == used, "{awaited}");
+
+    // The command line says so, too.
+    let (url, team) = (node.ready().url.clone(), User::new()?.variable("WASMWIZ_API_KEY", &tenant.key.secret));
+    let ended = team.run(&["run", "--module", "endless-loop", "--fuel", "100000", "--url", &url]).await?;
+    ensure!(ended.code == Some(152) && ended.stderr.contains("fuel 100000"), "{ended:?}");
+    Ok(())
+}
+
 /// Executions of all kinds, at random; how many.
 async fn recorded(client: &Client, count: u64) -> anyhow::Result<()> {
     for guest in REPRODUCIBLE.into_iter().chain([guests::MEMORY_BOMB]) {
@@ -116,7 +169,11 @@ async fn recorded(client: &Client, count: u64) -> anyhow::Result<()> {
             // Large ones are kept as blobs, and not with their commit.
             let length = if below(20) == 0 { 70_000 } else { 1 + below(300) };
             let is_asynchronous = below(10) == 0;
-            let path = format!("/v1/modules/{}/executions?arg={}", guest.name, below(1_000));
+            let mut path = format!("/v1/modules/{}/executions?arg={}", guest.name, below(1_000));
+            if below(5) == 0 {
+                // Enough for most of them, and for some not.
+                path.push_str(&format!("&fuel={}", 1 + below(200_000)));
+            }
             (path, chance.bytes(length), is_asynchronous)
         })
         .collect();
@@ -270,6 +327,9 @@ fn falsify(what: &str, event: &mut Event) -> bool {
     match (what, event) {
         ("output", Event::ExecutionFinished(finished)) if finished.stdout.size_bytes > 0 => {
             finished.stdout.truncated = !finished.stdout.truncated;
+        }
+        ("fuel", Event::ExecutionFinished(finished)) if finished.fuel.is_some() => {
+            finished.fuel = finished.fuel.map(|fuel| fuel + 1);
         }
         ("exit code", Event::ExecutionFinished(finished)) if finished.exit_code == Some(7) => {
             finished.exit_code = Some(6);

@@ -136,3 +136,15 @@ async fn a_node_that_its_machine_does_not_let_start_says_what_to_do_once() -> an
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn modules_are_compiled_with_what_a_small_container_has_for_it() -> anyhow::Result<()> {
+    // What the manifest of staging says. The allocator of this program would reserve more than that when it begins.
+    let launch = Launch::dev()?.variable("WASMWIZ_EXECUTOR__COMPILE__MEMORY_BYTES", (384_u64 << 20).to_string());
+    let node = launch.start().await?;
+    let client = node.client()?;
+    client.put_module("curious", guests::CURIOUS.wasm()?).await?.is(201)?;
+    let ran = client.execute("curious", "small").await?;
+    ensure!(ran.outcome.as_deref() == Some("succeeded"), "{ran:?}");
+    Ok(())
+}

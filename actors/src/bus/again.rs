@@ -5,7 +5,7 @@
 
 use crate::{
     handle::Ask,
-    tenant::{Command, Rerun},
+    tenant::{Command, Metered, Rerun},
 };
 
 /// May it be decided a second time without harm, and is the second answer one that its caller can use?
@@ -16,12 +16,19 @@ pub(super) fn may_be(ask: &Ask) -> bool {
         // What they record has happened already, and is recorded once: the second finds it so.
         Command::Finish(_) | Command::Reap | Command::Lose { .. } | Command::Expire => true,
         // The second would be told which execution came of the request, and not what it is to run: it would never end.
-        Command::Execute(execute) | Command::Rerun(Rerun { execute, .. }) if !execute.asynchronous => false,
+        Command::Execute(execute)
+        | Command::Rerun(Rerun { execute, .. })
+        | Command::Metered(Metered { execute, .. })
+            if !execute.asynchronous =>
+        {
+            false
+        }
         // The second would be refused for what the first did.
         Command::Start { .. } | Command::Cancel { .. } | Command::RecordDenials(_) => false,
         // With a key the owner knows the request again, and answers what came of it.
         Command::Execute(_)
         | Command::Rerun(_)
+        | Command::Metered(_)
         | Command::Register { .. }
         | Command::Change { .. }
         | Command::Suspend { .. }
@@ -77,7 +84,9 @@ mod tests {
 
     #[test]
     fn what_would_not_be_answered_as_before_is_never_sent_again() {
-        for command in [execute(HELLO), start(1, 1), cancel(1)] {
+        let Command::Execute(awaited) = execute(HELLO) else { unreachable!() };
+        let metered = Command::Metered(Metered { fuel: 1, of: None, execute: awaited });
+        for command in [execute(HELLO), metered, start(1, 1), cancel(1)] {
             assert!(!repeatable(command, true));
         }
     }

@@ -18,7 +18,7 @@ use wasmwiz_events::{
 use super::*;
 use crate::{
     aggregate::Subject,
-    tenant::{Execute, ModuleChoice, NewKey, Rerun, idempotency::Came, scenario},
+    tenant::{Again, Execute, Metered, ModuleChoice, NewKey, Rerun, idempotency::Came, scenario},
 };
 
 /// What the fields of a command are made of.
@@ -154,6 +154,11 @@ impl Stuff {
                 start_time: self.maybe(self.time()),
                 execute: Box::new(self.execute()),
             }),
+            Command::Metered(Metered {
+                fuel: self.number,
+                of: self.maybe(Again { id: execution_id, start_time: self.maybe(self.time()) }),
+                execute: Box::new(self.execute()),
+            }),
         ];
         let names: std::collections::BTreeSet<_> = all.iter().map(Command::name).collect();
         assert_eq!(names.len(), COMMANDS, "one of each");
@@ -256,7 +261,7 @@ impl Stuff {
     }
 }
 
-const COMMANDS: usize = 22;
+const COMMANDS: usize = 23;
 const REFUSALS: usize = 38;
 
 /// Fails to compile when there is another: then it has to be among [`Stuff::refusals`], and the frames are of a new version.

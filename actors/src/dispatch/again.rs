@@ -7,7 +7,7 @@ use wasmwiz_events::{
     time::Timestamp,
 };
 
-use crate::tenant::{Command, Execute, Rerun};
+use crate::tenant::{Again, Command, Execute, Metered, Rerun};
 
 /// Of which record an execution is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +36,15 @@ impl From<&Accepted> for GuestView {
 }
 
 /// The command that asks for an admission.
-pub(super) fn admission(execute: &Execute, rerun: Option<&RerunOf>) -> Command {
+pub(super) fn admission(execute: &Execute, fuel: Option<u64>, rerun: Option<&RerunOf>) -> Command {
     let mut execute = Box::new(execute.clone());
-    let Some(RerunOf { id, view, .. }) = rerun else { return Command::Execute(execute) };
-    execute.seed = view.map_or(execute.seed, |view| view.seed);
-    Command::Rerun(Rerun { of: *id, start_time: view.map(|view| view.start_time), execute })
+    let of = rerun.map(|RerunOf { id, view, .. }| {
+        execute.seed = view.map_or(execute.seed, |view| view.seed);
+        Again { id: *id, start_time: view.map(|view| view.start_time) }
+    });
+    match (fuel, of) {
+        (Some(fuel), of) => Command::Metered(Metered { fuel, of, execute }),
+        (None, Some(Again { id, start_time })) => Command::Rerun(Rerun { of: id, start_time, execute }),
+        (None, None) => Command::Execute(execute),
+    }
 }

@@ -18,7 +18,7 @@ use wasmwiz_events::{
 use super::{DispatchError, Done, End, Shared};
 use crate::{
     aggregate::Authority,
-    executor::{Ran, Stream},
+    executor::{Profile, Ran, Stream},
     handle::{Ask, AskError, Decided, Origin},
     region::unavailable,
     tenant::{Command, Refusal},
@@ -35,7 +35,7 @@ const FINISH_PAUSE_MS: u64 = 60;
 impl Shared {
     pub(super) async fn finish(&self, began: Began, mut ran: Ran) -> Result<Done, DispatchError> {
         // One that waited for its turn while its node got another engine: its record names the one that did not run it.
-        if began.accepted.engine != self.deps.executors.fingerprint() {
+        if began.accepted.engine != self.deps.executors.fingerprint(Profile::of(began.accepted.fuel)) {
             ran.reproducibility = Reproducibility::Unverifiable;
         }
         let mut outputs = ran.outputs();

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use wasmwiz_events::{digest::Digest, id::TenantId, module::Kind};
 
 use super::{DispatchError, Shared, Upload};
 use crate::{
-    executor::{Asker, Inspected, PrepareError, Prepared},
+    executor::{Asker, CodeId, Inspected, PrepareError, Prepared},
     handle::{Ask, Decided},
-    shares::Full,
+    shares::{Full, Place},
     tenant::Command,
 };
 
@@ -25,6 +26,13 @@ const UPLOAD_RETRY_MS: u64 = 1_000;
 /// How long a module waits to be taken in: what takes longer than that is a disk in trouble.
 const UPLOAD_WAIT: Duration = Duration::from_secs(10);
 
+/// The right to have the bytes of one module kept. Dropped, it is the next one's.
+pub(super) struct UploadPlace<'a> {
+    _permit: SemaphorePermit<'a>,
+    _turn: OwnedSemaphorePermit,
+    _place: Place,
+}
+
 impl Shared {
     pub(super) async fn publish(&self, upload: Upload) -> Result<Decided, DispatchError> {
         let Upload { tenant, by, origin, name, wasm, hold: _hold } = upload;
@@ -35,7 +43,7 @@ impl Shared {
         // Compiling and keeping cost something: not for somebody who would be refused anyway.
         self.preview(&tenant, &command, &by, &origin).await?;
         let inspected = match self.inspect(&wasm).await {
-            Ok(inspected) => self.compile(&tenant, digest, &wasm).await.map(|_| inspected),
+            Ok(inspected) => self.compile(&tenant, digest.into(), &wasm).await.map(|_| inspected),
             Err(error) => Err(error),
         };
         let rejection = match inspected {
@@ -58,10 +66,10 @@ impl Shared {
     pub(super) async fn compile(
         &self,
         tenant: &TenantId,
-        digest: Digest,
+        code: CodeId,
         wasm: &Bytes,
     ) -> Result<Prepared, DispatchError> {
-        let prepared = self.deps.executors.prepare(Asker::Tenant(tenant.clone()), digest, wasm.clone()).await;
+        let prepared = self.deps.executors.prepare(Asker::Tenant(tenant.clone()), code, wasm.clone()).await;
         prepared.map_err(|error| match error {
             PrepareError::Rejected(rejection) => rejection.into(),
             PrepareError::Busy => DispatchError::Busy { retry_after_ms: COMPILE_RETRY_MS },
@@ -75,15 +83,21 @@ impl Shared {
     /// Keeps the bytes of a module, durably. Its tenant waits for itself first, and then for one of the node's places, so that
     /// nobody is turned away for what another uploads.
     pub(super) async fn take_in(&self, tenant: &TenantId, wasm: &Bytes) -> Result<(), DispatchError> {
+        let _place = self.upload_place(tenant).await?;
+        self.deps.blobs.put(wasm.clone()).await?;
+        Ok(())
+    }
+
+    /// A place for keeping the bytes of a module, in the tenant's turn and then in the node's.
+    pub(super) async fn upload_place(&self, tenant: &TenantId) -> Result<UploadPlace<'_>, DispatchError> {
         let place = self.upload_shares.enter(tenant, false);
         let place =
             place.map_err(|Full { limit }| DispatchError::TooManyUploads { limit, retry_after_ms: UPLOAD_RETRY_MS })?;
         let busy = DispatchError::Busy { retry_after_ms: UPLOAD_RETRY_MS };
         // Dropped in time, or given up: what does not get on waits in nobody's memory.
         let permits = async { Some((place.turn().await?, self.uploads.acquire().await.ok()?)) };
-        let Ok(Some(_permits)) = tokio::time::timeout(UPLOAD_WAIT, permits).await else { return Err(busy) };
-        self.deps.blobs.put(wasm.clone()).await?;
-        Ok(())
+        let Ok(Some((turn, permit))) = tokio::time::timeout(UPLOAD_WAIT, permits).await else { return Err(busy) };
+        Ok(UploadPlace { _permit: permit, _turn: turn, _place: place })
     }
 
     /// Validates a module, on a thread that may be busy when it is large.

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     aggregate::Authority,
     ahead::Early,
-    executor::{Asker, Job, PrepareError, Prepared, Ran, Slot},
+    executor::{Asker, CodeId, Job, PrepareError, Prepared, Profile, Ran, Slot},
     handle::{Ask, AskError, Decided, Full, Origin},
     queue::Entering,
     region::{ENTITIES_TRIED, contended},
@@ -151,7 +151,8 @@ impl Shared {
     }
 
     async fn make_ready(&self, request: Request, manner: Manner) -> Result<Ready, DispatchError> {
-        let Request { tenant, by, origin, code, stdin, args, timeout_ms, rerun, hold: _hold } = request;
+        let Request { tenant, by, origin, code, stdin, args, timeout_ms, fuel, rerun, hold: _hold } = request;
+        let profile = Profile::of(fuel);
         let asynchronous = manner == Manner::Queued;
         let (module, inline) = match code {
             Code::Named { name, version } => (ModuleChoice::Named { name, version }, None),
@@ -172,7 +173,7 @@ impl Shared {
             args,
             timeout_ms,
             seed: self.ids.seed(),
-            engine: self.deps.executors.fingerprint().to_owned(),
+            engine: self.deps.executors.fingerprint(profile).to_owned(),
             node: self.deps.node.clone(),
             boot: self.deps.boot,
             asynchronous,
@@ -181,7 +182,7 @@ impl Shared {
         if inline.is_some() || stdin.len() > MAX_INLINE_BYTES || origin.once.is_some() || recorded.is_some() {
             // Bytes are kept before the commit that names them: not for somebody who would be refused anyway. And what was
             // done before needs neither slot nor place.
-            let command = again::admission(&execute, rerun.as_ref());
+            let command = again::admission(&execute, fuel, rerun.as_ref());
             let previewed = self.preview(&tenant, &command, &by, &origin).await?;
             ran_before(&previewed)?;
         }
@@ -197,7 +198,15 @@ impl Shared {
         };
         let turn = origin.once.map(|once| self.once.begin(&tenant, &once)).transpose()?;
         let prepared = match &inline {
-            Some((digest, wasm)) => Some(self.compile(&tenant, *digest, wasm).await?),
+            Some((digest, wasm)) => {
+                let code = CodeId { digest: *digest, profile };
+                Some(self.compile(&tenant, code, wasm).await?)
+            }
+            None => None,
+        };
+        // Before the slot: nobody holds one of those while it waits for others' uploads.
+        let uploading = match &inline {
+            Some(_) => Some(self.upload_place(&tenant).await?),
             None => None,
         };
         let slot = if asynchronous {
@@ -206,25 +215,26 @@ impl Shared {
             // From here on it waits in lines: for a slot, and for its entity.
             execute.deadline = timeout_ms.map(|ms| self.deps.bus.region().now().plus_ms(ms));
             let waiting = tracing::debug_span!(target: trace::TARGET, "slot");
-            Some(self.slot_within(timeout_ms).instrument(waiting).await?)
+            Some(self.slot_within(&tenant, timeout_ms).instrument(waiting).await?)
         };
         if let Some((_, wasm)) = &inline {
-            self.take_in(&tenant, wasm).await?;
+            self.deps.blobs.put(wasm.clone()).await?;
         }
+        drop(uploading);
         if self.runs.are_cut_off() {
             return Err(DispatchError::Busy { retry_after_ms: STOPPING_RETRY_MS });
         }
         let payloads = self.keep([Payload::new(stdin.clone())]).await?;
         // Whoever cancels it from the moment of its acceptance on finds it here.
         let run = self.runs.of(execute.execution_id);
-        let command = again::admission(&execute, rerun.as_ref());
+        let command = again::admission(&execute, fuel, rerun.as_ref());
         let ask = Ask { command, by, origin, payloads };
         Ok(Ready { tenant, ask, run, slot, prepared, stdin, _entering: entering, _turn: turn })
     }
 
     /// A slot, before the caller stops waiting.
-    async fn slot_within(&self, timeout_ms: Option<u64>) -> Result<Slot, DispatchError> {
-        let reserve = self.deps.executors.reserve();
+    async fn slot_within(&self, tenant: &TenantId, timeout_ms: Option<u64>) -> Result<Slot, DispatchError> {
+        let reserve = self.deps.executors.reserve_for(tenant);
         let slot = match timeout_ms {
             None => reserve.await,
             Some(ms) => match tokio::time::timeout(Duration::from_millis(ms), reserve).await {
@@ -250,7 +260,7 @@ impl Shared {
                 Some(prepared) => Ok(prepared),
                 None => {
                     let preparing = tracing::debug_span!(target: trace::TARGET, "prepare");
-                    self.prepare(&began.tenant, accepted.module.digest).instrument(preparing).await
+                    self.prepare(&began.tenant, CodeId::of(accepted)).instrument(preparing).await
                 }
             }
         };
@@ -305,8 +315,9 @@ impl Shared {
     }
 
     /// The compiled module of an admitted execution: from memory, from its artefact, or compiled again from its bytes.
-    pub(super) async fn prepare(&self, tenant: &TenantId, digest: Digest) -> Result<Prepared, String> {
-        if let Some(prepared) = self.deps.executors.prepared(digest).await {
+    pub(super) async fn prepare(&self, tenant: &TenantId, code: CodeId) -> Result<Prepared, String> {
+        let digest = code.digest;
+        if let Some(prepared) = self.deps.executors.prepared(code).await {
             return Ok(prepared);
         }
         let wasm = match self.deps.blobs.get(digest).await {
@@ -317,7 +328,7 @@ impl Shared {
                 return Err("the bytes of the module cannot be read".into());
             }
         };
-        match self.deps.executors.prepare(Asker::Admitted(tenant.clone()), digest, wasm).await {
+        match self.deps.executors.prepare(Asker::Admitted(tenant.clone()), code, wasm).await {
             Ok(prepared) => Ok(prepared),
             Err(error @ PrepareError::Rejected(_)) => {
                 // It compiled when it was published: this machine had less to give now.

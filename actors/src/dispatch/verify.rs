@@ -15,7 +15,6 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use wasmwiz_events::{
-    digest::Digest,
     event::Event,
     execution::{Accepted, Content, Finished},
     id::{ExecutionId, TenantId},
@@ -29,7 +28,7 @@ use wasmwiz_events::{
 use super::{DispatchError, Hold, Shared};
 use crate::{
     aggregate::Authority,
-    executor::Prepared,
+    executor::{CodeId, Prepared, Profile},
     handle::{Ask, AskError, Decided, Origin},
     region::unavailable,
     tenant::{Command, Refusal},
@@ -169,7 +168,10 @@ impl Drop for Inside<'_> {
 impl Shared {
     pub(super) async fn verify(self: Arc<Self>, verify: Verify) -> Result<Verification, DispatchError> {
         let Verify { tenant, by, origin, execution_id, accepted_at, ended_at, hold: _hold } = verify;
-        let engine = self.deps.executors.fingerprint().to_owned();
+        // What will never be is said at once, and takes nobody's place.
+        let ended_at = ended_at.ok_or(NotVerifiable::Running)?;
+        let accepted = self.accepted(accepted_at, execution_id).await?;
+        let engine = self.deps.executors.fingerprint(Profile::of(accepted.fuel)).to_owned();
         let mut verified = Verified {
             execution_id,
             engine,
@@ -178,9 +180,6 @@ impl Shared {
             cpu_ms: Millis::default(),
             bucket_full_at: None,
         };
-        // What will never be is said at once, and takes nobody's place.
-        let ended_at = ended_at.ok_or(NotVerifiable::Running)?;
-        let accepted = self.accepted(accepted_at, execution_id).await?;
         let finished = self.finished(ended_at, execution_id).await?;
         verify::check(&accepted, &finished, &verified.engine)?;
         let command = |verified: &Verified| Command::RecordVerification(Box::new(verified.clone()));
@@ -189,14 +188,14 @@ impl Shared {
         let place = place.ok_or(DispatchError::Busy { retry_after_ms: BUSY_RETRY_MS })?;
 
         let stdin = self.recorded_input(accepted_at, accepted.stdin).await?;
-        let prepared = self.prepare_again(&tenant, accepted.module.digest).await?;
-        let slot = self.deps.executors.reserve().await;
+        let prepared = self.prepare_again(&tenant, CodeId::of(&accepted)).await?;
+        let slot = self.deps.executors.reserve_for(&tenant).await;
         let slot = slot.map_err(|busy| DispatchError::Busy { retry_after_ms: busy.retry_after_ms })?;
         // Under an id of its own: a node that stops ends it as any other, and nobody cancels it.
         let run = self.runs.of(self.ids.execution());
         let ran =
             self.deps.executors.run_again(slot, &prepared, verify::job(&accepted, stdin, run.cancel.clone())).await;
-        let compared = verify::compare(&finished, &ran)?;
+        let compared = verify::compare(&accepted, &finished, &ran)?;
         // A rate that has been used up meanwhile is waited for, and not in a place that others need.
         let _inside = place.leave();
 
@@ -279,11 +278,11 @@ impl Shared {
     }
 
     /// The recorded module, by its digest: also of a name that was deleted since.
-    async fn prepare_again(&self, tenant: &TenantId, digest: Digest) -> Result<Prepared, DispatchError> {
-        if self.deps.executors.prepared(digest).await.is_none() && !self.deps.blobs.contains(digest).await? {
+    async fn prepare_again(&self, tenant: &TenantId, code: CodeId) -> Result<Prepared, DispatchError> {
+        if self.deps.executors.prepared(code).await.is_none() && !self.deps.blobs.contains(code.digest).await? {
             return Err(NotVerifiable::Gone("module").into());
         }
-        self.prepare(tenant, digest).await.map_err(DispatchError::NotNow)
+        self.prepare(tenant, code).await.map_err(DispatchError::NotNow)
     }
 }
 

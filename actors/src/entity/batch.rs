@@ -20,7 +20,7 @@ use crate::{
     json::escaped_size,
     metrics,
     tenant::{
-        Command, Rerun, Tenant,
+        Command, Metered, Rerun, Tenant,
         idempotency::{Decision, Replayed},
     },
     trace,
@@ -133,7 +133,9 @@ fn text_size(command: &Command) -> usize {
     let all = |texts: &[String]| texts.iter().map(|text| escaped_size(text)).sum();
     match command {
         Command::PublishModule { imports, exports, .. } => all(imports) + all(exports),
-        Command::Execute(execute) | Command::Rerun(Rerun { execute, .. }) => all(&execute.args),
+        Command::Execute(execute)
+        | Command::Rerun(Rerun { execute, .. })
+        | Command::Metered(Metered { execute, .. }) => all(&execute.args),
         Command::Finish(finished) => finished.message.as_deref().map_or(0, escaped_size),
         Command::RecordVerification(verified) => {
             let sides =
@@ -218,6 +220,7 @@ mod tests {
             bucket_full_at: Some(latest()),
             start_by: Some(latest()),
             rerun_of: Some(ExecutionId::new(uuid())),
+            fuel: Some(u64::MAX),
         }))
     }
 

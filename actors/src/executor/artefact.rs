@@ -12,12 +12,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use super::{
+    CodeId, ExecutorConfig, metrics,
+    profile::{Each, Profile},
+};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use wasmtime::{Engine, Module};
-use wasmwiz_events::digest::Digest;
-
-use super::{ExecutorConfig, metrics};
 
 /// What every file begins with: the format and its version.
 const MAGIC: &[u8; 4] = b"WWA1";
@@ -63,14 +64,14 @@ impl Code {
 pub(crate) struct Artefacts {
     folder: Option<PathBuf>,
     key: [u8; KEY_BYTES],
-    fingerprint: String,
+    fingerprints: Each<String>,
     max_bytes: u64,
     writes: AtomicU64,
 }
 
 impl Artefacts {
     /// Opens the folder, makes its key if there is none, and clears away what other versions of the engine left.
-    pub(crate) fn open(config: &ExecutorConfig, fingerprint: &str) -> io::Result<Self> {
+    pub(crate) fn open(config: &ExecutorConfig, fingerprints: Each<String>) -> io::Result<Self> {
         let folder = config.artefacts_dir.clone();
         let key = match &folder {
             None => [0; KEY_BYTES],
@@ -79,27 +80,26 @@ impl Artefacts {
                 key(&folder.join(KEY_FILE))?
             }
         };
-        let fingerprint = fingerprint.to_owned();
         let artefacts =
-            Self { folder, key, fingerprint, max_bytes: config.artefacts_max_bytes, writes: AtomicU64::new(0) };
+            Self { folder, key, fingerprints, max_bytes: config.artefacts_max_bytes, writes: AtomicU64::new(0) };
         artefacts.clear_foreign()?;
         Ok(artefacts)
     }
 
-    /// The code of a module, if this node has compiled it with this engine.
-    pub(crate) fn read(&self, digest: Digest) -> Option<Code> {
-        let path = self.path(digest)?;
+    /// The code of a module, if this node has compiled it with the engine of its profile.
+    pub(crate) fn read(&self, id: CodeId) -> Option<Code> {
+        let path = self.path(id)?;
         let mut file = File::open(&path).ok()?;
         let mut bytes = Vec::new();
         let size_bytes = file.metadata().ok()?.len();
         let whole = size_bytes <= self.max_bytes && file.read_to_end(&mut bytes).is_ok();
         let code = bytes.split_off((MAGIC.len() + TAG_BYTES).min(bytes.len()));
         let authentic =
-            whole && bytes.strip_prefix(MAGIC).is_some_and(|tag| self.mac(digest, &code).verify_slice(tag).is_ok());
+            whole && bytes.strip_prefix(MAGIC).is_some_and(|tag| self.mac(id, &code).verify_slice(tag).is_ok());
         if !authentic {
-            tracing::warn!(module.digest = %digest, "a compiled module on disk is not what this node wrote; deleted");
+            tracing::warn!(module.digest = %id.digest, "a compiled module on disk is not what this node wrote; deleted");
             ::metrics::counter!(metrics::ARTEFACTS_REFUSED_TOTAL).increment(1);
-            self.forget(digest);
+            self.forget(id);
             return None;
         }
         // The newest use decides who stays; a clock that cannot be written changes only that.
@@ -109,10 +109,10 @@ impl Artefacts {
     }
 
     /// Keeps the code of a module. A disk that is full or broken costs a compilation later, nothing else.
-    pub(crate) fn write(&self, digest: Digest, code: &Code) {
-        let Some(path) = self.path(digest) else { return };
-        if let Err(error) = self.write_to(&path, digest, code) {
-            tracing::warn!(%error, module.digest = %digest, "a compiled module could not be kept on disk");
+    pub(crate) fn write(&self, id: CodeId, code: &Code) {
+        let Some(path) = self.path(id) else { return };
+        if let Err(error) = self.write_to(&path, id, code) {
+            tracing::warn!(%error, module.digest = %id.digest, "a compiled module could not be kept on disk");
         }
         if let Err(error) = self.shrink() {
             tracing::warn!(%error, "old compiled modules could not be removed");
@@ -120,20 +120,20 @@ impl Artefacts {
     }
 
     /// Deletes the file of a module: it could not be loaded.
-    pub(crate) fn forget(&self, digest: Digest) {
-        if let Some(path) = self.path(digest) {
+    pub(crate) fn forget(&self, id: CodeId) {
+        if let Some(path) = self.path(id) {
             // Gone already is as good.
             let _ = fs::remove_file(path);
         }
     }
 
-    fn write_to(&self, path: &Path, digest: Digest, code: &Code) -> io::Result<()> {
+    fn write_to(&self, path: &Path, id: CodeId, code: &Code) -> io::Result<()> {
         let number = self.writes.fetch_add(1, Ordering::Relaxed);
-        let temporary = path.with_file_name(format!("{TEMPORARY}{}-{number}", digest.to_hex()));
+        let temporary = path.with_file_name(format!("{TEMPORARY}{}-{number}", id.digest.to_hex()));
         let written = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(MAGIC)?;
-            file.write_all(&self.mac(digest, &code.0).finalize().into_bytes())?;
+            file.write_all(&self.mac(id, &code.0).finalize().into_bytes())?;
             file.write_all(&code.0)?;
             fs::rename(&temporary, path)
         })();
@@ -143,29 +143,30 @@ impl Artefacts {
         written
     }
 
-    fn path(&self, digest: Digest) -> Option<PathBuf> {
+    fn path(&self, id: CodeId) -> Option<PathBuf> {
         let folder = self.folder.as_ref()?;
-        Some(folder.join(format!("{}.{}{SUFFIX}", digest.to_hex(), self.fingerprint)))
+        Some(folder.join(format!("{}.{}{SUFFIX}", id.digest.to_hex(), self.fingerprints.of(id.profile))))
     }
 
-    fn mac(&self, digest: Digest, code: &[u8]) -> Hmac<Sha256> {
+    fn mac(&self, id: CodeId, code: &[u8]) -> Hmac<Sha256> {
         // Of fixed length are digest and fingerprint, so no two inputs give the same bytes.
         let mut mac = <Hmac<Sha256> as hmac::digest::KeyInit>::new((&self.key).into());
         mac.update(b"wasmwiz artefact 1");
-        mac.update(digest.as_bytes());
-        mac.update(self.fingerprint.as_bytes());
+        mac.update(id.digest.as_bytes());
+        mac.update(self.fingerprints.of(id.profile).as_bytes());
         mac.update(code);
         mac
     }
 
     fn clear_foreign(&self) -> io::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
-        let ours = format!(".{}{SUFFIX}", self.fingerprint);
+        let ours = Profile::ALL.map(|profile| format!(".{}{SUFFIX}", self.fingerprints.of(profile)));
+        let is_ours = |name: &str| ours.iter().any(|ours| name.ends_with(ours));
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(TEMPORARY) || (name.ends_with(SUFFIX) && !name.ends_with(&ours)) {
+            if name.starts_with(TEMPORARY) || (name.ends_with(SUFFIX) && !is_ours(&name)) {
                 fs::remove_file(entry.path())?;
             }
         }

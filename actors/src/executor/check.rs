@@ -11,7 +11,7 @@ use wasmwiz_events::{
     time::Timestamp,
 };
 
-use super::{Asker, Executors, Job};
+use super::{Asker, CodeId, Executors, Job, Profile};
 
 /// How long the check may take, compilation included: less than the period of the probes that ask for it.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,6 +21,9 @@ const ECHO: &[u8] = include_bytes!("check.wasm");
 
 /// What it is given.
 const INPUT: &[u8] = b"are you well?";
+
+/// More than it uses.
+const FUEL: u64 = 1_000_000;
 
 const LIMITS: Limits =
     Limits { wall_ms: 2_000, memory_bytes: 64 << 10, stdin_bytes: 64, stdout_bytes: 64, stderr_bytes: 64 };
@@ -35,11 +38,18 @@ async fn run(executors: &Executors) -> Result<(), String> {
     if stalled > 0 {
         return Err(format!("{stalled} executors do not answer"));
     }
-    let digest = Digest::of(ECHO);
-    let prepared = match executors.prepared(digest).await {
+    for profile in Profile::ALL {
+        echoes(executors, profile).await?;
+    }
+    Ok(())
+}
+
+async fn echoes(executors: &Executors, profile: Profile) -> Result<(), String> {
+    let code = CodeId { digest: Digest::of(ECHO), profile };
+    let prepared = match executors.prepared(code).await {
         Some(prepared) => prepared,
         None => {
-            let prepared = executors.prepare(Asker::Platform, digest, Bytes::from_static(ECHO)).await;
+            let prepared = executors.prepare(Asker::Platform, code, Bytes::from_static(ECHO)).await;
             prepared.map_err(|error| format!("compiling: {error}"))?
         }
     };
@@ -50,6 +60,7 @@ async fn run(executors: &Executors) -> Result<(), String> {
         args: Vec::new(),
         stdin: Bytes::from_static(INPUT),
         limits: LIMITS,
+        fuel: (profile == Profile::Metered).then_some(FUEL),
         seed: Seed::new([0; 16]),
         start_time: Timestamp::from_unix_ms(0),
         skips_sleep: false,

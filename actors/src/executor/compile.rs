@@ -29,7 +29,8 @@ use wasmtime::Engine;
 use wasmwiz_events::digest::Digest;
 
 use super::{
-    CompileConfig, PrepareError, Rejection, artefact::Code, engine, rejection::CompileResource, slots::Waiting,
+    CompileConfig, PrepareError, Rejection, artefact::Code, engine, profile::Profile, rejection::CompileResource,
+    slots::Waiting,
 };
 use crate::shares::Place;
 
@@ -79,16 +80,15 @@ pub(crate) struct Permit<'a> {
 
 /// Compiles, a bounded number at a time.
 pub(crate) struct Compiler {
-    engine: Engine,
     config: CompileConfig,
     permits: Semaphore,
     waiting: AtomicU32,
 }
 
 impl Compiler {
-    pub(crate) fn new(engine: Engine, config: CompileConfig) -> Self {
+    pub(crate) fn new(config: CompileConfig) -> Self {
         let permits = Semaphore::new(config.permits.max(1));
-        Self { engine, config, permits, waiting: AtomicU32::new(0) }
+        Self { config, permits, waiting: AtomicU32::new(0) }
     }
 
     /// The right to compile one module: the tenant's turn first, then the node's.
@@ -109,27 +109,26 @@ impl Compiler {
     }
 
     /// Compiles a module that has passed inspection.
-    pub(crate) async fn compile(&self, _permit: Permit<'_>, wasm: Vec<u8>) -> Result<Code, PrepareError> {
+    pub(crate) async fn compile(
+        &self,
+        _permit: Permit<'_>,
+        engine: &Engine,
+        wasm: Vec<u8>,
+    ) -> Result<Code, PrepareError> {
         let wall = Duration::from_millis(self.config.wall_ms);
         let code = match self.config.worker.as_deref() {
-            Some([program, arguments @ ..]) => self.in_child(program, arguments, wasm, wall).await?,
+            Some([program, arguments @ ..]) => self.in_child(program, arguments, engine, wasm, wall).await?,
             Some([]) => return Err(PrepareError::Failed("no program is set that compiles".into())),
-            None => self.in_process(wasm).await?,
+            None => in_process(engine.clone(), wasm).await?,
         };
         Ok(Code::compiled(code))
-    }
-
-    async fn in_process(&self, wasm: Vec<u8>) -> Result<Vec<u8>, PrepareError> {
-        let engine = self.engine.clone();
-        let compiled = tokio::task::spawn_blocking(move || engine.precompile_module(&wasm)).await;
-        let compiled = compiled.map_err(|_| PrepareError::Failed("the compiler panicked".into()))?;
-        compiled.map_err(|error| rejected(&format!("{error:#}")).into())
     }
 
     async fn in_child(
         &self,
         program: &OsString,
         arguments: &[OsString],
+        engine: &Engine,
         wasm: Vec<u8>,
         wall: Duration,
     ) -> Result<Vec<u8>, PrepareError> {
@@ -146,7 +145,7 @@ impl Compiler {
         let mut header = Vec::from(MAGIC);
         header.extend_from_slice(&self.config.cpu_s.to_le_bytes());
         header.extend_from_slice(&self.config.memory_bytes.to_le_bytes());
-        let build = build(&self.engine);
+        let build = build(engine);
         header.extend_from_slice(build.as_bytes());
         let answer = tokio::time::timeout(wall, converse(child, &header, &wasm)).await;
         // Out of time: the future is dropped, and the child is killed with it.
@@ -163,6 +162,12 @@ impl Compiler {
         answer.drain(..preface.len());
         Ok(answer)
     }
+}
+
+async fn in_process(engine: Engine, wasm: Vec<u8>) -> Result<Vec<u8>, PrepareError> {
+    let compiled = tokio::task::spawn_blocking(move || engine.precompile_module(&wasm)).await;
+    let compiled = compiled.map_err(|_| PrepareError::Failed("the compiler panicked".into()))?;
+    compiled.map_err(|error| rejected(&format!("{error:#}")).into())
 }
 
 async fn converse(mut child: Child, header: &[u8], wasm: &[u8]) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
@@ -248,16 +253,12 @@ fn request_from(
         return Err((EXIT_FAILED, "this is no request to compile".into()));
     }
     limit(number(cpu_s), number(memory_bytes)).map_err(failed("setting limits"))?;
-    let engine = Engine::new(&engine::settings()).map_err(|error| {
-        let code = if is_out_of_memory(&error) { EXIT_MEMORY } else { EXIT_FAILED };
-        (code, format!("{error:#}"))
-    })?;
-    let (mut asks, build) = ([0; 32], build(&engine));
+    let mut asks = [0; 32];
     stdin.read_exact(&mut asks).map_err(failed("reading the request"))?;
-    if &asks != build.as_bytes() {
+    let Some((engine, build)) = engine_of(&asks)? else {
         let message = format!("this is WasmWiz {}, and who asks is another build", env!("CARGO_PKG_VERSION"));
         return Err((EXIT_OTHER_BUILD, message));
-    }
+    };
     let mut wasm = Vec::new();
     stdin.take(MODULE_MAX_BYTES).read_to_end(&mut wasm).map_err(failed("reading the module"))?;
     let artefact = engine.precompile_module(&wasm).map_err(|error| {
@@ -271,6 +272,21 @@ fn request_from(
         stdout.flush()
     };
     write().map_err(failed("writing the artefact"))
+}
+
+/// The engine of this build that is asked for: each profile has a build of its own.
+fn engine_of(asks: &[u8; 32]) -> Result<Option<(Engine, Digest)>, (u8, String)> {
+    for profile in Profile::ALL {
+        let engine = Engine::new(&engine::settings(profile)).map_err(|error| {
+            let code = if is_out_of_memory(&error) { EXIT_MEMORY } else { EXIT_FAILED };
+            (code, format!("{error:#}"))
+        })?;
+        let build = build(&engine);
+        if asks == build.as_bytes() {
+            return Ok(Some((engine, build)));
+        }
+    }
+    Ok(None)
 }
 
 fn number(bytes: &[u8]) -> u64 {
@@ -312,9 +328,11 @@ mod tests {
 
     #[test]
     fn a_child_compiles_for_its_own_build_alone_and_says_which_that_is() {
-        let own = build(&Engine::new(&engine::settings()).unwrap());
-        let answer = asked(own.as_bytes()).unwrap();
-        assert!(answer.starts_with(&[ANSWER.as_slice(), own.as_bytes()].concat()) && answer.len() > 100);
+        for profile in Profile::ALL {
+            let own = build(&Engine::new(&engine::settings(profile)).unwrap());
+            let answer = asked(own.as_bytes()).unwrap();
+            assert!(answer.starts_with(&[ANSWER.as_slice(), own.as_bytes()].concat()) && answer.len() > 100);
+        }
         let (code, message) = asked(&[7; 32]).unwrap_err();
         assert_eq!(code, EXIT_OTHER_BUILD);
         assert!(message.contains("another build"), "{message}");

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct ExecutorConfig {
     /// Executor threads. Default: one for each core this process may use.
     pub threads: usize,
-    /// Guests that may run at the same time on this node. Each reserves 4 GiB of address space, not of memory.
+    /// Guests that may run at the same time on this node. Each reserves 8 GiB of address space, half of it to
+    /// be metered, and none of memory.
     pub guests_max: u32,
     /// Requests that may wait for one of them.
     pub waiting_max: u32,

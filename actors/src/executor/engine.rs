@@ -1,6 +1,6 @@
-//! The one engine: which WebAssembly it accepts, how guests are stopped and how their memory is handed out.
+//! The engines: which WebAssembly it accepts, how guests are stopped and how their memory is handed out.
 //!
-//! [`settings`] is shared by the executors and by the child process that compiles, so that what one writes the other can
+//! There is one for each [`Profile`], and they differ in nothing but that. [`settings`] is shared by the executors and by the child process that compiles, so that what one writes the other can
 //! load. Everything that is not needed by the output of today's C, Rust, Zig and Go compilers is off: most advisories
 //! against the engine were in such parts.
 
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use wasmparser::WasmFeatures;
 use wasmtime::{Config, Enabled, Engine, Linker, PoolingAllocationConfig, Store, Strategy};
 
-use super::{ExecutorConfig, MemoryReset, run::Guest, swap, wasi};
+use super::{ExecutorConfig, MemoryReset, profile::Profile, run::Guest, swap, wasi};
 
 /// What modules may use: mutable globals, sign extension, saturating conversion, multi-value, bulk memory, reference
 /// types, SIMD, extended constants and tail calls. No threads, garbage collection, 64-bit or several memories, exceptions,
@@ -46,12 +46,12 @@ const SPARE_SLOTS: u32 = 2;
 const HOST: &[u8] = b"wasmwiz engine 2";
 
 /// The settings that decide what machine code is made of a module, and how it is stopped.
-pub(crate) fn settings() -> Config {
+pub(crate) fn settings(profile: Profile) -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
         .epoch_interruption(true)
-        .consume_fuel(false)
+        .consume_fuel(profile == Profile::Metered)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(ASYNC_STACK_BYTES)
         .async_stack_zeroing(true)
@@ -82,7 +82,7 @@ pub(crate) fn scans(config: &ExecutorConfig) -> bool {
 }
 
 /// [`settings`] and the pool that guests are taken from.
-pub(crate) fn pooled(config: &ExecutorConfig) -> Config {
+pub(crate) fn pooled(profile: Profile, config: &ExecutorConfig) -> Config {
     let slots = config.guests_max.saturating_add(SPARE_SLOTS);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(slots)
@@ -98,7 +98,7 @@ pub(crate) fn pooled(config: &ExecutorConfig) -> Config {
         .table_keep_resident(KEEP_RESIDENT_BYTES)
         .async_stack_keep_resident(KEEP_RESIDENT_BYTES)
         .pagemap_scan(if scans(config) { Enabled::Auto } else { Enabled::No });
-    let mut settings = settings();
+    let mut settings = settings(profile);
     settings.allocation_strategy(pool);
     settings
 }
@@ -179,9 +179,17 @@ mod tests {
 
     #[test]
     fn the_engine_is_as_hard_as_the_design_says() {
-        let config = Engine::new(&pooled(&ExecutorConfig { guests_max: 10, ..ExecutorConfig::default() })).unwrap();
+        for profile in Profile::ALL {
+            is_as_hard(profile);
+        }
+    }
+
+    fn is_as_hard(profile: Profile) {
+        let config = ExecutorConfig { guests_max: 10, ..ExecutorConfig::default() };
+        let config = Engine::new(&pooled(profile, &config)).unwrap();
         assert_eq!(config.get_wasm_features(), FEATURES);
-        assert!(config.get_epoch_interruption() && !config.get_consume_fuel());
+        assert!(config.get_epoch_interruption());
+        assert_eq!(config.get_consume_fuel(), profile == Profile::Metered);
         assert!(config.get_async_stack_zeroing() && config.get_signals_based_traps());
         assert!(config.get_guard_before_linear_memory() && !config.get_shared_memory());
         assert!(!config.get_concurrency_support() && !config.get_guest_debug());
@@ -199,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_function_of_ours_has_the_type_of_the_one_it_replaces() {
-        let engine = Engine::new(&settings()).unwrap();
+        let engine = Engine::new(&settings(Profile::Plain)).unwrap();
         let mut originals = Linker::<Guest>::new(&engine);
         wasmtime_wasi::p1::add_to_linker_async(&mut originals, |guest: &mut Guest| &mut guest.wasi).unwrap();
         let (_, ours) = linker(&engine).unwrap();
@@ -209,8 +217,13 @@ mod tests {
 
     #[test]
     fn what_the_compiler_writes_the_executors_can_load() {
-        let compiler = Engine::new(&settings()).unwrap();
-        let executor = Engine::new(&pooled(&ExecutorConfig { guests_max: 2, ..ExecutorConfig::default() })).unwrap();
-        assert_eq!(fingerprint(&compiler), fingerprint(&executor));
+        let config = ExecutorConfig { guests_max: 2, ..ExecutorConfig::default() };
+        let prints = Profile::ALL.map(|profile| {
+            let compiler = Engine::new(&settings(profile)).unwrap();
+            let executor = Engine::new(&pooled(profile, &config)).unwrap();
+            assert_eq!(fingerprint(&compiler), fingerprint(&executor));
+            fingerprint(&compiler)
+        });
+        assert_ne!(prints[0], prints[1], "what one of them compiles is none of the other's");
     }
 }

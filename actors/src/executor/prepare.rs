@@ -1,4 +1,4 @@
-//! From bytes to a module that is ready to run: memory, then disk, then the compiler; once for each digest.
+//! From bytes to a module that is ready to run: memory, then disk, then the compiler; once for each module and profile.
 
 use std::{
     collections::HashMap,
@@ -18,12 +18,13 @@ use wasmtime::{Engine, InstancePre, Linker};
 use wasmwiz_events::{digest::Digest, id::TenantId};
 
 use super::{
-    ExecutorConfig, Rejection,
+    CodeId, ExecutorConfig, Rejection,
     artefact::{Artefacts, Code},
     cache::Cache,
     compile::Compiler,
     engine::Imports,
     inspect, metrics,
+    profile::Each,
     run::Guest,
 };
 use crate::shares::{Full, Shares};
@@ -33,15 +34,15 @@ use crate::shares::{Full, Shares};
 pub struct Prepared(Arc<Ready>);
 
 struct Ready {
-    digest: Digest,
+    id: CodeId,
     size_bytes: u64,
     instance: InstancePre<Guest>,
 }
 
 impl Prepared {
-    /// SHA-256 of the module's bytes.
-    pub fn digest(&self) -> Digest {
-        self.0.digest
+    /// Which module it is, in which profile.
+    pub fn id(&self) -> CodeId {
+        self.0.id
     }
 
     /// Size of its machine code, in bytes.
@@ -56,7 +57,7 @@ impl Prepared {
 
 impl std::fmt::Debug for Prepared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Prepared").field(&self.0.digest).finish()
+        f.debug_tuple("Prepared").field(&self.0.id).finish()
     }
 }
 
@@ -106,35 +107,38 @@ const REFUSED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1_023);
 
 type Flight = Shared<BoxFuture<'static, Result<Option<Prepared>, PrepareError>>>;
 
-/// A digest, and for whom it may be compiled, if at all: nobody gets an error that is another's.
-type FlightKey = (Digest, Option<Asker>);
+/// What is made, and for whom it may be compiled, if at all: nobody gets an error that is another's.
+type FlightKey = (CodeId, Option<Asker>);
+
+/// An engine, and what it links modules with.
+pub(crate) struct Linked {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Guest>,
+}
 
 pub(crate) struct Preparer {
-    engine: Engine,
-    linker: Linker<Guest>,
+    engines: Each<Linked>,
     imports: Imports,
     artefacts: Artefacts,
     compiler: Compiler,
     shares: Arc<Shares>,
     memory_max_bytes: u64,
     cache: Mutex<Cache>,
-    refused: Mutex<LruCache<Digest, (Instant, Rejection)>>,
+    refused: Mutex<LruCache<CodeId, (Instant, Rejection)>>,
     flights: Mutex<HashMap<FlightKey, Flight>>,
 }
 
 impl Preparer {
     pub(crate) fn new(
-        engine: Engine,
-        linker: Linker<Guest>,
+        engines: Each<Linked>,
         imports: Imports,
         artefacts: Artefacts,
         config: &ExecutorConfig,
     ) -> Arc<Self> {
         Arc::new(Self {
-            compiler: Compiler::new(engine.clone(), config.compile.clone()),
+            compiler: Compiler::new(config.compile.clone()),
             shares: Shares::new(config.compile.permits_per_tenant, config.compile.waiting_per_tenant_max),
-            engine,
-            linker,
+            engines,
             imports,
             artefacts,
             memory_max_bytes: config.memory_max_bytes,
@@ -147,47 +151,47 @@ impl Preparer {
     pub(crate) async fn prepare(
         self: &Arc<Self>,
         asker: Asker,
-        digest: Digest,
+        id: CodeId,
         wasm: Bytes,
     ) -> Result<Prepared, PrepareError> {
-        if let Some(prepared) = self.cached(digest) {
+        if let Some(prepared) = self.cached(id) {
             return Ok(prepared);
         }
-        if let Some(rejection) = self.refused(digest) {
+        if let Some(rejection) = self.refused(id) {
             return Err(rejection.into());
         }
-        let prepared = self.fly(digest, Some((asker, wasm))).await?;
+        let prepared = self.fly(id, Some((asker, wasm))).await?;
         prepared.ok_or_else(|| PrepareError::Failed("the compilation gave no module".into()))
     }
 
-    pub(crate) async fn prepared(self: &Arc<Self>, digest: Digest) -> Option<Prepared> {
-        if let Some(prepared) = self.cached(digest) {
+    pub(crate) async fn prepared(self: &Arc<Self>, id: CodeId) -> Option<Prepared> {
+        if let Some(prepared) = self.cached(id) {
             return Some(prepared);
         }
         // A failure to read is the same as nothing to read: the caller compiles.
-        self.fly(digest, None).await.ok().flatten()
+        self.fly(id, None).await.ok().flatten()
     }
 
-    fn cached(&self, digest: Digest) -> Option<Prepared> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(digest)
+    fn cached(&self, id: CodeId) -> Option<Prepared> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(id)
     }
 
-    fn refused(&self, digest: Digest) -> Option<Rejection> {
+    fn refused(&self, id: CodeId) -> Option<Rejection> {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, rejection) = refused.get(&digest)?;
+        let (at, rejection) = refused.get(&id)?;
         (at.elapsed() < REFUSED_FOR).then(|| rejection.clone())
     }
 
-    fn remember_refusal(&self, digest: Digest, error: &PrepareError) {
+    fn remember_refusal(&self, id: CodeId, error: &PrepareError) {
         if let PrepareError::Rejected(rejection @ Rejection::CompileLimit { .. }) = error {
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-            refused.put(digest, (Instant::now(), rejection.clone()));
+            refused.put(id, (Instant::now(), rejection.clone()));
         }
     }
 
-    /// Joins the flight of this digest, or starts it. It is a task: it lands also when all passengers have left.
-    fn fly(self: &Arc<Self>, digest: Digest, order: Option<(Asker, Bytes)>) -> Flight {
-        let key = (digest, order.as_ref().map(|(asker, _)| asker.clone()));
+    /// Joins the flight to this code, or starts it. It is a task: it lands also when all passengers have left.
+    fn fly(self: &Arc<Self>, id: CodeId, order: Option<(Asker, Bytes)>) -> Flight {
+        let key = (id, order.as_ref().map(|(asker, _)| asker.clone()));
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(&key) {
             return flight.clone();
@@ -196,7 +200,7 @@ impl Preparer {
         let task = tokio::spawn(async move {
             // Takes the flight off the board however it ends, after the cache has the module.
             let landing = Landing { preparer, key: landing_key };
-            landing.preparer.make(digest, order).await
+            landing.preparer.make(id, order).await
         });
         let flight = async move {
             task.await.unwrap_or_else(|_| Err(PrepareError::Failed("the task that prepares it was lost".into())))
@@ -208,19 +212,19 @@ impl Preparer {
 
     async fn make(
         self: &Arc<Self>,
-        digest: Digest,
+        id: CodeId,
         order: Option<(Asker, Bytes)>,
     ) -> Result<Option<Prepared>, PrepareError> {
         // Somebody may have landed between the caller's look and this one.
-        if let Some(prepared) = self.cached(digest) {
+        if let Some(prepared) = self.cached(id) {
             return Ok(Some(prepared));
         }
-        if let Some(prepared) = self.blocking(move |preparer| Ok(preparer.read_from_disk(digest))).await? {
+        if let Some(prepared) = self.blocking(move |preparer| Ok(preparer.read_from_disk(id))).await? {
             count("artefact");
             return Ok(Some(prepared));
         }
         let Some((asker, wasm)) = order else { return Ok(None) };
-        let made = self.compile(&asker, digest, wasm).await;
+        let made = self.compile(&asker, id, wasm).await;
         count(match &made {
             Ok(_) => "compiled",
             Err(PrepareError::Rejected(_)) => "rejected",
@@ -231,7 +235,7 @@ impl Preparer {
         made.map(Some)
     }
 
-    async fn compile(self: &Arc<Self>, asker: &Asker, digest: Digest, wasm: Bytes) -> Result<Prepared, PrepareError> {
+    async fn compile(self: &Arc<Self>, asker: &Asker, id: CodeId, wasm: Bytes) -> Result<Prepared, PrepareError> {
         let place = match asker {
             Asker::Platform => None,
             Asker::Tenant(tenant) => Some(self.shares.enter(tenant, false)?),
@@ -239,7 +243,7 @@ impl Preparer {
         };
         let wasm = self
             .blocking(move |preparer| {
-                if Digest::of(&wasm) != digest {
+                if Digest::of(&wasm) != id.digest {
                     return Err(PrepareError::Failed("its bytes are not those of its digest".into()));
                 }
                 inspect::inspect(&wasm, Some(&preparer.imports), preparer.memory_max_bytes)?;
@@ -248,38 +252,39 @@ impl Preparer {
             .await?;
         let permit = self.compiler.permit(place.as_ref()).await?;
         // Another tenant's flight may have landed while this one waited.
-        if let Some(prepared) = self.cached(digest) {
+        if let Some(prepared) = self.cached(id) {
             return Ok(prepared);
         }
         let started = Instant::now();
-        let compiled = self.compiler.compile(permit, wasm).await;
-        let code = compiled.inspect_err(|error| self.remember_refusal(digest, error))?;
+        let compiled = self.compiler.compile(permit, &self.engines.of(id.profile).engine, wasm).await;
+        let code = compiled.inspect_err(|error| self.remember_refusal(id, error))?;
         ::metrics::histogram!(metrics::COMPILE_SECONDS).record(started.elapsed().as_secs_f64());
         self.blocking(move |preparer| {
             let prepared = preparer
-                .link(digest, &code)
+                .link(id, &code)
                 .map_err(|error| PrepareError::Failed(format!("the compiled module cannot be loaded: {error:#}")))?;
-            preparer.artefacts.write(digest, &code);
+            preparer.artefacts.write(id, &code);
             Ok(prepared)
         })
         .await
     }
 
-    fn read_from_disk(&self, digest: Digest) -> Option<Prepared> {
-        let code = self.artefacts.read(digest)?;
-        match self.link(digest, &code) {
+    fn read_from_disk(&self, id: CodeId) -> Option<Prepared> {
+        let code = self.artefacts.read(id)?;
+        match self.link(id, &code) {
             Ok(prepared) => Some(prepared),
             Err(error) => {
                 tracing::warn!(error = %format!("{error:#}"), "a compiled module on disk cannot be loaded; deleted");
-                self.artefacts.forget(digest);
+                self.artefacts.forget(id);
                 None
             }
         }
     }
 
-    fn link(&self, digest: Digest, code: &Code) -> wasmtime::Result<Prepared> {
-        let instance = self.linker.instantiate_pre(&code.load(&self.engine)?)?;
-        let prepared = Prepared(Arc::new(Ready { digest, size_bytes: code.size_bytes(), instance }));
+    fn link(&self, id: CodeId, code: &Code) -> wasmtime::Result<Prepared> {
+        let Linked { engine, linker } = self.engines.of(id.profile);
+        let instance = linker.instantiate_pre(&code.load(engine)?)?;
+        let prepared = Prepared(Arc::new(Ready { id, size_bytes: code.size_bytes(), instance }));
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).put(prepared.clone());
         Ok(prepared)
     }

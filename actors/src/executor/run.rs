@@ -5,6 +5,7 @@
 //! - a trap after the guest was denied memory or table elements: *out of memory*. A guest that goes on without them and
 //!   ends by itself has chosen how: it has *succeeded*, or *exited* with its code, and the message tells of the denial;
 //! - but *failed* when it was denied because the guests of this node hold all there is, and did not succeed;
+//! - the last of the fuel it was given, if it is metered: *out of fuel*, whatever it was denied before;
 //! - too little memory to begin with: *out of memory*; any other failure to begin: *failed*, the host's fault;
 //! - the wall clock, which also counts instantiation and waiting for turns: *deadline exceeded*.
 
@@ -12,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use rand_chacha::ChaCha20Rng;
 use tokio::{sync::Semaphore, time::Instant};
-use wasmtime::{Engine, InstancePre, Store, Trap, UpdateDeadline};
+use wasmtime::{InstancePre, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder, p1::WasiP1Ctx};
 use wasmwiz_events::{
     execution::{Outcome, Seed},
@@ -33,7 +34,6 @@ use super::{
 
 /// Everything that guests of one node share.
 pub(crate) struct Node {
-    pub(crate) engine: Engine,
     pub(crate) ticker: Ticker,
     pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) heavy_after: Duration,
@@ -109,11 +109,15 @@ pub(crate) async fn run(
     job: &Job,
     gone: impl Future<Output = ()>,
 ) -> Ran {
+    // What is prepared for the one is none of the other's: fuel that nobody counts must not look like fuel that was enough.
+    if module.module().engine().get_consume_fuel() != job.fuel.is_some() {
+        return failed("the guest was prepared for another profile than it was to run in");
+    }
     let started = Instant::now();
     let _ticking = node.ticker.guest_runs();
     let stdout = Sink::new(job.limits.stdout_bytes, &node.budget);
     let stderr = Sink::new(job.limits.stderr_bytes, &node.budget);
-    let mut store = store(node, job, stdout.clone(), stderr.clone());
+    let mut store = store(node, module, job, stdout.clone(), stderr.clone());
     let (end, cpu) = {
         let mut call = std::pin::pin!(call(&mut store, module));
         let mut sliced = Sliced::new(call.as_mut(), node.heavy_after, turns);
@@ -126,6 +130,7 @@ pub(crate) async fn run(
         };
         (end, sliced.cpu())
     };
+    let (end, fuel) = metered(end, job.fuel, store.get_fuel().ok());
     // The instance goes first, then the memory it held returns to the node's budget.
     let guest = store.into_data();
     let (outcome, exit_code, message) = judge(&end, guest.limiter.denied(), job);
@@ -136,7 +141,7 @@ pub(crate) async fn run(
         reproducibility: reproducibility(outcome, is_short, &guest.time),
         stdout: stdout.take(),
         stderr: stderr.take(),
-        fuel: None,
+        fuel,
         cpu: Millis::from(cpu),
         wall: Millis::from(started.elapsed()),
         peak_memory_bytes: guest.limiter.peak_bytes(),
@@ -144,10 +149,10 @@ pub(crate) async fn run(
     }
 }
 
-fn store(node: &Node, job: &Job, stdout: Sink, stderr: Sink) -> Store<Guest> {
+fn store(node: &Node, module: &InstancePre<Guest>, job: &Job, stdout: Sink, stderr: Sink) -> Store<Guest> {
     let limiter = Limiter::new(Arc::clone(&node.budget), job.limits.memory_bytes);
     let mut store = Store::new(
-        &node.engine,
+        module.module().engine(),
         Guest {
             wasi: wasi::context(job, stdout, stderr),
             random: random::generator(job.seed, b"secure"),
@@ -157,10 +162,29 @@ fn store(node: &Node, job: &Job, stdout: Sink, stderr: Sink) -> Store<Guest> {
     );
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(wasi::host_call_bytes(job));
+    if let Some(fuel) = job.fuel {
+        // It cannot fail on the engine of the metered profile, which `run` has made sure of.
+        let _ = store.set_fuel(fuel);
+    }
     store.set_epoch_deadline(1);
     // tokio's own yield lets the thread look after its timers and its mailbox; the engine's would not.
     store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
     store
+}
+
+/// What a guest has used of what it was `given`, and whether that was all of it, which is its end then. `left` is what its store says.
+///
+/// The engine looks whether there is some left where a function or a loop begins, and writes down how much where a function ends or another one is
+/// called. So a guest that has used up all with its last steps returns as if nothing were; and of one that is stopped anywhere else nobody knows how much
+/// it used, only that it was less than all.
+const fn metered(end: End, given: Option<u64>, left: Option<u64>) -> (End, Option<u64>) {
+    let (Some(given), Some(left)) = (given, left) else { return (end, None) };
+    match end {
+        End::Trap(Trap::OutOfFuel) => (end, Some(given)),
+        End::Returned | End::Exit(_) if left == 0 => (End::Trap(Trap::OutOfFuel), Some(given)),
+        End::Returned | End::Exit(_) | End::HostCall(_) => (end, Some(given.saturating_sub(left))),
+        End::Trap(_) | End::NotInstantiated | End::Deadline | End::Cancelled => (end, None),
+    }
 }
 
 async fn call(store: &mut Store<Guest>, module: &InstancePre<Guest>) -> End {
@@ -200,6 +224,10 @@ fn judge(end: &End, denied: Option<Denied>, job: &Job) -> (Outcome, Option<i32>,
     let said = |why: Denied| Some(why.to_string());
     match (end, denied) {
         (End::Returned | End::Exit(0), _) => (Outcome::Succeeded, Some(0), None),
+        (End::Trap(Trap::OutOfFuel), _) => {
+            let given = job.fuel.unwrap_or_default();
+            (Outcome::OutOfFuel, None, Some(format!("the guest used up the {given} units of fuel it was given")))
+        }
         // That its neighbours hold the node's memory is not the guest's doing.
         (End::Exit(_) | End::Trap(_) | End::HostCall(_) | End::NotInstantiated, Some(why @ Denied::Node)) => {
             (Outcome::Failed, None, said(why))

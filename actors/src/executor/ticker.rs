@@ -1,4 +1,4 @@
-//! The one thread that makes running guests yield: it moves the engine's epoch on, and sleeps while nothing runs.
+//! The one thread that makes running guests yield: it moves the engines' epochs on, and sleeps while nothing runs.
 
 use std::{
     sync::{
@@ -30,12 +30,11 @@ struct State {
 
 impl Ticker {
     /// Starts the thread.
-    pub(crate) fn start(engine: &Engine, tick: Duration) -> std::io::Result<Self> {
+    pub(crate) fn start(engines: [Engine; 2], tick: Duration) -> std::io::Result<Self> {
         let state = Arc::new(State::default());
-        let engine = engine.clone();
         let shared = Arc::clone(&state);
         let thread =
-            thread::Builder::new().name("guest-ticker".into()).spawn(move || tick_on(&shared, &engine, tick))?;
+            thread::Builder::new().name("guest-ticker".into()).spawn(move || tick_on(&shared, &engines, tick))?;
         Ok(Self { state, sleeper: thread.thread().clone(), thread: Some(thread) })
     }
 
@@ -69,7 +68,7 @@ impl Drop for Ticker {
     }
 }
 
-fn tick_on(state: &State, engine: &Engine, tick: Duration) {
+fn tick_on(state: &State, engines: &[Engine], tick: Duration) {
     let mut idle = 0;
     while !state.stopped.load(Ordering::SeqCst) {
         if state.running.load(Ordering::SeqCst) > 0 {
@@ -87,6 +86,6 @@ fn tick_on(state: &State, engine: &Engine, tick: Duration) {
             idle = 0;
         }
         thread::sleep(tick);
-        engine.increment_epoch();
+        engines.iter().for_each(Engine::increment_epoch);
     }
 }

@@ -72,7 +72,49 @@ pub struct Rerun {
     pub execute: Box<Execute>,
 }
 
+/// A request for an execution that is metered. Its guest ends when it has used up its fuel, at the same instruction in every run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metered {
+    /// How much it is given, in units of the engine, about one for each instruction.
+    pub fuel: u64,
+    /// Of which record it is made, if it is, and where its guest's clocks are to begin then, as in [`Rerun`].
+    pub of: Option<Again>,
+    /// What is to run.
+    pub execute: Box<Execute>,
+}
+
+/// What makes an execution a rerun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// The earlier execution.
+    pub id: ExecutionId,
+    /// Where the guest's clocks are to begin; `None`: at its acceptance.
+    #[serde(with = "crate::codec::moment::optional")]
+    pub start_time: Option<Timestamp>,
+}
+
+/// The least fuel that may be asked for. No guest gets far with it.
+pub const FUEL_MIN: u64 = 1;
+/// The most. A guest that uses up a thousand million a second meets every tier's wall time before, and the figures of an hour can be added
+/// up.
+pub const FUEL_MAX: u64 = 1_000_000_000_000;
+
 impl Tenant {
+    /// Admits an execution that is metered.
+    pub(super) fn admit_metered(&self, metered: Metered, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
+        let Metered { fuel, of, execute } = metered;
+        let mut events = match of {
+            Some(Again { id, start_time }) => self.admit_again(Rerun { of: id, start_time, execute }, context)?,
+            None => self.admit(*execute, context)?,
+        };
+        for event in &mut events {
+            if let Event::ExecutionAccepted(accepted) = event {
+                accepted.fuel = Some(fuel.clamp(FUEL_MIN, FUEL_MAX));
+            }
+        }
+        Ok(events)
+    }
+
     /// Admits another execution, made of the record of an earlier one.
     pub(super) fn admit_again(&self, rerun: Rerun, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
         let Rerun { of, start_time, execute } = rerun;
@@ -126,6 +168,7 @@ impl Tenant {
             bucket_full_at,
             start_by,
             rerun_of: None,
+            fuel: None,
         };
         Ok(vec![Event::ExecutionAccepted(Box::new(accepted))])
     }
@@ -165,6 +208,25 @@ mod tests {
         let history = [registered("Acme", Tier::Free), key_issued(K1), published(HELLO)].into_iter().chain(day);
         let refused = Refusal::DailyQuotaUsed { per_day: 100, retry_after_ms: 12 * 3_600_000 };
         given(history).by(K1).when(execute(HELLO)).then_refused(refused);
+    }
+
+    fn metered(of: Option<Again>) -> Command {
+        let Command::Execute(execute) = execute(HELLO) else { unreachable!() };
+        Command::Metered(Metered { fuel: 7, of, execute })
+    }
+
+    #[test]
+    fn one_that_is_metered_says_how_much_fuel_it_has_also_if_it_is_a_rerun() {
+        let accepted = given(ready()).by(K1).when(metered(None)).accepted();
+        assert_eq!((accepted.fuel, accepted.rerun_of), (Some(7), None));
+        let again = Again { id: execution_id(1), start_time: None };
+        let accepted = given(ready()).by(K1).when(metered(Some(again.clone()))).accepted();
+        assert_eq!((accepted.fuel, accepted.rerun_of), (Some(7), Some(execution_id(1))));
+        assert_eq!(given(ready()).by(K1).when(execute(HELLO)).accepted().fuel, None);
+        // What a rerun needs, this one needs, and no more than an execution does if it is none.
+        let runs = Authority::Token { key: key_id(K1), scopes: [Scope::ExecutionsRun].into_iter().collect() };
+        given(ready()).on(runs.clone()).when(metered(None)).then_accepted();
+        given(ready()).on(runs).when(metered(Some(again))).then_refused(Refusal::MissingScope(Scope::ExecutionsRead));
     }
 
     #[test]

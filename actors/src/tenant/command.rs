@@ -13,7 +13,7 @@ use wasmwiz_events::{
 
 use super::{
     NewKey,
-    admission::{Execute, Rerun},
+    admission::{Execute, Metered, Rerun},
 };
 
 /// What may be asked of a tenant. It may be refused.
@@ -134,19 +134,28 @@ pub enum Command {
     RecordVerification(#[serde(with = "crate::codec::json")] Box<Verified>),
     /// Admit another execution, made of the record of an earlier one.
     Rerun(Rerun),
+    /// Admit an execution that is metered. A command of its own, so that an owner of before, which could not meter it, refuses
+    /// what it does not know.
+    Metered(Metered),
 }
 
 impl Command {
     /// What is to be admitted, if that is what is asked for.
     pub(crate) fn execute(&self) -> Option<&Execute> {
-        if let Self::Execute(execute) | Self::Rerun(Rerun { execute, .. }) = self { Some(execute) } else { None }
+        match self {
+            Self::Execute(execute) | Self::Rerun(Rerun { execute, .. }) | Self::Metered(Metered { execute, .. }) => {
+                Some(execute)
+            }
+            _ => None,
+        }
     }
 
     /// A second scope that a key needs for it: what a rerun gives shows what was recorded.
     pub(super) fn also(&self) -> Option<Scope> {
         match self {
             Self::Preview(command) => command.also(),
-            command => matches!(command, Self::Rerun(_)).then_some(Scope::ExecutionsRead),
+            Self::Rerun(_) | Self::Metered(Metered { of: Some(_), .. }) => Some(Scope::ExecutionsRead),
+            _ => None,
         }
     }
 
@@ -169,7 +178,7 @@ impl Command {
             Self::PublishModule { .. } | Self::RejectModule { .. } | Self::DeleteModule { .. } => {
                 Some(Scope::ModulesWrite)
             }
-            Self::Execute(_) | Self::Rerun(_) | Self::Cancel { .. } => Some(Scope::ExecutionsRun),
+            Self::Execute(_) | Self::Rerun(_) | Self::Metered(_) | Self::Cancel { .. } => Some(Scope::ExecutionsRun),
             Self::RecordVerification(_) => Some(Scope::ExecutionsRead),
         }
     }
@@ -204,6 +213,7 @@ impl Command {
             Self::Expire => "expire",
             Self::RecordVerification(_) => "record_verification",
             Self::Rerun(_) => "rerun",
+            Self::Metered(_) => "metered",
         }
     }
 }

@@ -45,7 +45,8 @@ impl Tenant {
             | Command::Lose { .. }
             | Command::Expire
             | Command::RecordVerification(_)
-            | Command::Rerun(_) => None,
+            | Command::Rerun(_)
+            | Command::Metered(_) => None,
         };
         match is {
             Some(is) if is != seen || seen == Seen::Other => Err(Refusal::Stale),

@@ -326,6 +326,7 @@ fn accepted_data(n: u128) -> Accepted {
         bucket_full_at: None,
         start_by: None,
         rerun_of: None,
+        fuel: None,
     }
 }
 

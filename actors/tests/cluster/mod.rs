@@ -379,6 +379,7 @@ impl Node {
             stdin: Bytes::copy_from_slice(stdin.as_bytes()),
             args: vec![],
             timeout_ms: None,
+            fuel: None,
             rerun: None,
             hold: Hold::default(),
         }

@@ -25,13 +25,6 @@ fn compile_of_a_tenant() -> CompileConfig {
     }
 }
 
-/// Other bytes, and the same module.
-fn with_a_custom_section(n: u8) -> Bytes {
-    let mut bytes = echo().to_vec();
-    bytes.extend_from_slice(&[0, 3, 1, b'n', n]);
-    bytes.into()
-}
-
 /// A compiler that notes that it has begun, and compiles nothing before the gate is open. Then it ends as one that failed.
 fn gated(folder: &Path) -> Vec<OsString> {
     let folder = folder.display();

@@ -41,6 +41,7 @@ pub(crate) fn job() -> Job {
         seed: Seed::new([7; 16]),
         start_time: Timestamp::from_unix_ms(1_795_953_600_000),
         skips_sleep: false,
+        fuel: None,
         cancel: CancellationToken::new(),
     }
 }

@@ -204,11 +204,11 @@ fn accepted() -> impl Strategy<Value = Event> {
         text(),
         node,
         uuid(),
-        (option::of(time()), option::of(time()), option::of(execution_id())),
+        (option::of(time()), option::of(time()), option::of(execution_id()), option::of(any::<u64>())),
     );
     (what, how).prop_map(|(what, how)| {
         let (execution_id, attempt, module, key_id, stdin, args, limits) = what;
-        let (seed, start_time, engine, node, boot, (bucket_full_at, start_by, rerun_of)) = how;
+        let (seed, start_time, engine, node, boot, (bucket_full_at, start_by, rerun_of, fuel)) = how;
         let (seed, boot) = (Seed::new(seed), BootId::new(boot));
         Event::ExecutionAccepted(Box::new(execution::Accepted {
             execution_id,
@@ -226,6 +226,7 @@ fn accepted() -> impl Strategy<Value = Event> {
             bucket_full_at,
             start_by,
             rerun_of,
+            fuel,
         }))
     })
 }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Gateway,
     auth::Caller,
+    memory::Share,
     problem::{Fault, Kind, Problem},
 };
 
@@ -38,16 +39,28 @@ impl Fields {
         fields.ok_or_else(|| Problem::new(Kind::EmptyBody, "This resource needs a JSON object as its body."))
     }
 
-    /// Reads a body that may be left out.
+    /// Reads a body that may be left out. It has a part of the reserve: what keeps a tenant in control of itself comes like this.
     pub(crate) async fn read_optional(
         gateway: &Gateway,
         caller: &Caller,
         request: &mut Request,
     ) -> Result<Option<Self>, Problem> {
+        Self::read_within(gateway, &gateway.reserve_of(caller), request).await
+    }
+
+    /// The same of a request for work, which has none.
+    pub(crate) async fn read_of_work(
+        gateway: &Gateway,
+        caller: &Caller,
+        request: &mut Request,
+    ) -> Result<Option<Self>, Problem> {
+        Self::read_within(gateway, &gateway.memory_of(caller), request).await
+    }
+
+    async fn read_within(gateway: &Gateway, share: &Share, request: &mut Request) -> Result<Option<Self>, Problem> {
         let limit = Limit { bytes: gateway.config().json_bytes_max, what: "A JSON body", tier: None };
         let media_type = MediaType::of(request)?;
-        let share = gateway.reserve_of(caller);
-        let held = body::read(gateway.config(), &share, request, limit).await?;
+        let held = body::read(gateway.config(), share, request, limit).await?;
         if held.bytes.is_empty() {
             return Ok(None);
         }

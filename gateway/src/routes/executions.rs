@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
 use poem::{Request, Response};
-use wasmwiz_actors::dispatch::{self, Code, DispatchError, Done, Hold, RerunOf};
+use wasmwiz_actors::{
+    dispatch::{self, Code, DispatchError, Done, Hold, RerunOf},
+    tenant::{FUEL_MAX, FUEL_MIN},
+};
 use wasmwiz_events::{
     digest::Digest,
     id::{ExecutionId, ModuleName},
@@ -58,20 +61,21 @@ const BYTES: &str = "application/octet-stream";
 pub(crate) async fn run(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     let name: ModuleName = path(&request, "name", Kind::ModuleNotFound)?;
     let mut query = Query::of(&request)?;
-    let (version, timeout_ms) = (query.number("version"), timeout(&mut query));
+    let (version, timeout_ms, fuel) = (query.number("version"), timeout(&mut query), fuel(&mut query));
     let args = query.all("arg");
     query.finish()?;
     let raw = wants_bytes(&request)?;
     let Held { bytes: stdin, room } = read_stdin(&gateway, &caller, &mut request).await?;
     let once = idempotency::of(&request, &caller, [&*stdin])?;
-    let wanted = Wanted { code: Code::Named { name, version }, stdin, args, timeout_ms, rerun: None, room, once, raw };
+    let wanted =
+        Wanted { code: Code::Named { name, version }, stdin, args, timeout_ms, fuel, rerun: None, room, once, raw };
     execute(&gateway, &caller, &request, wanted).await
 }
 
 /// POST /v1/executions
 pub(crate) async fn run_upload(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
     let mut query = Query::of(&request)?;
-    let timeout_ms = timeout(&mut query);
+    let (timeout_ms, fuel) = (timeout(&mut query), fuel(&mut query));
     query.finish()?;
     let raw = wants_bytes(&request)?;
     let parts = multipart::read(&gateway, &caller, &mut request).await?;
@@ -79,7 +83,7 @@ pub(crate) async fn run_upload(gateway: Gateway, caller: Caller, mut request: Re
     // The parts themselves: each try has a boundary of its own.
     let body = [&*wasm, &*stdin].into_iter().chain(args.iter().map(String::as_bytes));
     let once = idempotency::of(&request, &caller, body)?;
-    let wanted = Wanted { code: Code::Inline(wasm), stdin, args, timeout_ms, rerun: None, room, once, raw };
+    let wanted = Wanted { code: Code::Inline(wasm), stdin, args, timeout_ms, fuel, rerun: None, room, once, raw };
     execute(&gateway, &caller, &request, wanted).await
 }
 
@@ -89,6 +93,8 @@ struct Wanted {
     stdin: Bytes,
     args: Vec<String>,
     timeout_ms: Option<u64>,
+    /// How much fuel it is given, if it is metered.
+    fuel: Option<u64>,
     /// Of which record it is made, if it is.
     rerun: Option<RerunOf>,
     room: Room,
@@ -103,6 +109,22 @@ fn timeout(query: &mut Query) -> Option<u64> {
         query.fault("timeout_ms", "is at least 1");
     }
     timeout_ms
+}
+
+/// A guest with fuel is metered.
+fn fuel(query: &mut Query) -> Option<u64> {
+    let fuel = query.number::<u64>("fuel");
+    if fuel.is_some_and(|fuel| !may_be_given(fuel)) {
+        query.fault("fuel", FUEL_RULE);
+    }
+    fuel
+}
+
+/// What is said of fuel that is none.
+const FUEL_RULE: &str = "is a whole number from 1 to 1000000000000";
+
+fn may_be_given(fuel: u64) -> bool {
+    (FUEL_MIN..=FUEL_MAX).contains(&fuel)
 }
 
 /// Any media type is input. Without a length there is none, except from HTTP/1.0, where it may end with the connection.
@@ -124,12 +146,12 @@ async fn read_stdin(gateway: &Gateway, caller: &Caller, request: &mut Request) -
 }
 
 async fn execute(gateway: &Gateway, caller: &Caller, request: &Request, wanted: Wanted) -> Answer {
-    let Wanted { code, stdin, args, timeout_ms, rerun, room, once, raw } = wanted;
+    let Wanted { code, stdin, args, timeout_ms, fuel, rerun, room, once, raw } = wanted;
     let (tenant, by) = (caller.tenant_id().clone(), caller.authority());
     let origin = Context::origin(request).once(once);
     // The room goes along: what is run stays in memory whether or not its caller stays.
     let hold = Hold::of(room);
-    let wanted = dispatch::Request { tenant, by, origin, code, stdin, args, timeout_ms, rerun, hold };
+    let wanted = dispatch::Request { tenant, by, origin, code, stdin, args, timeout_ms, fuel, rerun, hold };
     if let Some(preference) = RespondAsync::of(request.headers(), gateway.config().prefer_wait_max()) {
         return asynchronous::accept(gateway, caller, wanted, preference).await;
     }

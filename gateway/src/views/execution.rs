@@ -58,6 +58,8 @@ pub(crate) struct Execution {
     pub(crate) key_id: String,
     /// The execution of whose record it was made, if it was.
     pub(crate) rerun_of: Option<String>,
+    /// How much fuel it is given, if it is metered.
+    pub(crate) fuel: Option<u64>,
     /// Does a run from this record give the same result by construction?
     pub(crate) deterministic: Option<bool>,
     /// What its end depended on: pure (its module, input, arguments and seed), virtual-time (also the moment of its acceptance),
@@ -93,6 +95,8 @@ pub(crate) struct ExecutionSummary {
     pub(crate) key_id: String,
     /// The execution of whose record it was made, if it was.
     pub(crate) rerun_of: Option<String>,
+    /// How much fuel it is given, if it is metered.
+    pub(crate) fuel: Option<u64>,
     /// Does a run from the record give the same result by construction?
     pub(crate) deterministic: Option<bool>,
     /// pure, virtual-time, transcript or unverifiable; null while it runs.
@@ -173,6 +177,7 @@ pub(crate) struct Resource<'a> {
     finished_at: Option<Timestamp>,
     key_id: &'a KeyId,
     rerun_of: Option<ExecutionId>,
+    fuel: Option<u64>,
     deterministic: Option<bool>,
     reproducibility: Option<&'static str>,
     message: Option<&'a str>,
@@ -262,6 +267,7 @@ impl<'a> Resource<'a> {
             finished_at: Some(done.finished_at),
             key_id: &accepted.key_id,
             rerun_of: accepted.rerun_of,
+            fuel: accepted.fuel,
             deterministic: None,
             reproducibility: None,
             message: None,
@@ -311,6 +317,7 @@ impl<'a> Resource<'a> {
             finished_at: None,
             key_id: &accepted.key_id,
             rerun_of: accepted.rerun_of,
+            fuel: accepted.fuel,
             deterministic: None,
             reproducibility: None,
             message: None,
@@ -339,6 +346,7 @@ impl<'a> Resource<'a> {
             finished_at: end.map(|end| end.finished_at),
             key_id: &record.key_id,
             rerun_of: record.rerun_of,
+            fuel: record.fuel,
             deterministic: deterministic(record),
             reproducibility: end.map(|end| end.reproducibility.as_str()),
             message: end.and_then(|end| end.message.as_deref()),
@@ -406,6 +414,7 @@ impl From<ExecutionRecord> for ExecutionSummary {
             finished_at: end.map(|end| end.finished_at.to_string()),
             key_id: record.key_id.to_string(),
             rerun_of: record.rerun_of.map(|of| of.to_string()),
+            fuel: record.fuel,
             deterministic,
             reproducibility: end.map(|end| end.reproducibility.as_str().to_owned()),
             message: end.and_then(|end| end.message.clone()),
@@ -432,6 +441,7 @@ mod tests {
             accepted_at: Timestamp::from_unix_ms(0),
             accepted_position: Position::START,
             rerun_of: None,
+            fuel: None,
             started_at: None,
             end: None,
         }

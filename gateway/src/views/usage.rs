@@ -28,7 +28,7 @@ pub(crate) struct UsageSum {
     pub(crate) executions: u64,
     /// Of them, by outcome.
     pub(crate) outcomes: OutcomeCounts,
-    /// Instructions, as far as they were counted.
+    /// Fuel, as far as it was counted.
     pub(crate) fuel: u64,
     /// CPU time, in milliseconds.
     pub(crate) cpu_ms: f64,

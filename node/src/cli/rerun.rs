@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wasmwiz_actors::{
-    executor::{Asker, Executors, PrepareError, Prepared},
+    executor::{Asker, CodeId, Executors, PrepareError, Prepared, Profile},
     verify::{self, Inconclusive, NotVerifiable},
 };
 use wasmwiz_events::{
@@ -139,6 +139,8 @@ impl fmt::Display for Named {
 #[derive(Debug, Default, Serialize)]
 struct Report {
     engine: String,
+    /// That of executions with fuel.
+    metered_engine: String,
     executions: u64,
     reproduced: u64,
     /// Not run again, by why.
@@ -236,7 +238,9 @@ impl Rerun {
             Opened::Jetstream(log, _) => Some(Box::new(log.blobs())),
         };
         let (runner, begun) = (Runner { executors, blobs, at_once, memory_max_bytes }, Instant::now());
-        let report = Report { engine: runner.executors.fingerprint().to_owned(), ..Report::default() };
+        let of = |profile| runner.executors.fingerprint(profile).to_owned();
+        let (engine, metered_engine) = (of(Profile::Plain), of(Profile::Metered));
+        let report = Report { engine, metered_engine, ..Report::default() };
         let mut walk = Walk {
             only: self.tenant.as_ref(),
             runner: &runner,
@@ -365,7 +369,7 @@ impl Runner {
     /// Runs one again. An error is the host's, and ends all of it.
     async fn again(&self, case: &Case) -> anyhow::Result<Came> {
         let Case { accepted, finished, .. } = case;
-        if let Err(why) = verify::check(accepted, finished, self.executors.fingerprint()) {
+        if let Err(why) = verify::check(accepted, finished, self.executors.fingerprint(Profile::of(accepted.fuel))) {
             return Ok(Came::Left(why.slug()));
         }
         if accepted.limits.memory_bytes > self.memory_max_bytes {
@@ -381,7 +385,7 @@ impl Runner {
                 return Ok(came);
             }
         }
-        let prepared = match self.prepared(accepted.module.digest).await? {
+        let prepared = match self.prepared(CodeId::of(accepted)).await? {
             Ok(prepared) => prepared,
             Err(came) => return Ok(came),
         };
@@ -393,7 +397,7 @@ impl Runner {
                 }
             };
             let job = verify::job(accepted, stdin.clone(), CancellationToken::new());
-            match verify::compare(finished, &self.executors.run_again(slot, &prepared, job).await) {
+            match verify::compare(accepted, finished, &self.executors.run_again(slot, &prepared, job).await) {
                 Ok(compared) if compared.differences.is_empty() => return Ok(Came::Reproduced),
                 Ok(compared) => return Ok(Came::Differs(compared.differences)),
                 Err(Inconclusive(_)) => {}
@@ -402,21 +406,23 @@ impl Runner {
         Ok(Came::Left(INCONCLUSIVE))
     }
 
-    async fn prepared(&self, digest: Digest) -> anyhow::Result<Result<Prepared, Came>> {
-        if let Some(prepared) = self.executors.prepared(digest).await {
+    async fn prepared(&self, code: CodeId) -> anyhow::Result<Result<Prepared, Came>> {
+        if let Some(prepared) = self.executors.prepared(code).await {
             return Ok(Ok(prepared));
         }
-        let wasm = match self.blob(digest, "module").await? {
+        let wasm = match self.blob(code.digest, "module").await? {
             Ok(wasm) => wasm,
             Err(came) => return Ok(Err(came)),
         };
         for _ in 0..TRIES {
-            match self.executors.prepare(Asker::Platform, digest, wasm.clone()).await {
+            match self.executors.prepare(Asker::Platform, code, wasm.clone()).await {
                 Ok(prepared) => return Ok(Ok(prepared)),
                 // It was compiled where it was published: this machine has less to give.
                 Err(PrepareError::Rejected(_)) => break,
                 Err(PrepareError::Busy | PrepareError::OverShare { .. }) => tokio::time::sleep(PAUSE).await,
-                Err(error @ PrepareError::Failed(_)) => bail!("module {digest} cannot be compiled here: {error}"),
+                Err(error @ PrepareError::Failed(_)) => {
+                    bail!("module {} cannot be compiled here: {error}", code.digest)
+                }
             }
         }
         Ok(Err(Came::Left(INCONCLUSIVE)))

@@ -35,6 +35,7 @@ pub(super) struct Opening {
     pub(super) position: Position,
     pub(super) revision: Revision,
     pub(super) rerun_of: Option<ExecutionId>,
+    pub(super) fuel: Option<u64>,
 }
 
 /// What one batch knows of one execution.
@@ -71,6 +72,7 @@ impl ExecutionsProjection {
             position,
             revision: event.revision,
             rerun_of: accepted.rerun_of,
+            fuel: accepted.fuel,
         };
         let change = Change { opening: Some(opening), ..Change::default() };
         let place = *self.places.entry((tenant, accepted.execution_id)).or_insert(self.changes.len());
@@ -145,7 +147,7 @@ fn lost_end(lost: &Lost, finished_at: Timestamp, finished_position: Position) ->
 
 impl Projection for ExecutionsProjection {
     const NAME: &'static str = "executions";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {

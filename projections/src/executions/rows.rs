@@ -52,6 +52,7 @@ CREATE TABLE executions (
     peak_memory_bytes INTEGER,
     message TEXT,
     rerun_of BLOB,
+    fuel_given INTEGER,
     PRIMARY KEY (tenant, accepted_revision)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX executions_by_id ON executions (tenant, id);
@@ -182,7 +183,7 @@ pub(super) struct Insertion<'t>(CachedStatement<'t>);
 impl<'t> Insertion<'t> {
     pub(super) fn prepare(transaction: &'t Transaction<'_>) -> rusqlite::Result<Self> {
         let sql = "INSERT OR REPLACE INTO executions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-                   ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)";
+                   ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27)";
         Ok(Self(transaction.prepare_cached(sql)?))
     }
 
@@ -224,6 +225,7 @@ impl<'t> Insertion<'t> {
             end.map(|end| row::signed(end.peak_memory_bytes)),
             end.and_then(|end| end.message.as_deref()),
             opening.rerun_of.map(|of| of.as_uuid().into_bytes()),
+            opening.fuel.map(row::signed),
         ])?;
         Ok(())
     }
@@ -289,7 +291,7 @@ impl<'t> Ending<'t> {
 const EXECUTION: &str = "e.id, e.attempt, m.name, m.version, m.digest, k.label, e.accepted_position, e.accepted_at, \
      e.stdin_bytes, e.stdin_digest, e.outcome, e.exit_code, e.finished_position, e.finished_at, e.stdout_bytes, \
      e.stdout_digest, e.stderr_bytes, e.stderr_digest, e.flags, e.fuel, e.cpu_us, e.wall_us, e.peak_memory_bytes, \
-     e.message, e.started_at, e.accepted_revision, e.rerun_of";
+     e.message, e.started_at, e.accepted_revision, e.rerun_of, e.fuel_given";
 const JOINED: &str = "executions e CROSS JOIN modules m ON m.n = e.module CROSS JOIN keys k ON k.n = e.key";
 
 pub(super) fn get(rows: &Connection, tenant: &TenantId, id: ExecutionId) -> rusqlite::Result<Option<ExecutionRecord>> {
@@ -398,6 +400,7 @@ fn read_execution(found: &Row<'_>) -> rusqlite::Result<ExecutionRecord> {
         accepted_position: Position::new(row::unsigned(found, 6)?),
         accepted_at: row::time(found, 7)?,
         rerun_of: found.get::<_, Option<[u8; 16]>>(26)?.map(|of| ExecutionId::new(Uuid::from_bytes(of))),
+        fuel: found.get::<_, Option<i64>>(27)?.map(|fuel| u64::try_from(fuel).unwrap_or_default()),
         started_at: found.get::<_, Option<i64>>(24)?.map(Timestamp::from_unix_ms),
         stdin: Content { size_bytes: row::unsigned(found, 8)?, digest: digest_of(found, 9)? },
         end: found.get::<_, Option<i64>>(10)?.map(|outcome| read_end(found, outcome)).transpose()?,

@@ -47,6 +47,7 @@ async fn an_execution_that_ended_has_everything_its_events_say() {
         accepted_at: Timestamp::from_unix_ms(EPOCH_MS),
         accepted_position: Position::new(1),
         rerun_of: None,
+        fuel: None,
         started_at: Some(Timestamp::from_unix_ms(EPOCH_MS)),
         end: Some(expected_end),
     };

@@ -145,7 +145,7 @@ pub(super) fn add(transaction: &Transaction<'_>, place: &Place<i64>, sums: &Coun
             "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
              ON CONFLICT DO UPDATE SET
                 executions = executions + excluded.executions,
-                fuel = fuel + excluded.fuel,
+                fuel = CASE WHEN fuel > 9223372036854775807 - excluded.fuel THEN 9223372036854775807 ELSE fuel + excluded.fuel END,
                 cpu_us = cpu_us + excluded.cpu_us,
                 wall_us = wall_us + excluded.wall_us,
                 peak_memory_bytes = max(peak_memory_bytes, excluded.peak_memory_bytes),

@@ -48,7 +48,7 @@ pub struct StoredRow {
     pub outcome: Outcome,
     /// How many.
     pub executions: u64,
-    /// Instructions, as far as they were counted.
+    /// Fuel, as far as it was counted.
     pub fuel: u64,
     /// CPU time, in microseconds.
     pub cpu_us: u64,

@@ -44,6 +44,7 @@ async fn live(node: &NodeProcess) -> anyhow::Result<Tenant> {
         .post_json(&format!("/v1/executions/{}/rerun", ran.id), &json!({"as_recorded": true}))
         .await?
         .is(200)?;
+    tenant.client.post_bytes("/v1/modules/echo.v1/executions?fuel=1000000", "counted").await?.is(200)?;
     let later = tenant.client.request(Method::POST, "/v1/modules/echo.v1/executions").header("prefer", "respond-async");
     let id = tenant.client.send(later.body("hello")).await?.is(202)?["id"].as_str().context("no id")?.to_owned();
     wait::until("the end of the asynchronous execution", wait::SOON, async || {

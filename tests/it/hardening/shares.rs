@@ -253,7 +253,7 @@ async fn a_client_that_has_read_all_of_its_answers_is_not_cut_off() -> anyhow::R
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_tenants_uploads_do_not_turn_away_anothers() -> anyhow::Result<()> {
+async fn one_tenants_uploads_do_not_turn_away_those_of_another() -> anyhow::Result<()> {
     const AT_ONCE: usize = 100;
     const UPLOADS: usize = 40;
     let node = NodeProcess::dev().await?;

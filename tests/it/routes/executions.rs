@@ -165,7 +165,17 @@ async fn executions_are_checked() -> anyhow::Result<()> {
     let refused = operator.post_bytes("/v1/modules/echo/executions", "").await?;
     ensure!(refused.status == 403, "{}", refused.text());
 
-    for bad in ["timeout_ms=x", "timeout_ms=0", "timeout_ms=-1", "version=x", "version=-1", "unknown=1"] {
+    for bad in [
+        "timeout_ms=x",
+        "timeout_ms=0",
+        "timeout_ms=-1",
+        "version=x",
+        "version=-1",
+        "unknown=1",
+        "fuel=0",
+        "fuel=-1",
+        "fuel=1000000000001",
+    ] {
         let answer = client.post_bytes(&format!("/v1/modules/echo/executions?{bad}"), "").await?;
         answer.refuses(400, "invalid-query").context(bad)?;
     }
@@ -222,7 +232,7 @@ async fn an_upload_is_checked_part_by_part() -> anyhow::Result<()> {
         let refused = upload("", form).await?.refuses(400, "invalid-body")?;
         ensure!(refused["errors"][0]["at"] == at, "{at} is not named: {refused}");
     }
-    for bad in ["?timeout_ms=0", "?version=1", "?arg=x"] {
+    for bad in ["?timeout_ms=0", "?version=1", "?arg=x", "?fuel=0"] {
         let form = Form::new().part("wasm", wasm()?);
         upload(bad, form).await?.refuses(400, "invalid-query").context(bad)?;
     }

@@ -37,6 +37,7 @@ fn job(wall_ms: u64) -> Job {
         seed: Seed::new([0; 16]),
         start_time: wasmwiz_events::time::Timestamp::from_unix_ms(0),
         skips_sleep: false,
+        fuel: None,
         cancel: CancellationToken::new(),
     }
 }

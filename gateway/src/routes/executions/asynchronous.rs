@@ -48,8 +48,13 @@ pub(super) async fn accept(
         Some(at) => record(gateway, caller, id).await?.filter(|record| record.end.is_some()).map(|record| (record, at)),
         None => None,
     };
-    let (mut response, at) = match ended {
-        Some((record, at)) => (stored::resource(gateway, caller, &record).await?, at),
+    let shown = match ended {
+        // It has run. Where there is no memory to show its end in, the receipt says where it is.
+        Some((record, at)) => stored::resource(gateway, caller, &record).await.ok().map(|response| (response, at)),
+        None => None,
+    };
+    let (mut response, at) = match shown {
+        Some(shown) => shown,
         None => (receipt(room, StatusCode::ACCEPTED, &Resource::begun(&queued))?, queued.position),
     };
     position::mark(&mut response, at);

@@ -40,6 +40,11 @@ pub(super) fn ran(operation: Operation) -> Operation {
         .problem(&[Kind::TooManyBodies, Kind::TooManyQueued])
 }
 
+/// What is said of fuel.
+const FUEL: &str = "Meter the guest: its instructions are counted, about a unit of fuel for each, and it ends as out_of_fuel when it \
+    has used up as many as this, at the same one in every run. How many it used is in usage.fuel. It runs slower, and is \
+    compiled once more. The time is limited as without.";
+
 /// What is said of both doors.
 const ASYNCHRONOUS: &str = "respond-async: answer 202 once it is accepted, and run it when its turn comes, also after a \
     restart of the node: at least once, and it ends exactly once. With wait=N too: answer 200 if it ends within N seconds. \
@@ -63,6 +68,7 @@ pub(crate) fn run_doc() -> Operation {
             "Needs the scope executions:run. The body is standard input, of any media type but multipart/form-data. \
              A request without a length has no input; from HTTP/1.0 it is refused as length-required.",
         )
+        .query::<u64>("fuel", FUEL)
         .query::<u32>("version", "The version to run; the latest when absent.")
         .query::<Vec<String>>("arg", "An argument; may be repeated.")
         .takes_bytes(&[BYTES], "Standard input", false)
@@ -76,6 +82,7 @@ pub(crate) fn run_upload_doc() -> Operation {
     parts.required = vec!["wasm"];
     parts.properties = vec![("wasm", binary()), ("input", binary()), ("arg", Vec::<String>::schema_ref())];
     let operation = Operation::new("runUpload", "executions", "Upload a module and run it at once")
+        .query::<u64>("fuel", FUEL)
         .describe("Needs the scope executions:run. For instance: curl -F wasm=@hello.wasm -F input=world.")
         .takes_parts("The module, its input, and its arguments in their order", parts)
         .problem(&[Kind::ModuleRejected, Kind::TooManyCompilations, Kind::TooManyUploads]);

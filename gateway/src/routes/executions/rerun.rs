@@ -9,7 +9,7 @@ use wasmwiz_events::{
     id::{ExecutionId, ModuleName},
 };
 
-use super::{Wanted, current, document, execute, timeout, wants_bytes};
+use super::{FUEL_RULE, Wanted, current, document, execute, may_be_given, timeout, wants_bytes};
 use crate::{
     auth::Caller,
     extract::{Query, json::Fields, not_found, path},
@@ -27,6 +27,7 @@ struct Wish {
     version: Option<u32>,
     stdin: Option<Bytes>,
     args: Option<Vec<String>>,
+    fuel: Option<u64>,
     as_recorded: bool,
 }
 
@@ -37,10 +38,10 @@ pub(crate) async fn rerun(gateway: Gateway, caller: Caller, mut request: Request
     let timeout_ms = timeout(&mut query);
     query.finish()?;
     let raw = wants_bytes(&request)?;
-    let fields = Fields::read_optional(&gateway, &caller, &mut request).await?;
+    let fields = Fields::read_of_work(&gateway, &caller, &mut request).await?;
     let digest = fields.as_ref().map_or_else(|| Digest::of(b""), Fields::digest);
     let once = idempotency::of(&request, &caller, [&digest.as_bytes()[..]])?;
-    let Wish { version, stdin, args, as_recorded } = fields.map(wish).transpose()?.unwrap_or_default();
+    let Wish { version, stdin, args, fuel, as_recorded } = fields.map(wish).transpose()?.unwrap_or_default();
 
     let record = current(&gateway, &caller, id, |_| true).await?.ok_or_else(|| not_found(Kind::ExecutionNotFound))?;
     let at = record.accepted_position;
@@ -55,6 +56,8 @@ pub(crate) async fn rerun(gateway: Gateway, caller: Caller, mut request: Request
         stdin: stdin.unwrap_or_default(),
         args: args.unwrap_or(accepted.args),
         timeout_ms,
+        // What was metered is metered again.
+        fuel: fuel.or(accepted.fuel),
         rerun: Some(RerunOf { id, view, input }),
         room,
         once,
@@ -101,8 +104,12 @@ fn wish(mut fields: Fields) -> Result<Wish, Problem> {
         }
     };
     let args = fields.optional::<Vec<String>>("args");
+    let fuel = fields.optional::<u64>("fuel");
+    if fuel.is_some_and(|fuel| !may_be_given(fuel)) {
+        fields.fault("/fuel", FUEL_RULE);
+    }
     let as_recorded = fields.optional::<bool>("as_recorded").unwrap_or_default();
-    fields.finish(Some(Wish { version, stdin, args, as_recorded }))
+    fields.finish(Some(Wish { version, stdin, args, fuel, as_recorded }))
 }
 
 pub(crate) fn rerun_doc() -> Operation {
@@ -110,7 +117,7 @@ pub(crate) fn rerun_doc() -> Operation {
         .describe(
             "Needs the scopes executions:run and executions:read. A new execution, with an id, limits and a record of its own, of \
              the recorded module in the recorded version, with the recorded input and arguments, as far as the body does not \
-             say otherwise; rerun_of names the earlier one, which may be open, ended or lost. With as_recorded its guest \
+             say otherwise, metered if that one was; rerun_of names the earlier one, which may be open, ended or lost. With as_recorded its guest \
              also sees the recorded time and random numbers: what differs then is due to what was changed. A body of more than \
              the node's bound for JSON is refused: run the module by its name instead.",
         )

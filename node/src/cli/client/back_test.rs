@@ -180,6 +180,8 @@ impl BackTest {
             let why = match item.get("reproducibility").and_then(Value::as_str) {
                 // Those of an earlier back-test say nothing new.
                 _ if item.get("rerun_of").is_some_and(Value::is_string) => "rerun",
+                // Another version stops elsewhere with as much, and that says nothing.
+                _ if item.get("outcome").is_some_and(|outcome| outcome == "out_of_fuel") => "out of fuel",
                 Some("pure" | "virtual-time") => return true,
                 class => class.unwrap_or("still running"),
             };

@@ -1,9 +1,14 @@
 //! The outputs of an execution: all of them, also what its resource has no room for.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reqwest::Method;
 use serde_json::Value;
 
-use super::{failure::Failure, http::Api};
+use super::{
+    failure::Failure,
+    http::{Api, EXECUTION_BYTES, UPLOAD_DEADLINE},
+    patient,
+};
 
 /// The streams, as the resource names them.
 const STREAMS: [&str; 2] = ["stdout", "stderr"];
@@ -12,7 +17,8 @@ const STREAMS: [&str; 2] = ["stdout", "stderr"];
 pub(super) async fn complete(api: &Api, execution: &mut Value) -> Result<(), Failure> {
     for stream in STREAMS.into_iter().filter(|stream| is_cut(execution, stream)).collect::<Vec<_>>() {
         let Some(id) = execution.get("id").and_then(Value::as_str).map(str::to_owned) else { continue };
-        let bytes = api.bytes(&["v1", "executions", &id, stream]).await?;
+        let request = || api.request(Method::GET, api.at(&["v1", "executions", &id, stream], &[]));
+        let bytes = patient::send(api, request, (UPLOAD_DEADLINE, EXECUTION_BYTES)).await?.body;
         put(execution, stream, bytes);
     }
     Ok(())

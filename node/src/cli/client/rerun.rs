@@ -35,6 +35,9 @@ pub(super) struct Rerun {
     /// No arguments, instead of the recorded ones.
     #[arg(long, conflicts_with = "args")]
     no_args: bool,
+    /// Another amount of fuel, about a unit for each instruction; one that was metered has what it had then, otherwise.
+    #[arg(long, value_name = "UNITS")]
+    fuel: Option<u64>,
     /// Let the guest see the recorded time and random numbers.
     #[arg(long)]
     as_recorded: bool,
@@ -57,6 +60,9 @@ impl Rerun {
         }
         if self.no_args || !self.args.is_empty() {
             wish.insert("args".into(), json!(self.args));
+        }
+        if let Some(fuel) = self.fuel {
+            wish.insert("fuel".into(), fuel.into());
         }
         wish.insert("as_recorded".into(), self.as_recorded.into());
         let url = api.at(&["v1", "executions", &self.id, "rerun"], &[]);

@@ -32,7 +32,7 @@ const LONGEST_MS: u64 = 300_000;
 /// error and a summary to standard error.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: the guest's own (above 255: 255); 124 its time was up, 125 it did not run or was lost, \
+    after_help = "Exit codes: the guest's own (above 255: 255); 74 its output could not be read in full, 124 its time was up, 125 it did not run or was lost, \
                         130 cancelled, 134 trapped, 137 out of memory, 152 out of fuel; 2 wrong usage.\n\nExamples:\n  \
                         wasmwiz run hello.wasm\n  echo Ada | wasmwiz run greeter.wasm --input -\n  \
                         wasmwiz run --module wordcount --input README.md --arg -l --timeout 2s"
@@ -56,6 +56,9 @@ pub struct Run {
     /// The most time to run, for instance 500ms, 2s or 1m; at most the tier's.
     #[arg(long, value_parser = milliseconds, value_name = "TIME")]
     timeout: Option<u64>,
+    /// Meter the guest: it ends when it has used up this much fuel, about a unit for each instruction, at the same one in every run.
+    #[arg(long, value_name = "UNITS")]
+    fuel: Option<u64>,
     /// Instead of the guest's output, print the execution as the API shows it.
     #[arg(long, value_enum)]
     output: Option<Format>,
@@ -81,6 +84,9 @@ impl Run {
             Some(format) => render::show_one(format, &execution)?,
             None => pass_on(&execution),
         }
+        if ["stdout", "stderr"].iter().any(|stream| outputs::is_cut(&execution, stream)) {
+            return Ok(ExitCode::from(CUT));
+        }
         Ok(ExitCode::from(exit_code(&execution)))
     }
 
@@ -104,14 +110,20 @@ impl Run {
     fn published(&self, api: &Api, name: &str, input: Option<Vec<u8>>) -> RequestBuilder {
         let mut query: Vec<_> = self.args.iter().map(|arg| ("arg", arg.clone())).collect();
         query.extend(self.version.map(|version| ("version", version.to_string())));
-        query.extend(self.timeout.map(|timeout| ("timeout_ms", timeout.to_string())));
+        query.extend(self.bounds());
         let url = api.at(&["v1", "modules", name, "executions"], &query);
         api.request(Method::POST, url).body(input.unwrap_or_default())
     }
 
+    /// What the guest may use, as far as it is said.
+    fn bounds(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let timeout = self.timeout.map(|timeout| ("timeout_ms", timeout.to_string()));
+        timeout.into_iter().chain(self.fuel.map(|fuel| ("fuel", fuel.to_string())))
+    }
+
     fn upload(&self, api: &Api, path: &Path, input: Option<Vec<u8>>) -> anyhow::Result<RequestBuilder> {
         let wasm = file::module(path)?;
-        let query: Vec<_> = self.timeout.iter().map(|timeout| ("timeout_ms", timeout.to_string())).collect();
+        let query: Vec<_> = self.bounds().collect();
         let (size, name) = (wasm.len() as u64, path.display().to_string());
         let part = Part::stream_with_length(progress::body(&name, wasm.into()), size).file_name("module.wasm");
         let form = Form::new().part("wasm", part);
@@ -131,6 +143,7 @@ fn pass_on(execution: &Value) {
     let mut line = format!("{outcome}  execution {}", render::plain(&render::at(execution, "/id")));
     for (name, pointer) in [
         ("exit code", "/exit_code"),
+        ("fuel", "/usage/fuel"),
         ("cpu ms", "/usage/cpu_ms"),
         ("wall ms", "/usage/wall_ms"),
         ("peak bytes", "/usage/peak_memory_bytes"),
@@ -160,6 +173,9 @@ fn stream(execution: &Value, name: &str) -> Vec<u8> {
 
 /// The guest did not run: as `docker run` has it.
 const NOT_RUN: u8 = 125;
+
+/// What it wrote could not be read in full: `EX_IOERR` of sysexits. Whoever has redirected it must not take a part for all.
+const CUT: u8 = 74;
 
 /// How the guest ended, as a shell would see a process that ended so: 128 and a signal where the platform ended it.
 fn exit_code(execution: &Value) -> u8 {

@@ -24,11 +24,15 @@ mod bare;
 mod load;
 mod node;
 mod probe;
+mod repeatable;
 mod report;
 
 /// What is measured.
 #[derive(Debug, Parser)]
-#[command(name = "bench", after_help = "Example:\n  cargo xtask bench -- --seconds 10")]
+#[command(
+    name = "bench",
+    after_help = "Examples:\n  cargo xtask bench -- --seconds 10\n  cargo xtask bench -- --guests-only"
+)]
 struct Args {
     /// Seconds of load for each number of connections.
     #[arg(long, default_value_t = 8)]
@@ -39,6 +43,9 @@ struct Args {
     /// The folder below which the node keeps its data: its disk is part of what is measured.
     #[arg(long, default_value = "target/bench")]
     data: PathBuf,
+    /// Measure only what it costs a guest that its end can be run again.
+    #[arg(long)]
+    guests_only: bool,
     /// Serve as the bare server, on a free port that is printed. The benchmark starts itself like this.
     #[arg(long, hide = true)]
     serve_bare: bool,
@@ -48,6 +55,11 @@ fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if args.serve_bare {
         bare::serve()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let costs = repeatable::costs().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    report::print_costs(&costs);
+    if args.guests_only {
         return Ok(ExitCode::SUCCESS);
     }
     let measured = report::Measured::collect(&args)?;

@@ -14,6 +14,7 @@ use crate::{
     load::{self, Loaded},
     node::{Bare, Node},
     probe,
+    repeatable::Cost,
 };
 
 /// The payload of one execution, in bytes.
@@ -168,6 +169,15 @@ impl Measured {
     /// Are all targets met?
     pub(crate) fn targets_met(&self) -> bool {
         self.targets().iter().all(|(_, met, _)| *met)
+    }
+}
+
+/// Prints what each guest takes, and how many times as long with what makes its end one that can be run again.
+pub(crate) fn print_costs(costs: &[Cost]) {
+    println!("\nthe quickest of several runs          any NaN ms   plain ms  (ratio)   metered ms  (to plain)");
+    for Cost { guest, any_nan_ms, plain_ms, metered_ms } in costs {
+        let (plain, metered) = (plain_ms / any_nan_ms, metered_ms / plain_ms);
+        println!("{guest:<36} {any_nan_ms:>11.2} {plain_ms:>10.2}  {plain:>6.2}x {metered_ms:>12.2}  {metered:>9.2}x");
     }
 }
 
