@@ -143,8 +143,8 @@ async fn modules_are_compiled_with_what_a_small_container_has_for_it() -> anyhow
     let launch = Launch::dev()?.variable("WASMWIZ_EXECUTOR__COMPILE__MEMORY_BYTES", (384_u64 << 20).to_string());
     let node = launch.start().await?;
     let client = node.client()?;
-    client.put_module("curious", guests::CURIOUS.wasm()?).await?.is(201)?;
-    let ran = client.execute("curious", "small").await?;
+    client.put_module("stderr", guests::STDERR.wasm()?).await?.is(201)?;
+    let ran = client.execute("stderr", "small").await?;
     ensure!(ran.outcome.as_deref() == Some("succeeded"), "{ran:?}");
     Ok(())
 }
