@@ -12,6 +12,9 @@ use crate::{hosts::Hosts, wait};
 /// Where the servers of hosts meet.
 const ROUTES: u16 = 6222;
 
+/// How often other ports are tried.
+const TRIES: usize = 3;
+
 /// Servers that form a cluster, each syncing what it stores before it says so.
 #[derive(Debug)]
 pub struct NatsCluster {
@@ -24,11 +27,19 @@ impl NatsCluster {
     /// # Errors
     /// When they do not start or do not agree in time.
     pub async fn started(count: usize) -> anyhow::Result<Self> {
-        // All are held until each is known, so no two are the same.
-        let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-        let routes = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
-        drop(held);
-        Self::up(&routes, |_, text| NatsServer::configured(text)).await
+        let mut tries = TRIES;
+        loop {
+            // All are held until each is known, so no two are the same.
+            let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+            let routes = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+            drop(held);
+            tries -= 1;
+            match Self::up(&routes, |_, text| NatsServer::configured(text)).await {
+                // Somebody's connection has got one of them meanwhile.
+                Err(error) if tries > 0 && format!("{error:#}").contains("address already in use") => {}
+                started => return started,
+            }
+        }
     }
 
     /// Starts a server on every host, and waits as [`Self::started`] does.
