@@ -17,7 +17,7 @@ use self::{
 };
 use crate::{
     k8s::{
-        image::{Digest, Repository},
+        image::{Built, Digest, Repository},
         policy::{ENVIRONMENTS, Environment},
         render::TARGETS,
     },
@@ -34,15 +34,8 @@ use crate::{
 /// the running version.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The image's repository, without a tag: `HOST/OWNER/wasmwiz`
-    #[arg(long, value_name = "NAME")]
-    image: Repository,
-    /// The image's digest, `sha256:…`
-    #[arg(long, value_name = "DIGEST")]
-    digest: Digest,
-    /// The commit that it was built of
-    #[arg(long, value_name = "COMMIT", default_value = "HEAD")]
-    revision: String,
+    #[command(flatten)]
+    built: Built,
     /// The release that it is, as its tag names it without the `v`: no other one's signature will do. None where it is empty
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
@@ -104,9 +97,9 @@ pub(crate) struct Deployment {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let deployment = Deployment {
         kind: Kind::Deployment,
-        repository: arguments.image.clone(),
-        digest: arguments.digest.clone(),
-        revision: commit(&arguments.revision)?,
+        repository: arguments.built.image.clone(),
+        digest: arguments.built.digest.clone(),
+        revision: commit(&arguments.built.revision)?,
         reason: String::new(),
         manifests_of_revision: false,
         version: arguments.version.clone().filter(|version| !version.is_empty()),

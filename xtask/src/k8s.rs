@@ -9,7 +9,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::Context;
 
-use self::image::{Digest, Repository};
+use self::image::Built;
 use crate::{
     process::{command, read},
     workspace,
@@ -35,15 +35,8 @@ enum What {
 /// Refuses files in which any other image is without its digest.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Release {
-    /// The image's repository, without a tag: `HOST/OWNER/wasmwiz`
-    #[arg(long, value_name = "NAME")]
-    image: Repository,
-    /// The image's digest, `sha256:…`
-    #[arg(long, value_name = "DIGEST")]
-    digest: Digest,
-    /// The commit that it was built of
-    #[arg(long, value_name = "COMMIT", default_value = "HEAD")]
-    revision: String,
+    #[command(flatten)]
+    built: Built,
     /// The folder to write to
     #[arg(long, value_name = "FOLDER")]
     output: PathBuf,
@@ -71,13 +64,13 @@ fn render() -> anyhow::Result<()> {
 
 impl Release {
     fn write(&self) -> anyhow::Result<()> {
-        let revision = crate::deploy::commit(&self.revision)?;
+        let revision = crate::deploy::commit(&self.built.revision)?;
         let output = std::path::absolute(&self.output)?;
         fs::create_dir_all(&output).with_context(|| format!("cannot create {}", output.display()))?;
         for target in &render::TARGETS {
             let text = target.read(workspace::root())?;
-            let text =
-                image::filled(&text, &self.image, &self.digest, &revision).with_context(|| target.file.to_owned())?;
+            let Built { image, digest, .. } = &self.built;
+            let text = image::filled(&text, image, digest, &revision).with_context(|| target.file.to_owned())?;
             let name = target.name();
             fs::write(output.join(name), text).with_context(|| format!("cannot write {name}"))?;
             let sum = read(command("sha256sum").arg(name).current_dir(&output))?;

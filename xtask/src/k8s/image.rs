@@ -15,6 +15,20 @@ pub(crate) const REVISION: &str = "wasmwiz.dev/revision";
 /// Stands where a digest is not known.
 pub(crate) const UNRESOLVED: &str = "unresolved";
 
+/// An image of ours, and what it was built of.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Built {
+    /// The image's repository, without a tag: `HOST/OWNER/wasmwiz`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) image: Repository,
+    /// The image's digest, `sha256:…`
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) digest: Digest,
+    /// The commit that it was built of
+    #[arg(long, value_name = "COMMIT", default_value = "HEAD")]
+    pub(crate) revision: String,
+}
+
 /// The digest of an image: `sha256:` and 64 digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Digest(String);
