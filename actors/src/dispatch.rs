@@ -41,6 +41,7 @@ use crate::{
     handle::{AskError, Decided, Origin},
     ids::Ids,
     queue::Queue,
+    room::Room,
     shares::Shares,
     verify::{Inconclusive, NotVerifiable},
 };
@@ -287,6 +288,8 @@ pub struct DispatchDeps {
     pub node: NodeId,
     /// This life of it.
     pub boot: BootId,
+    /// How much room its disk has: without plenty, what waits for its turn goes on waiting.
+    pub room: Room,
 }
 
 /// A clonable way to run and to publish.
@@ -404,6 +407,11 @@ impl Dispatch {
     /// What is wrong, for an operator.
     pub async fn check(&self) -> Result<(), String> {
         self.shared.deps.executors.check().await
+    }
+
+    /// How much room the node's disk has.
+    pub fn room(&self) -> &Room {
+        &self.shared.deps.room
     }
 
     /// How the memory of guests is reset for the next ones, in words.

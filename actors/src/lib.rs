@@ -30,6 +30,7 @@ pub mod handle;
 pub mod ownership;
 pub mod queue;
 pub mod region;
+pub mod room;
 mod shares;
 pub mod snapshots;
 

@@ -16,6 +16,7 @@ use wasmwiz_actors::{
     limits::Policy,
     ownership::Alone,
     region::{Region, RegionConfig, RegionDeps},
+    room::Room,
     tenant::{Command, NewKey, Refusal},
 };
 use wasmwiz_events::{
@@ -104,7 +105,7 @@ impl Node {
         let executors = Executors::start(config).unwrap();
         let deps_log = Arc::clone(&log) as Arc<dyn EventLog>;
         let bus = CommandBus::alone(region.clone());
-        let deps = DispatchDeps { bus, executors, blobs: over, log: deps_log, node, boot };
+        let deps = DispatchDeps { bus, executors, blobs: over, log: deps_log, node, boot, room: Room::default() };
         Self { log, blobs, region, dispatch: Dispatch::new(deps), _data: data }
     }
 

@@ -36,6 +36,7 @@ mod page;
 mod position;
 mod prefer;
 mod rate_limit;
+mod room;
 mod router;
 mod routes;
 mod stream;

@@ -19,6 +19,7 @@ use wasmwiz_events::key::Scope;
 
 use crate::{
     problem::{Kind, MEDIA_TYPE},
+    room::Writes,
     router, views,
 };
 
@@ -241,6 +242,7 @@ impl Operation {
         method: &Method,
         path: &str,
         scope: Option<Scope>,
+        writes: Writes,
     ) -> (MetaOperation, Vec<fn(&mut Registry)>) {
         for name in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
             let schema = if name == "version" { u32::schema_ref() } else { String::schema_ref() };
@@ -267,6 +269,9 @@ impl Operation {
             self = self.problem(&[Kind::Unauthenticated, Kind::MissingScope, Kind::TenantSuspended]).problem(operator);
             self = self.problem(&[Kind::InvalidQuery, Kind::NodeBusy, Kind::TooManyBodies, Kind::Unavailable]);
             self = self.problem(&[Kind::DeadlinePassed, Kind::TooManyAttempts, Kind::IssuerUnavailable]);
+        }
+        if writes.wants_room() {
+            self = self.problem(&[Kind::NodeStorageFull]);
         }
         // What the outermost layer refuses, whatever the route.
         self = self.problem(&[Kind::MalformedRequest, Kind::InvalidHeader, Kind::UriTooLong, Kind::HeadersTooLarge]);
@@ -331,7 +336,7 @@ impl OpenApi for Documented {
     fn meta() -> Vec<MetaApi> {
         let mut paths: Vec<MetaPath> = Vec::new();
         for route in router::table() {
-            let (operation, _) = (route.document)().complete(&route.method, route.path, route.scope);
+            let (operation, _) = (route.document)().complete(&route.method, route.path, route.scope, route.writes);
             match paths.iter_mut().find(|path| path.path == route.path) {
                 Some(path) => path.operations.push(operation),
                 None => paths.push(MetaPath { path: route.path.to_owned(), operations: vec![operation] }),
@@ -342,7 +347,7 @@ impl OpenApi for Documented {
 
     fn register(registry: &mut Registry) {
         for route in router::table() {
-            let (_, register) = (route.document)().complete(&route.method, route.path, route.scope);
+            let (_, register) = (route.document)().complete(&route.method, route.path, route.scope, route.writes);
             register.iter().for_each(|register| register(registry));
         }
         for schema in registry.schemas.values_mut() {

@@ -13,6 +13,7 @@ use crate::{
     openapi::Operation,
     position,
     problem::Problem,
+    room::Writes,
     routes::{audit, docs, executions, health, keys, modules, projections, tenants, tokens, usage},
 };
 
@@ -30,28 +31,32 @@ pub(crate) fn table() -> Vec<Route> {
         key(&get, "/v1/tenants", Operator, tenants::list, tenants::list_doc),
         key(&get, "/v1/tenants/{tenant}", Operator, tenants::get, tenants::get_doc),
         key(&patch, "/v1/tenants/{tenant}", Operator, tenants::change, tenants::change_doc),
-        key(&post, "/v1/tenants/{tenant}/suspend", Operator, tenants::suspend, tenants::suspend_doc),
-        key(&post, "/v1/tenants/{tenant}/resume", Operator, tenants::resume, tenants::resume_doc),
+        key(&post, "/v1/tenants/{tenant}/suspend", Operator, tenants::suspend, tenants::suspend_doc)
+            .writing(Writes::Ends),
+        key(&post, "/v1/tenants/{tenant}/resume", Operator, tenants::resume, tenants::resume_doc).writing(Writes::Ends),
         key(&get, "/v1/views", Operator, projections::list, projections::list_doc),
-        key(&post, "/v1/views/retry", Operator, projections::retry, projections::retry_doc),
+        key(&post, "/v1/views/retry", Operator, projections::retry, projections::retry_doc).writing(Writes::Ends),
         key(&post, "/v1/keys", KeysManage, keys::issue, keys::issue_doc),
         key(&get, "/v1/keys", KeysManage, keys::list, keys::list_doc),
         key(&get, "/v1/keys/{key_id}", KeysManage, keys::get, keys::get_doc),
         key(&post, "/v1/keys/{key_id}/rotate", KeysManage, keys::rotate, keys::rotate_doc),
-        key(&delete, "/v1/keys/{key_id}", KeysManage, keys::revoke, keys::revoke_doc),
-        any_key(&post, "/v1/tokens", tokens::issue, tokens::issue_doc),
+        key(&delete, "/v1/keys/{key_id}", KeysManage, keys::revoke, keys::revoke_doc).writing(Writes::Ends),
+        any_key(&post, "/v1/tokens", tokens::issue, tokens::issue_doc).writing(Writes::Nothing),
         open(&get, "/.well-known/jwks.json", tokens::keys, tokens::keys_doc),
         key(&get, "/v1/modules", ModulesRead, modules::list, modules::list_doc),
-        key(&put, "/v1/modules/{name}", ModulesWrite, modules::publish, modules::publish_doc),
+        key(&put, "/v1/modules/{name}", ModulesWrite, modules::publish, modules::publish_doc).writing(Writes::Bytes),
         key(&get, "/v1/modules/{name}", ModulesRead, modules::get, modules::get_doc),
-        key(&delete, "/v1/modules/{name}", ModulesWrite, modules::delete, modules::delete_doc),
+        key(&delete, "/v1/modules/{name}", ModulesWrite, modules::delete, modules::delete_doc).writing(Writes::Ends),
         key(&get, "/v1/modules/{name}/versions", ModulesRead, modules::versions, modules::versions_doc),
         key(&get, "/v1/modules/{name}/versions/{version}/wasm", ModulesRead, modules::wasm, modules::wasm_doc),
-        key(&post, "/v1/modules/{name}/executions", ExecutionsRun, executions::run, executions::run_doc),
-        key(&post, "/v1/executions", ExecutionsRun, executions::run_upload, executions::run_upload_doc),
+        key(&post, "/v1/modules/{name}/executions", ExecutionsRun, executions::run, executions::run_doc)
+            .writing(Writes::Bytes),
+        key(&post, "/v1/executions", ExecutionsRun, executions::run_upload, executions::run_upload_doc)
+            .writing(Writes::Bytes),
         key(&get, "/v1/executions", ExecutionsRead, executions::list, executions::list_doc),
         key(&get, "/v1/executions/{execution_id}", ExecutionsRead, executions::get, executions::get_doc),
-        key(&delete, "/v1/executions/{execution_id}", ExecutionsRun, executions::cancel, executions::cancel_doc),
+        key(&delete, "/v1/executions/{execution_id}", ExecutionsRun, executions::cancel, executions::cancel_doc)
+            .writing(Writes::Ends),
         key(&post, "/v1/executions/{execution_id}/verify", ExecutionsRead, executions::verify, executions::verify_doc),
         key_with(
             &post,
@@ -59,7 +64,8 @@ pub(crate) fn table() -> Vec<Route> {
             (ExecutionsRun, ExecutionsRead),
             executions::rerun,
             executions::rerun_doc,
-        ),
+        )
+        .writing(Writes::Bytes),
         key(&get, "/v1/executions/{execution_id}/events", ExecutionsRead, executions::events, executions::events_doc),
         key(&get, "/v1/executions/{execution_id}/stdin", ExecutionsRead, executions::stdin, executions::stdin_doc),
         key(&get, "/v1/executions/{execution_id}/stdout", ExecutionsRead, executions::stdout, executions::stdout_doc),
@@ -83,8 +89,17 @@ pub(crate) struct Route {
     pub(crate) scope: Option<Scope>,
     /// A second scope that it needs.
     pub(crate) also: Option<Scope>,
+    /// What it writes at most. Of a route that does not say it: nothing when it is a GET, otherwise an event.
+    pub(crate) writes: Writes,
     pub(crate) document: fn() -> Operation,
-    endpoint: Box<dyn FnOnce(&Gateway) -> BoxEndpoint<'static>>,
+    endpoint: Box<dyn FnOnce(&Gateway, Writes) -> BoxEndpoint<'static>>,
+}
+
+impl Route {
+    /// The same with what it writes at most.
+    fn writing(self, writes: Writes) -> Self {
+        Self { writes, ..self }
+    }
 }
 
 /// A route for everybody.
@@ -93,8 +108,9 @@ where
     F: Fn(Gateway, Request) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let endpoint = |gateway: &Gateway| Open { gateway: gateway.clone(), run }.boxed();
-    Route { method: method.clone(), path, scope: None, also: None, document, endpoint: Box::new(endpoint) }
+    let endpoint = |gateway: &Gateway, _| Open { gateway: gateway.clone(), run }.boxed();
+    let (method, writes) = (method.clone(), Writes::Nothing);
+    Route { method, path, scope: None, also: None, writes, document, endpoint: Box::new(endpoint) }
 }
 
 /// A route for callers whose key has `scope`.
@@ -141,8 +157,10 @@ where
     F: Fn(Gateway, Caller, Request) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let endpoint = move |gateway: &Gateway| Secured { gateway: gateway.clone(), scope, also, run }.boxed();
-    Route { method: method.clone(), path, scope, also, document, endpoint: Box::new(endpoint) }
+    let endpoint =
+        move |gateway: &Gateway, writes| Secured { gateway: gateway.clone(), scope, also, writes, run }.boxed();
+    let writes = if *method == Method::GET { Writes::Nothing } else { Writes::Event };
+    Route { method: method.clone(), path, scope, also, writes, document, endpoint: Box::new(endpoint) }
 }
 
 struct Open<F> {
@@ -168,6 +186,7 @@ struct Secured<F> {
     scope: Option<Scope>,
     /// And what else.
     also: Option<Scope>,
+    writes: Writes,
     run: F,
 }
 
@@ -199,6 +218,7 @@ where
         let deps = self.gateway.deps();
         caller.authorise(self.scope)?;
         caller.authorise(self.also)?;
+        self.writes.require(deps.dispatch.room().level())?;
         idempotency::check(request.method(), request.headers())?;
         if request.method() == Method::GET
             && let Some(wanted) = position::wanted(request.headers())?
@@ -266,8 +286,8 @@ impl Endpoint for Router {
 /// Builds the routes of `table`.
 pub(crate) fn build(table: Vec<Route>, gateway: &Gateway) -> impl Endpoint<Output = Response> + 'static {
     let mut paths: Vec<Methods> = Vec::new();
-    for Route { method, path, endpoint, .. } in table {
-        let endpoint = (method, endpoint(gateway));
+    for Route { method, path, writes, endpoint, .. } in table {
+        let endpoint = (method, endpoint(gateway, writes));
         match paths.iter_mut().find(|methods| methods.path == path) {
             Some(methods) => methods.by_method.push(endpoint),
             None => paths.push(Methods { path, allow: String::new(), by_method: vec![endpoint] }),

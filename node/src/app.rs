@@ -1,7 +1,7 @@
 //! Wiring: every concrete type is made here, in order, and stopped in the other order. No rule lives here.
 //!
 //! ```text
-//! start: data folder, log, blobs, executors, region, bus, views, feed, dispatch, seat, gateway   then the sweep
+//! start: data folder, disk, log, blobs, executors, region, bus, views, feed, dispatch, seat, gateway   then the sweep
 //! stop:  not ready, API drained, executions ended, seat left, entities retired, feed, views, executors, log flushed, admin
 //! ```
 //! How long each part of a stop may take: see [`crate::shutdown`].
@@ -42,7 +42,9 @@ use crate::{
     certificates,
     cluster::{membership::Identity, seat::Seat},
     config::Config,
-    descriptors, folder, image,
+    descriptors,
+    disk::Disk,
+    folder, image,
     ready::Ready,
     shutdown::{self, Budget, Plan, Signals},
     store::{self, Store},
@@ -196,6 +198,10 @@ impl App {
         folder::make(data)
             .with_context(|| format!("the data folder {} cannot be used; set node.data_dir", data.display()))?;
 
+        let disk = Disk::open(data, config.disk)?;
+        let room = disk.room();
+        // For as long as the process: also what is written while it stops needs room.
+        tokio::spawn(disk.watch());
         // What may take a while at a first start comes before the views are opened: then they fold while it serves.
         let store = Store::open(config).await?;
         let (log, blobs) = (Arc::clone(&store.log), Arc::clone(&store.blobs));
@@ -234,6 +240,7 @@ impl App {
             log: Arc::clone(&log),
             node: node.clone(),
             boot,
+            room,
         });
         let pepper = config.auth.pepper.as_ref().map(|pepper| Secret::new(pepper.reveal().as_bytes()));
         let (hasher, readiness) = (Hasher::new(pepper.clone()), Readiness::default());

@@ -23,7 +23,7 @@ use wasmwiz_events::{
 use wasmwiz_gateway::{GatewayConfig, server::TlsConfig};
 use wasmwiz_projections::Config as ViewsConfig;
 
-use crate::cluster::config::ClusterConfig;
+use crate::{cluster::config::ClusterConfig, disk::DiskConfig};
 
 mod environment;
 pub mod layers;
@@ -41,6 +41,8 @@ pub use secret::Secret;
 pub struct Config {
     /// Who this node is and where it keeps its data.
     pub node: NodeConfig,
+    /// What it does when its disk becomes full.
+    pub disk: DiskConfig,
     /// Where it listens.
     pub listen: ListenConfig,
     /// Secrets of authentication.
@@ -392,6 +394,9 @@ impl Config {
         }
         if self.tiers.attempts_max == 0 || self.tiers.start_within_ms == 0 {
             return bad("tiers.attempts_max and tiers.start_within_ms", "must not be 0");
+        }
+        if let Err((key, problem)) = self.disk.check() {
+            return bad(&format!("disk.{key}"), problem);
         }
         if let Err((key, problem)) = self.log.check() {
             return bad(&format!("log.{key}"), problem);

@@ -16,6 +16,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 mod descriptors;
+pub mod disk;
 pub mod folder;
 mod here;
 pub mod image;

@@ -97,6 +97,7 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     wasmwiz_actors::executor::metrics::describe();
     wasmwiz_projections::metrics::describe();
     wasmwiz_gateway::metrics::describe();
+    crate::disk::metrics::describe();
     Ok(handle)
 }
 

@@ -28,6 +28,7 @@ mod rebuild;
 mod replaced;
 mod reproduce;
 mod rerun;
+mod room;
 mod routes;
 mod settings;
 mod shares;

@@ -217,13 +217,15 @@ impl Shared {
         }
     }
 
-    /// A place among the asynchronous ones that run, room for its input, and a slot. Waits for them as long as it takes.
+    /// Room on the disk, a place among the asynchronous ones that run, room for its input, and a slot. Waits for them as
+    /// long as it takes.
     async fn turn(&self, tenant: &TenantId, input: Content) -> Option<Turn> {
         let whose = Some(tenant.clone());
         let most = input_permits(self.queue().config());
         let kib = usize::try_from(input.size_bytes.div_ceil(1_024)).unwrap_or(most).min(most);
         let permits = u32::try_from(kib).unwrap_or(u32::MAX);
         loop {
+            self.deps.room.until_plenty().await;
             let running = self.running.acquire(&whose).await?;
             let room = Arc::clone(&self.input).acquire_many_owned(permits).await.ok()?;
             match self.deps.executors.reserve_for(tenant).await {

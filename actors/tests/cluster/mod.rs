@@ -23,6 +23,7 @@ use wasmwiz_actors::{
     limits::Policy,
     ownership::{Owner, Ownership},
     region::{Region, RegionConfig, RegionDeps},
+    room::Room,
     tenant::{Command, NewKey},
 };
 use wasmwiz_events::{
@@ -287,7 +288,7 @@ impl Cluster {
         let executors = Executors::start(config).unwrap();
         let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(self._data.path()).unwrap());
         let dispatch =
-            Dispatch::new(DispatchDeps { bus: bus.clone(), executors, blobs, log, node: node.clone(), boot });
+            Dispatch::new(DispatchDeps { bus: bus.clone(), executors, blobs, log, node: node.clone(), boot, room: Room::default() });
         let server = Server::new(region, dispatch.clone(), bounds.bus);
         self.wires.ends.lock().unwrap().insert(node.clone(), (server, Arc::clone(&view)));
         Arc::new(Node { name: node, boot, view, bus, dispatch })

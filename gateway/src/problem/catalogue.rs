@@ -98,6 +98,7 @@ catalogue! {
     Unavailable = SERVICE_UNAVAILABLE "unavailable" "Unavailable";
     IssuerUnavailable = SERVICE_UNAVAILABLE "issuer-unavailable" "Token issuer unavailable";
     NotThereYet = SERVICE_UNAVAILABLE "not-there-yet" "Position not reached yet";
+    NodeStorageFull = INSUFFICIENT_STORAGE "node-storage-full" "Node's storage full";
     DeadlinePassed = GATEWAY_TIMEOUT "deadline-passed" "Deadline passed";
 }
 

@@ -9,6 +9,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
+use wasmwiz_actors::room::Level;
 use wasmwiz_projections::State;
 
 use super::uncounted;
@@ -53,7 +54,14 @@ async fn event_log(gateway: &Gateway) -> Result<String, String> {
         return Err("the log has stopped after an I/O error".to_owned());
     }
     match timeout(limit, gateway.deps().log.tail()).await {
-        Ok(Ok(tail)) => Ok(format!("at position {tail}")),
+        Ok(Ok(tail)) => Ok(format!(
+            "at position {tail}{}",
+            match gateway.deps().dispatch.room().level() {
+                Level::Plenty => "",
+                Level::Low => "; the disk is nearly full: no modules are taken, and no executions begun",
+                Level::Least => "; the disk is full but for what ends something",
+            }
+        )),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the log does not answer the health check");
             Err("the log cannot be read".to_owned())

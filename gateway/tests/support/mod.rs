@@ -18,6 +18,7 @@ use wasmwiz_actors::{
     limits::Policy,
     ownership::Alone,
     region::{Region, RegionConfig, RegionDeps},
+    room::Room,
     tenant::{Command, NewKey, SYSTEM},
 };
 use wasmwiz_events::{
@@ -124,6 +125,7 @@ impl Node {
             log: Arc::clone(&shared),
             node,
             boot,
+            room: Room::default(),
         });
         let operator = match operator {
             Some(operator) => operator,

@@ -189,9 +189,31 @@ struct Recorded {
 }
 
 impl Platform {
-    /// Publishes the examples whose names are free, runs one, and prints what happened and what to try next.
+    /// Shows what the platform does, and prints what to try next.
     async fn show(&self) -> anyhow::Result<()> {
         output::line(format_args!("WasmWiz {} serves on {}\n", env!("CARGO_PKG_VERSION"), self.url));
+        match self.demonstrate().await {
+            // It can be read all the same.
+            Err(error) if error.is::<NoRoom>() => output::line(format_args!("\nNothing was executed. {error}")),
+            demonstrated => demonstrated?,
+        }
+        output::line(format_args!("\nAPI key   {}   (shown once; earlier ones stay valid)", self.api_key));
+        output::line("\nTry it:");
+        output::line(format_args!(
+            "  curl -sS {}/v1/modules/greeter/executions -H 'Authorization: Bearer {}' -d 'Ada'",
+            self.url, self.api_key
+        ));
+        output::line("\nRun your own module, without publishing it first:");
+        output::line(format_args!(
+            "  curl -sS {}/v1/executions -H 'Authorization: Bearer {}' -F wasm=@your.wasm -F input='some input'",
+            self.url, self.api_key
+        ));
+        output::line(format_args!("\nDocumentation: {}/docs   Stop with Ctrl-C.", self.url));
+        Ok(())
+    }
+
+    /// Publishes the examples whose names are free, runs one, and prints what happened.
+    async fn demonstrate(&self) -> anyhow::Result<()> {
         let is_ours = self.offer("greeter", GREETER).await?;
         self.offer("echo", ECHO).await?;
         let (execution, position) = match is_ours {
@@ -206,18 +228,6 @@ impl Platform {
         ensure!(outcome == "succeeded", "the greeter did not succeed: {outcome}");
         output::line("\nThe events it caused, from the tenant's hash-chained history:");
         output::line(self.events(&id, &position).await?.trim_end());
-        output::line(format_args!("\nAPI key   {}   (shown once; earlier ones stay valid)", self.api_key));
-        output::line("\nTry it:");
-        output::line(format_args!(
-            "  curl -sS {}/v1/modules/greeter/executions -H 'Authorization: Bearer {}' -d 'Ada'",
-            self.url, self.api_key
-        ));
-        output::line("\nRun your own module, without publishing it first:");
-        output::line(format_args!(
-            "  curl -sS {}/v1/executions -H 'Authorization: Bearer {}' -F wasm=@your.wasm -F input='some input'",
-            self.url, self.api_key
-        ));
-        output::line(format_args!("\nDocumentation: {}/docs   Stop with Ctrl-C.", self.url));
         Ok(())
     }
 
@@ -272,12 +282,20 @@ impl Platform {
     }
 }
 
+/// The node's disk is nearly full: what it said.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoRoom(String);
+
 /// Reads a JSON answer and its position.
 async fn read<T: DeserializeOwned>(response: reqwest::Response) -> anyhow::Result<(T, String)> {
     let status = response.status();
     let position = response.headers().get("wasmwiz-position");
     let position = position.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let body = response.bytes().await?;
+    if status == StatusCode::INSUFFICIENT_STORAGE {
+        return Err(NoRoom(String::from_utf8_lossy(&body).into_owned()).into());
+    }
     ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
     Ok((serde_json::from_slice(&body)?, position))
 }

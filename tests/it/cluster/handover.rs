@@ -11,6 +11,7 @@ use wasmwiz_actors::{
     limits::Policy,
     ownership::Alone,
     region::{Region, RegionConfig, RegionDeps},
+    room::Room,
 };
 use wasmwiz_events::{
     blobs::fs::FsBlobs,
@@ -50,7 +51,7 @@ async fn server(data: &Path) -> anyhow::Result<Server> {
     let region = Region::start(RegionConfig::default(), deps).await?;
     let executors = Executors::start(ExecutorConfig { threads: 1, ..ExecutorConfig::default() })?;
     let (bus, blobs) = (CommandBus::alone(region.clone()), Arc::new(FsBlobs::open(data)?));
-    let dispatch = Dispatch::new(DispatchDeps { bus, executors, blobs, log, node, boot });
+    let dispatch = Dispatch::new(DispatchDeps { bus, executors, blobs, log, node, boot, room: Room::default() });
     Ok(Server::new(region, dispatch, BusConfig::default()))
 }
 

@@ -1,10 +1,16 @@
-//! No room left: the node ends rather than forget, and goes on where it was when there is room again.
+//! No room left, from one moment to the next: the node says so or ends, never forgets, starts on the full disk, and goes on
+//! when there is room again.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tokio::time::sleep;
-use wasmwiz_tests::{chance::Chance, disk::SmallDisk, harness::Launch};
+use wasmwiz_tests::{
+    chance::Chance,
+    disk::SmallDisk,
+    harness::{Launch, NodeProcess},
+    wait::{self, SOON},
+};
 
 use crate::{
     Size,
@@ -22,6 +28,16 @@ const DISK_MIB: (u64, u64) = (256, 2_048);
 /// Room that is left when the load begins, in bytes.
 const LEFT_BYTES: std::ops::Range<u64> = (64 << 10)..(2 << 20);
 
+/// The node's bounds, in bytes: small ones, for a small disk.
+const BOUNDS: [(&str, u64); 3] = [
+    ("WASMWIZ_DISK__LOW_BYTES", 24 << 20),
+    ("WASMWIZ_DISK__LEAST_BYTES", 12 << 20),
+    ("WASMWIZ_DISK__RESERVE_BYTES", 8 << 20),
+];
+
+/// How long the load goes on without room, in milliseconds: some looks of the node at its disk.
+const WITHOUT_ROOM_MS: std::ops::Range<u64> = 1_000..2_000;
+
 /// What a node says of its end when its log could not be written: `EX_IOERR` of sysexits.h.
 const IO_ERROR: i32 = 74;
 
@@ -34,19 +50,35 @@ pub(crate) async fn run(size: Size, mut chance: Chance) -> anyhow::Result<Done> 
         return Ok(Done::Skipped("a file system in memory may not be mounted here"));
     };
     let cycles = size.of(CYCLES.0, CYCLES.1);
-    let mut node = Launch::dev_on(&disk.path().join("data"))?.start().await?;
-    let mut evidence = Evidence::default();
+    let launch = Launch::dev_on(&disk.path().join("data"))?;
+    let launch = BOUNDS.iter().fold(launch, |launch, (name, bytes)| launch.variable(*name, bytes.to_string()));
+    let mut node = launch.start().await?;
+    let (mut evidence, mut ends) = (Evidence::default(), 0);
     for cycle in 1..=cycles {
         let load = clients_of(&node, &mut chance)?;
         sleep(Duration::from_millis(chance.within(50..300))).await;
         disk.fill_but(chance.within(LEFT_BYTES))?;
-        let ended = node.ended().await.with_context(|| format!("cycle {cycle}: the disk is full"))?;
+        sleep(Duration::from_millis(chance.within(WITHOUT_ROOM_MS))).await;
         evidence.take(load.end_with_failures().await?, &CANNOT)?;
-        ensure!(ended.code() == Some(IO_ERROR), "cycle {cycle}: without room the node ended with {ended}");
+        if let Some(ended) = node.exit_status()? {
+            // The log was written to before the reserve was given up.
+            ensure!(ended.code() == Some(IO_ERROR), "cycle {cycle}: without room the node ended with {ended}");
+            node.restart().await.with_context(|| format!("cycle {cycle}: the disk is still full"))?;
+            ends += 1;
+        }
+        let refused = run(&node).await?;
+        ensure!(refused == 507, "cycle {cycle}: without room an execution was answered {refused}");
         disk.make_room()?;
-        node.restart().await.with_context(|| format!("cycle {cycle}: there is room again"))?;
+        wait::until("executions are run again", SOON, async || Ok((run(&node).await? == 200).then_some(()))).await?;
     }
     evidence.at_least(5 * cycles)?;
-    let (judged, _) = judge(node, evidence, format!("{cycles} times no room")).await?;
+    let (judged, _) =
+        judge(node, evidence, format!("{cycles} times no room, which ended the node {ends} times")).await?;
     Ok(Done::Judged(judged))
+}
+
+/// How an execution is answered.
+async fn run(node: &NodeProcess) -> anyhow::Result<u16> {
+    let answer = node.client()?.post_bytes("/v1/modules/echo/executions", "room?").await?;
+    Ok(answer.status.as_u16())
 }

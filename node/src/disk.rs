@@ -1,0 +1,242 @@
+//! The room on the node's disk: it is watched, and a part of it is held back for what must be written in any case.
+//!
+//! ```text
+//! room ≥ low                everything
+//!      least ≤ room < low   no modules, no executions that have not begun
+//!              room < least  the reserve is given up; only what ends something is written
+//! ```
+//! Room is what is free beside the reserve, whether it is held or given up, so that giving it up does not look like room.
+//! The rule is [`Marks::level`]; everything else here only looks and acts.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use rustix::fs::statvfs;
+use serde::{Deserialize, Serialize};
+use wasmwiz_actors::room::{Level, Room};
+
+use self::reserve::Reserve;
+
+pub mod metrics;
+mod reserve;
+
+/// Below the data folder.
+const RESERVE: &str = "reserve";
+
+/// What is done when the disk of the data folder becomes full. Zero bytes switch a bound off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskConfig {
+    /// With less room than this, in bytes, no modules are taken and no executions begun.
+    pub low_bytes: u64,
+    /// With less room than this, in bytes, only what ends something is written: ends of executions, revocations, suspensions,
+    /// deletions. Less than `low_bytes`; their difference is for the outputs of what runs when the disk becomes low.
+    pub least_bytes: u64,
+    /// Held back in a file of the data folder, in bytes, and given up when there is less room than `least_bytes`: what the
+    /// ends are written into, and what a start on a full disk needs.
+    pub reserve_bytes: u64,
+    /// How often the disk is looked at, in milliseconds.
+    pub watch_ms: u64,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        Self { low_bytes: 256 << 20, least_bytes: 64 << 20, reserve_bytes: 32 << 20, watch_ms: 250 }
+    }
+}
+
+impl DiskConfig {
+    /// # Errors
+    /// The key that is wrong, and what to set.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.least_bytes > 0 && self.least_bytes >= self.low_bytes {
+            return Err(("least_bytes", "must be less than disk.low_bytes"));
+        }
+        if !(10..=60_000).contains(&self.watch_ms) {
+            return Err(("watch_ms", "must be from 10 to 60000"));
+        }
+        Ok(())
+    }
+
+    const fn marks(&self) -> Marks {
+        Marks { low_bytes: self.low_bytes, least_bytes: self.least_bytes }
+    }
+}
+
+/// Where one level ends and the next begins.
+#[derive(Debug, Clone, Copy)]
+struct Marks {
+    low_bytes: u64,
+    least_bytes: u64,
+}
+
+impl Marks {
+    /// The level with so much room, after `before`: a level is left upwards with an eighth more room than it was entered
+    /// with, so that it is not entered and left all the time.
+    fn level(self, before: Level, room_bytes: u64) -> Level {
+        let is_above = |mark: u64, was_above: bool| {
+            let again = if was_above { 0 } else { mark / 8 };
+            room_bytes >= mark.saturating_add(again)
+        };
+        match before {
+            before if !is_above(self.least_bytes, before != Level::Least) => Level::Least,
+            before if !is_above(self.low_bytes, before == Level::Plenty) => Level::Low,
+            _ => Level::Plenty,
+        }
+    }
+}
+
+/// The disk of a data folder.
+pub struct Disk {
+    folder: PathBuf,
+    config: DiskConfig,
+    reserve: Reserve,
+    room: Room,
+}
+
+impl Disk {
+    /// Looks at the disk of the data folder, before anything is opened in it: on a full one, the reserve is given up first.
+    ///
+    /// # Errors
+    /// When the system does not say how full it is.
+    pub fn open(folder: &Path, config: DiskConfig) -> anyhow::Result<Self> {
+        let reserve = Reserve::new(folder.join(RESERVE), config.reserve_bytes);
+        let disk = Self { folder: folder.to_owned(), config, reserve, room: Room::default() };
+        disk.look().with_context(|| format!("it is not known how full the disk of {} is", folder.display()))?;
+        Ok(disk)
+    }
+
+    /// What is known of its room, for those who ask.
+    pub fn room(&self) -> Room {
+        self.room.clone()
+    }
+
+    /// Looks at it again and again, for as long as it is polled.
+    pub async fn watch(self) {
+        let every = Duration::from_millis(self.config.watch_ms);
+        let disk = std::sync::Arc::new(self);
+        loop {
+            tokio::time::sleep(every).await;
+            let looking = std::sync::Arc::clone(&disk);
+            // A disk that hangs must not hold up a thread that serves.
+            match tokio::task::spawn_blocking(move || looking.look()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "it is not known how full the disk is; it is looked at again"),
+                Err(error) => tracing::error!(%error, "the disk was not looked at; it is looked at again"),
+            }
+        }
+    }
+
+    /// Looks, acts, and says.
+    fn look(&self) -> io::Result<()> {
+        let free_bytes = free_bytes(&self.folder)?;
+        let held_bytes = self.reserve.held_bytes();
+        let room_bytes = free_bytes.saturating_sub(self.config.reserve_bytes.saturating_sub(held_bytes));
+        let before = self.room.level();
+        let level = self.config.marks().level(before, room_bytes);
+        if level == Level::Least {
+            self.reserve.give_up();
+        } else if held_bytes < self.config.reserve_bytes {
+            self.reserve.hold();
+        }
+        ::metrics::gauge!(metrics::FREE_BYTES).set(free_bytes as f64);
+        ::metrics::gauge!(metrics::LEVEL).set(f64::from(level as u8));
+        if self.room.set(level) {
+            match level {
+                Level::Plenty => tracing::info!(free_bytes, "the disk has room again"),
+                Level::Low => tracing::warn!(
+                    free_bytes,
+                    low_bytes = self.config.low_bytes,
+                    "the disk is nearly full: no modules are taken and no executions begun until there is more room"
+                ),
+                Level::Least => tracing::error!(
+                    free_bytes,
+                    least_bytes = self.config.least_bytes,
+                    "the disk is full: only what ends something is written until there is more room"
+                ),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is free for a user who is not root.
+fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let found = statvfs(folder)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MARKS: Marks = Marks { low_bytes: 800, least_bytes: 80 };
+
+    #[test]
+    fn a_level_is_left_upwards_with_more_room_than_it_was_entered_with() {
+        let mut level = Level::Plenty;
+        let mut at = |room_bytes| {
+            level = MARKS.level(level, room_bytes);
+            level
+        };
+        assert_eq!([at(800), at(799), at(800), at(899), at(900)], {
+            use Level::*;
+            [Plenty, Low, Low, Low, Plenty]
+        });
+        assert_eq!([at(79), at(80), at(89), at(90), at(0), at(900)], {
+            use Level::*;
+            [Least, Least, Least, Low, Least, Plenty]
+        });
+    }
+
+    #[test]
+    fn a_bound_of_zero_is_never_met() {
+        let marks = Marks { low_bytes: 0, least_bytes: 0 };
+        assert_eq!([Level::Plenty, Level::Low, Level::Least].map(|before| marks.level(before, 0)), [Level::Plenty; 3]);
+    }
+
+    proptest! {
+        #[test]
+        fn more_room_is_never_a_lower_level(before in 0_u8..3, room in 0_u64..1_000, more in 0_u64..1_000) {
+            let before = [Level::Plenty, Level::Low, Level::Least][usize::from(before)];
+            prop_assert!(MARKS.level(before, room + more) <= MARKS.level(before, room));
+            // Looking twice is looking once.
+            let level = MARKS.level(before, room);
+            prop_assert_eq!(MARKS.level(level, room), level);
+        }
+    }
+
+    #[test]
+    fn marks_in_the_wrong_order_are_refused() {
+        assert_eq!(DiskConfig::default().check(), Ok(()));
+        let wrong = DiskConfig { low_bytes: 5, least_bytes: 5, ..DiskConfig::default() };
+        assert_eq!(wrong.check().unwrap_err().0, "least_bytes");
+        assert_eq!(DiskConfig { watch_ms: 0, ..DiskConfig::default() }.check().unwrap_err().0, "watch_ms");
+    }
+
+    #[test]
+    fn a_disk_with_less_room_than_the_least_gives_its_reserve_up_and_holds_it_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(RESERVE);
+        let size = || std::fs::metadata(&file).map_or(0, |file| file.len());
+        let free = free_bytes(folder.path()).unwrap();
+        let roomy = DiskConfig { low_bytes: 2, least_bytes: 1, reserve_bytes: 1 << 20, watch_ms: 250 };
+
+        let disk = Disk::open(folder.path(), roomy).unwrap();
+        assert_eq!((disk.room().level(), size()), (Level::Plenty, 1 << 20));
+
+        // The same disk, and marks that it cannot meet.
+        let full =
+            Disk::open(folder.path(), DiskConfig { low_bytes: free * 4, least_bytes: free * 2, ..roomy }).unwrap();
+        assert_eq!((full.room().level(), size()), (Level::Least, 0));
+
+        let disk = Disk::open(folder.path(), roomy).unwrap();
+        assert_eq!((disk.room().level(), size()), (Level::Plenty, 1 << 20));
+    }
+}

@@ -1,0 +1,12 @@
+//! Names of the metrics of the disk, in one place.
+
+/// Gauge: bytes that are free on the disk of the data folder, for a user who is not root.
+pub const FREE_BYTES: &str = "wasmwiz_disk_free_bytes";
+/// Gauge: 0 with room for everything, 1 when no modules and executions are taken, 2 when only what ends something is.
+pub const LEVEL: &str = "wasmwiz_disk_level";
+
+/// Describes the metrics to the recorder.
+pub fn describe() {
+    metrics::describe_gauge!(FREE_BYTES, metrics::Unit::Bytes, "Free on the disk of the data folder");
+    metrics::describe_gauge!(LEVEL, "0: room for all, 1: no modules and executions, 2: only what ends something");
+}
