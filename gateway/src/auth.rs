@@ -42,6 +42,7 @@ pub mod token;
 pub(crate) mod attempts;
 mod claims;
 pub(crate) mod issuer;
+pub use issuer::ca as issuer_certificates;
 
 use api_key::{ApiKey, Opener};
 use attempts::Origin;

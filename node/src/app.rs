@@ -32,6 +32,7 @@ use wasmwiz_gateway::{
     Gateway, GatewayConfig, GatewayDeps, Readiness,
     auth::{
         api_key::{Hasher, Secret},
+        issuer_certificates,
         last_used::LastUsed,
     },
     server::{self, Drained, Tls},
@@ -191,6 +192,7 @@ impl App {
         let metrics = telemetry::init_metrics()?;
         telemetry::keep_up(metrics.clone());
         let tls = certificates::load(config.listen.tls.as_ref()).await?;
+        issuer_certificates::check(&config.gateway.tokens)?;
         let (api, admin) =
             (listen(config.listen.api, "listen.api").await?, listen(config.listen.admin, "listen.admin").await?);
         let (api_address, admin_address) = (api.local_addr()?, admin.local_addr()?);

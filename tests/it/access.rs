@@ -15,6 +15,8 @@ use wasmwiz_tests::{
     tenants::{SCOPES, Tenant, issue, only, register},
 };
 
+mod kinds;
+
 /// Parameters and members of bodies that name nothing of a tenant's.
 const NAMES_NOTHING: [&str; 27] = [
     "limit",
@@ -187,6 +189,10 @@ impl Setting {
     async fn new() -> anyhow::Result<Self> {
         let node = NodeProcess::dev().await?;
         let operator = node.operator()?;
+        Self::with(node, operator).await
+    }
+
+    async fn with(node: NodeProcess, operator: Client) -> anyhow::Result<Self> {
         let document = operator.get("/openapi.json").await?.is(200)?;
         let tenant = register(&operator, "Acme", "enterprise").await?;
         let stranger = register(&operator, "Stranger", "enterprise").await?;

@@ -19,6 +19,12 @@ pub fn echo_request(path: &str, authorization: Option<&str>, body: &[u8]) -> Vec
     [request.as_bytes(), body].concat()
 }
 
+/// A GET.
+pub fn read_request(path: &str, authorization: Option<&str>) -> Vec<u8> {
+    let authorization = authorization.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
+    format!("GET {path} HTTP/1.1\r\nHost: bench\r\n{authorization}\r\n").into_bytes()
+}
+
 /// Reads one answer with a `Content-Length` into the buffer, which is emptied before, and gives its status.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Settings of authentication: tokens, the issuers that are believed, and how often somebody may guess.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
@@ -110,6 +110,9 @@ pub struct IssuerConfig {
     /// The algorithms that its keys may be for.
     #[serde(default = "algorithms")]
     pub algorithms: Vec<Algorithm>,
+    /// A file of certificates in PEM, of which one must have signed for the issuer's https. Without it, those of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     /// The `typ` that its tokens may have, without `application/`. `JWT` for issuers that know no other.
     #[serde(default = "types")]
     pub types: Vec<String>,
@@ -137,7 +140,7 @@ pub struct IssuerConfig {
 }
 
 fn algorithms() -> Vec<Algorithm> {
-    vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa]
+    vec![Algorithm::Rs256, Algorithm::Ps256, Algorithm::Es256, Algorithm::EdDsa]
 }
 
 fn types() -> Vec<String> {

@@ -28,6 +28,7 @@ use super::{
     jose::{Flaw, Unverified, VerifyingKey},
 };
 
+pub mod ca;
 mod fetch;
 
 /// The longest subject, in bytes: events name it.

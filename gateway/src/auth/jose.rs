@@ -77,6 +77,9 @@ pub enum Algorithm {
     /// ECDSA on P-256 with SHA-256.
     #[serde(rename = "ES256")]
     Es256,
+    /// RSA (PSS) with SHA-256, 2048 bits and more.
+    #[serde(rename = "PS256")]
+    Ps256,
     /// RSA (PKCS #1 v1.5) with SHA-256, 2048 bits and more.
     #[serde(rename = "RS256")]
     Rs256,
@@ -87,6 +90,7 @@ impl Algorithm {
         match self {
             Self::EdDsa => "EdDSA",
             Self::Es256 => "ES256",
+            Self::Ps256 => "PS256",
             Self::Rs256 => "RS256",
         }
     }
@@ -95,6 +99,7 @@ impl Algorithm {
         match self {
             Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
             Self::Es256 => jsonwebtoken::Algorithm::ES256,
+            Self::Ps256 => jsonwebtoken::Algorithm::PS256,
             Self::Rs256 => jsonwebtoken::Algorithm::RS256,
         }
     }

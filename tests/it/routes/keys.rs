@@ -8,6 +8,7 @@ use wasmwiz_tests::tenants::issue;
 use super::{Setting, all_pages, asks_for, pages_are_checked};
 
 mod rotate;
+mod under_load;
 
 #[tokio::test]
 async fn a_key_is_issued_shown_without_its_secret_and_revoked_at_once() -> anyhow::Result<()> {

@@ -13,7 +13,10 @@ use reqwest::{Client, Url, redirect};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{FetchConfig, IssuerConfig, VerifyingKey};
+use super::{
+    FetchConfig, IssuerConfig, VerifyingKey,
+    ca::{self, CaError},
+};
 use crate::auth::{
     config::{is_fetchable, may_lead},
     jose::Algorithm,
@@ -39,6 +42,8 @@ pub(crate) enum FetchError {
     Issuer(String),
     #[error("there are more than {0} keys; see gateway.tokens.fetch.keys_max")]
     TooMany(usize),
+    #[error(transparent)]
+    Ca(#[from] CaError),
 }
 
 /// What is behind an error: the outermost says only that something was not sent.
@@ -64,7 +69,12 @@ pub(super) async fn keys(
     config: &IssuerConfig,
     bounds: &FetchConfig,
 ) -> Result<HashMap<String, VerifyingKey>, FetchError> {
-    let http = Client::builder().no_proxy().redirect(redirect::Policy::none());
+    let mut http = Client::builder().no_proxy().redirect(redirect::Policy::none());
+    if let Some(file) = config.ca_file.clone() {
+        // Read for every look, so that a renewed one is used without a restart.
+        let read = tokio::task::spawn_blocking(move || ca::roots(&file)).await;
+        http = http.tls_certs_only(read.map_err(|_| CaError::Lost)??);
+    }
     let http = http.timeout(Duration::from_millis(bounds.timeout_ms)).build();
     let http = http.map_err(|source| FetchError::Http { url: config.issuer.clone(), source })?;
     let fetch = async |url: &Url| get(&http, url, bounds.body_bytes_max).await;
@@ -128,6 +138,10 @@ fn usable(
 fn verifying(jwk: Value) -> Option<(String, VerifyingKey)> {
     let jwk: Jwk = serde_json::from_value(jwk).ok()?;
     let (algorithm, named) = match &jwk.algorithm {
+        // One that does not say which is for the older of the two.
+        AlgorithmParameters::RSA(_) if jwk.common.key_algorithm == Some(KeyAlgorithm::PS256) => {
+            (Algorithm::Ps256, KeyAlgorithm::PS256)
+        }
         AlgorithmParameters::RSA(_) => (Algorithm::Rs256, KeyAlgorithm::RS256),
         AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
             (Algorithm::Es256, KeyAlgorithm::ES256)
@@ -170,12 +184,14 @@ mod tests {
             json!({"kty": "oct", "k": "c2VjcmV0", "kid": "secret"}),
             json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "enc", "use": "enc"}),
             json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "ps", "alg": "PS256"}),
+            json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "rs512", "alg": "RS512"}),
             json!({"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}),
             json!({"kty": "new", "kid": "new"}),
             json!("nonsense"),
         ];
         assert_eq!(names(keys.clone(), json!(["RS256", "EdDSA"])), ["ed", "rsa"]);
-        assert_eq!(names(keys, json!(["RS256"])), ["rsa"]);
+        assert_eq!(names(keys.clone(), json!(["RS256"])), ["rsa"]);
+        assert_eq!(names(keys, json!(["PS256"])), ["ps"]);
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod bare;
+mod credentials;
 mod load;
 mod node;
 mod probe;
@@ -31,7 +32,8 @@ mod report;
 #[derive(Debug, Parser)]
 #[command(
     name = "bench",
-    after_help = "Examples:\n  cargo xtask bench -- --seconds 10\n  cargo xtask bench -- --guests-only"
+    after_help = "Examples:\n  cargo xtask bench -- --seconds 10\n  cargo xtask bench -- --guests-only\n  \
+                  cargo xtask bench -- --credentials-only"
 )]
 struct Args {
     /// Seconds of load for each number of connections.
@@ -46,6 +48,9 @@ struct Args {
     /// Measure only what it costs a guest that its end can be run again.
     #[arg(long)]
     guests_only: bool,
+    /// Measure only what it costs to know who asks.
+    #[arg(long, conflicts_with = "guests_only")]
+    credentials_only: bool,
     /// Serve as the bare server, on a free port that is printed. The benchmark starts itself like this.
     #[arg(long, hide = true)]
     serve_bare: bool,
@@ -55,6 +60,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if args.serve_bare {
         bare::serve()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.credentials_only {
+        credentials::Credentials::measure(&args.data.join("credentials"))?.print();
         return Ok(ExitCode::SUCCESS);
     }
     let costs = repeatable::costs().map_err(|error| anyhow::anyhow!("{error:#}"))?;

@@ -64,6 +64,14 @@ impl Node {
         get(self.api, path, &format!("Authorization: Bearer {}\r\n{headers}", self.key))
     }
 
+    /// Posts JSON as the tenant: the status, and the body.
+    pub(crate) fn post(&self, path: &str, body: &str) -> anyhow::Result<(u16, String)> {
+        let (key, length) = (&self.key, body.len());
+        let head =
+            format!("Authorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n");
+        ask(self.api, "POST", path, &head, body)
+    }
+
     /// The node's metrics, without labels: series of one name are added up.
     pub(crate) fn metrics(&self) -> anyhow::Result<BTreeMap<String, f64>> {
         let (_, text) = get(self.admin, "/metrics", "")?;
@@ -78,8 +86,12 @@ impl Node {
 }
 
 fn get(address: SocketAddr, path: &str, headers: &str) -> anyhow::Result<(u16, String)> {
+    ask(address, "GET", path, headers, "")
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> anyhow::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: bench\r\n{headers}Connection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: bench\r\n{headers}Connection: close\r\n\r\n{body}")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
