@@ -36,6 +36,7 @@ use wasmwiz_events::{
 };
 
 mod artefact;
+mod bulk;
 mod cache;
 mod check;
 pub mod compile;

@@ -29,7 +29,7 @@ use wasmtime::Engine;
 use wasmwiz_events::digest::Digest;
 
 use super::{
-    CompileConfig, PrepareError, Rejection, artefact::Code, engine, profile::Profile, rejection::CompileResource,
+    CompileConfig, PrepareError, Rejection, artefact::Code, bulk, engine, profile::Profile, rejection::CompileResource,
     slots::Waiting,
 };
 use crate::shares::Place;
@@ -165,7 +165,8 @@ impl Compiler {
 }
 
 async fn in_process(engine: Engine, wasm: Vec<u8>) -> Result<Vec<u8>, PrepareError> {
-    let compiled = tokio::task::spawn_blocking(move || engine.precompile_module(&wasm)).await;
+    let compile = move || engine.precompile_module(&bulk::in_pieces(&wasm).map_err(wasmtime::Error::from)?);
+    let compiled = tokio::task::spawn_blocking(compile).await;
     let compiled = compiled.map_err(|_| PrepareError::Failed("the compiler panicked".into()))?;
     compiled.map_err(|error| rejected(&format!("{error:#}")).into())
 }
@@ -261,7 +262,8 @@ fn request_from(
     };
     let mut wasm = Vec::new();
     stdin.take(MODULE_MAX_BYTES).read_to_end(&mut wasm).map_err(failed("reading the module"))?;
-    let artefact = engine.precompile_module(&wasm).map_err(|error| {
+    let pieces = bulk::in_pieces(&wasm).map_err(|error| (EXIT_REJECTED, error.to_string()))?;
+    let artefact = engine.precompile_module(&pieces).map_err(|error| {
         let code = if is_out_of_memory(&error) { EXIT_MEMORY } else { EXIT_REJECTED };
         (code, format!("{error:#}"))
     })?;

@@ -41,9 +41,10 @@ const KEEP_RESIDENT_BYTES: usize = 64 << 10;
 /// Slots beyond `guests_max`, for the health check: a full node can still tell that it works.
 const SPARE_SLOTS: u32 = 2;
 
-/// What guests can tell of the host beside its engine: imported functions, clocks, random numbers. Another number whenever a
-/// guest could be told something else than before, for then a record made before is not run again the same way.
-const HOST: &[u8] = b"wasmwiz engine 2";
+/// What guests can tell of the host beside its engine: imported functions, clocks, random numbers, and what is made of a module
+/// before it is compiled. Another number whenever a guest could be told something else than before, or be charged something
+/// else, for then a record made before is not run again the same way.
+const HOST: &[u8] = b"wasmwiz engine 3";
 
 /// The settings that decide what machine code is made of a module, and how it is stopped.
 pub(crate) fn settings(profile: Profile) -> Config {
