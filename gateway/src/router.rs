@@ -92,8 +92,11 @@ pub(crate) struct Route {
     /// What it writes at most. Of a route that does not say it: nothing when it is a GET, otherwise an event.
     pub(crate) writes: Writes,
     pub(crate) document: fn() -> Operation,
-    endpoint: Box<dyn FnOnce(&Gateway, Writes) -> BoxEndpoint<'static>>,
+    endpoint: Make,
 }
+
+/// What makes the endpoint of a route.
+type Make = Box<dyn FnOnce(&Gateway, Writes) -> BoxEndpoint<'static>>;
 
 impl Route {
     /// The same with what it writes at most.

@@ -287,8 +287,15 @@ impl Cluster {
         let config = ExecutorConfig { threads: 1, guests_max: 16, ..ExecutorConfig::default() };
         let executors = Executors::start(config).unwrap();
         let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(self._data.path()).unwrap());
-        let dispatch =
-            Dispatch::new(DispatchDeps { bus: bus.clone(), executors, blobs, log, node: node.clone(), boot, room: Room::default() });
+        let dispatch = Dispatch::new(DispatchDeps {
+            bus: bus.clone(),
+            executors,
+            blobs,
+            log,
+            node: node.clone(),
+            boot,
+            room: Room::default(),
+        });
         let server = Server::new(region, dispatch.clone(), bounds.bus);
         self.wires.ends.lock().unwrap().insert(node.clone(), (server, Arc::clone(&view)));
         Arc::new(Node { name: node, boot, view, bus, dispatch })

@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use wasmwiz_events::time::{Clock as _, SystemClock, Timestamp};
 use wasmwiz_tests::{
+    chance::setting,
     client::{Client, send},
     guests,
     harness::{Launch, NodeProcess},
@@ -28,10 +29,10 @@ const GRACE_SECONDS: u64 = 3;
 const USES: usize = 5;
 
 /// Requests with a key that was revoked, or with its tokens.
-const REVOKED_REQUESTS: (&str, usize) = ("WASMWIZ_TESTS_REVOKED_REQUESTS", 1_000);
+const REVOKED_REQUESTS: (&str, u64) = ("WASMWIZ_TESTS_REVOKED_REQUESTS", 1_000);
 
 /// A node that limits nobody's attempts, and a tenant without limits of its rate.
-async fn setting() -> anyhow::Result<(NodeProcess, Tenant)> {
+async fn busy() -> anyhow::Result<(NodeProcess, Tenant)> {
     let node = Launch::dev()?
         .variable("WASMWIZ_GATEWAY__ATTEMPTS__PER_MINUTE_OF_ADDRESS", "0")
         .variable("WASMWIZ_GATEWAY__ATTEMPTS__PER_MINUTE_AT_KEY", "0")
@@ -44,7 +45,7 @@ async fn setting() -> anyhow::Result<(NodeProcess, Tenant)> {
 
 /// Reads or runs something: every second request writes.
 async fn used(client: &Client, number: usize) -> anyhow::Result<u16> {
-    let request = if number % 2 == 0 {
+    let request = if number.is_multiple_of(2) {
         client.request(Method::GET, "/v1/modules")
     } else {
         client.request(Method::POST, "/v1/modules/echo/executions").body("used")
@@ -105,15 +106,15 @@ impl Users {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotation_refuses_nobody_within_the_grace_and_the_old_secret_after_it() -> anyhow::Result<()> {
-    let (_node, tenant) = setting().await?;
+    let (_node, tenant) = busy().await?;
     let client = &tenant.client;
     let key = issue(client, "deploy", &["modules:read", "executions:run"]).await?;
     // Given many who use the old secret
     let old = Users::of(client, &key.secret);
     old.go_on().await?;
     // When it is rotated, and others use the new one
-    let answer = client.post_json(&format!("/v1/keys/{}/rotate", key.id), &json!({"grace_seconds": GRACE_SECONDS}));
-    let rotated = answer.await?.is(200)?;
+    let (path, body) = (format!("/v1/keys/{}/rotate", key.id), json!({"grace_seconds": GRACE_SECONDS}));
+    let rotated = client.post_json(&path, &body).await?.is(200)?;
     let grace_until: Timestamp = rotated["grace_until"].as_str().context("no grace")?.parse()?;
     let new = Users::of(client, rotated["secret"].as_str().context("no secret")?);
     wait::until("the end of the grace", SOON, async || Ok((SystemClock.now() > grace_until).then_some(()))).await?;
@@ -136,9 +137,8 @@ async fn a_rotation_refuses_nobody_within_the_grace_and_the_old_secret_after_it(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_let_in_by_a_key_or_its_token_once_its_revocation_is_answered() -> anyhow::Result<()> {
-    let (name, default) = REVOKED_REQUESTS;
-    let wanted = std::env::var(name).map_or(Ok(default), |count| count.parse())?;
-    let (_node, tenant) = setting().await?;
+    let wanted = usize::try_from(setting(REVOKED_REQUESTS.0, REVOKED_REQUESTS.1)?)?;
+    let (_node, tenant) = busy().await?;
     let client = &tenant.client;
     let key = issue(client, "leaked", &["modules:read", "executions:run"]).await?;
     let holder = client.with_credential(&key.secret);

@@ -66,10 +66,11 @@ pub(crate) async fn run(size: Size, mut chance: Chance) -> anyhow::Result<Done> 
             node.restart().await.with_context(|| format!("cycle {cycle}: the disk is still full"))?;
             ends += 1;
         }
-        let refused = run(&node).await?;
+        let refused = executed(&node).await?;
         ensure!(refused == 507, "cycle {cycle}: without room an execution was answered {refused}");
         disk.make_room()?;
-        wait::until("executions are run again", SOON, async || Ok((run(&node).await? == 200).then_some(()))).await?;
+        wait::until("executions are run again", SOON, async || Ok((executed(&node).await? == 200).then_some(())))
+            .await?;
     }
     evidence.at_least(5 * cycles)?;
     let (judged, _) =
@@ -78,7 +79,7 @@ pub(crate) async fn run(size: Size, mut chance: Chance) -> anyhow::Result<Done> 
 }
 
 /// How an execution is answered.
-async fn run(node: &NodeProcess) -> anyhow::Result<u16> {
+async fn executed(node: &NodeProcess) -> anyhow::Result<u16> {
     let answer = node.client()?.post_bytes("/v1/modules/echo/executions", "room?").await?;
     Ok(answer.status.as_u16())
 }
