@@ -37,11 +37,11 @@ use wasmwiz_events::{
 use crate::{
     aggregate::Authority,
     bus::CommandBus,
+    disk_space::{DiskSpace, Level},
     executor::{Executors, Rejection, places::Places},
     handle::{AskError, Decided, Origin},
     ids::Ids,
     queue::Queue,
-    room::Room,
     shares::Shares,
     verify::{Inconclusive, NotVerifiable},
 };
@@ -266,6 +266,9 @@ pub enum DispatchError {
     /// Its module cannot be made ready now.
     #[error("{0}")]
     NotNow(String),
+    /// The node's disk has no room for a module, or for an execution that has not begun.
+    #[error("the node's disk is nearly full; try again later, or at another node")]
+    DiskFull,
     /// The bytes could not be kept.
     #[error("the bytes could not be kept")]
     Blobs(#[from] BlobError),
@@ -289,7 +292,7 @@ pub struct DispatchDeps {
     /// This life of it.
     pub boot: BootId,
     /// How much room its disk has: without plenty, what waits for its turn goes on waiting.
-    pub room: Room,
+    pub space: DiskSpace,
 }
 
 /// A clonable way to run and to publish.
@@ -410,8 +413,8 @@ impl Dispatch {
     }
 
     /// How much room the node's disk has.
-    pub fn room(&self) -> &Room {
-        &self.shared.deps.room
+    pub fn space(&self) -> &DiskSpace {
+        &self.shared.deps.space
     }
 
     /// How the memory of guests is reset for the next ones, in words.
@@ -451,11 +454,22 @@ impl Shared {
         self.deps.bus.region().queue()
     }
 
-    /// Puts large payloads into the blob store and gives those that ride with the commit.
+    /// Refuses, unless there is room for modules, inputs and outputs. It was looked at when the request came; its body may
+    /// have taken minutes, and its turn as well.
+    fn require_space(&self) -> Result<(), DispatchError> {
+        if self.deps.space.level() == Level::Plenty { Ok(()) } else { Err(DispatchError::DiskFull) }
+    }
+
+    /// Puts large payloads into the blob store and gives those that ride with the commit. What is left of a full disk is for
+    /// ends, and not for what guests have written.
     async fn keep<const N: usize>(&self, payloads: [Payload; N]) -> Result<Vec<Payload>, BlobError> {
         let mut inline: Vec<Payload> = Vec::with_capacity(N);
         for payload in payloads {
             if payload.bytes().len() > MAX_INLINE_BYTES {
+                if self.deps.space.level() == Level::Least {
+                    let source = std::io::ErrorKind::StorageFull.into();
+                    return Err(BlobError::Io { doing: "keeping what a guest has written", source });
+                }
                 self.deps.blobs.put(payload.bytes().clone()).await?;
             } else if inline.iter().all(|kept| kept.digest() != payload.digest()) {
                 inline.push(payload);

@@ -25,12 +25,12 @@ pub mod json;
 mod ahead;
 pub mod bus;
 pub mod codec;
+pub mod disk_space;
 pub mod entity;
 pub mod handle;
 pub mod ownership;
 pub mod queue;
 pub mod region;
-pub mod room;
 mod shares;
 pub mod snapshots;
 

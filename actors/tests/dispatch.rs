@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use wasmwiz_actors::{
     aggregate::Authority,
     bus::CommandBus,
+    disk_space::DiskSpace,
     dispatch::{Code, Dispatch, DispatchDeps, DispatchError, Done, End, Hold, Request, Upload},
     executor::{ExecutorConfig, Executors, Rejection},
     handle::{Ask, AskError, Decided, Origin},
@@ -16,7 +17,6 @@ use wasmwiz_actors::{
     limits::Policy,
     ownership::Alone,
     region::{Region, RegionConfig, RegionDeps},
-    room::Room,
     tenant::{Command, NewKey, Refusal},
 };
 use wasmwiz_events::{
@@ -105,7 +105,7 @@ impl Node {
         let executors = Executors::start(config).unwrap();
         let deps_log = Arc::clone(&log) as Arc<dyn EventLog>;
         let bus = CommandBus::alone(region.clone());
-        let deps = DispatchDeps { bus, executors, blobs: over, log: deps_log, node, boot, room: Room::default() };
+        let deps = DispatchDeps { bus, executors, blobs: over, log: deps_log, node, boot, space: DiskSpace::default() };
         Self { log, blobs, region, dispatch: Dispatch::new(deps), _data: data }
     }
 

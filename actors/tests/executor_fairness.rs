@@ -22,6 +22,9 @@ use wasmwiz_events::execution::Outcome;
 /// How late a deadline may be noticed on a machine that others use too.
 const OVERSHOOT_MS: f64 = 5_000.0;
 
+/// Fills of 512 MiB that one guest does: more than a second on any machine.
+const FILLS: usize = 16;
+
 /// How long the sleepers sleep, in milliseconds.
 const SLEEP_MS: u64 = 3_000;
 
@@ -61,44 +64,29 @@ async fn light_guests_are_answered_while_others_spin() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn light_guests_do_not_wait_for_the_end_of_a_large_operation_on_memory() {
-    // One thread: whoever does not give it back keeps it.
+async fn light_guests_are_answered_within_a_large_operation_on_memory() {
+    // One thread: a guest that does not give it back keeps it.
     let executors = Executors::start(ExecutorConfig { threads: 1, ..config() }).unwrap();
-    let fills = |rest: &str| {
-        let fill = "(memory.fill (i32.const 0) (i32.const 1) (i32.const 536870912))";
-        module("(memory (export \"memory\") 8192)", &format!("(loop $again {fill} {rest})"))
-    };
-    let large = |wall_ms: u64| {
-        let mut job = job_of(wall_ms);
-        job.limits.memory_bytes = 512 * MIB;
-        job
-    };
-    // Given how long one operation takes here and now, alone
-    let once = prepare(&executors, &fills("")).await;
-    let ran = run_prepared(&executors, &once, large(60_000)).await;
-    assert_eq!(ran.outcome, Outcome::Succeeded, "{ran:?}");
-    let one_ms = ran.wall.as_ms();
-    // When a guest does it again and again
-    let (endless, light) = (prepare(&executors, &fills("(br $again)")).await, prepare(&executors, &echo()).await);
+    // One after the other without a loop or a call between them: without pieces, nothing could stop them.
+    let fills = "(memory.fill (i32.const 0) (i32.const 1) (i32.const 536870912))".repeat(FILLS);
+    let heavy = prepare(&executors, &module("(memory (export \"memory\") 8192)", &fills)).await;
+    let light = prepare(&executors, &echo()).await;
+    let mut job_of_heavy = job_of(60_000);
+    job_of_heavy.limits.memory_bytes = 512 * MIB;
     let filling = tokio::spawn({
         let executors = executors.clone();
-        async move { run_prepared(&executors, &endless, large(4_000)).await }
+        async move { run_prepared(&executors, &heavy, job_of_heavy).await }
     });
-    // Until it is heavy.
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    // Then the others have their turns meanwhile
-    let mut waits_ms = Vec::new();
-    for _ in 0..9 {
-        let asked = Instant::now();
+    let mut answered = 0;
+    while !filling.is_finished() {
         assert_eq!(run_prepared(&executors, &light, job()).await.outcome, Outcome::Succeeded);
-        waits_ms.push(asked.elapsed().as_secs_f64() * 1e3);
+        answered += u32::from(!filling.is_finished());
     }
-    waits_ms.sort_by(f64::total_cmp);
-    println!("one operation takes {one_ms:.0} ms; light guests beside it {waits_ms:.1?} ms");
-    assert!(waits_ms[4] < one_ms / 2.0, "light guests waited {waits_ms:?} ms, an operation takes {one_ms:.0} ms");
     let ran = filling.await.unwrap();
-    assert_eq!(ran.outcome, Outcome::DeadlineExceeded);
-    assert!(ran.wall.as_ms() < 4_000.0 + OVERSHOOT_MS, "{ran:?}");
+    println!("{answered} light guests were answered while {FILLS} fills took {:.0} ms", ran.wall.as_ms());
+    assert_eq!(ran.outcome, Outcome::Succeeded, "{ran:?}");
+    // Without pieces it may be one, before the heavy guest begins.
+    assert!(answered >= 3, "{answered} light guests were answered while the fills took {:.0} ms", ran.wall.as_ms());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,9 +12,9 @@ use std::{
 use http::StatusCode;
 use wasmwiz_actors::{
     aggregate::Authority,
+    disk_space::Level,
     handle::{AskError, Origin},
     ids::Ids,
-    room::Level,
     tenant::{Command, Refusal},
 };
 use wasmwiz_events::{id::TenantId, requests, time::Timestamp};
@@ -76,7 +76,7 @@ pub async fn record_denials(gateway: Gateway) {
     loop {
         tokio::time::sleep(Duration::from_millis(gateway.config().denials_every_ms)).await;
         // They are counted on until there is room to write them down.
-        if gateway.deps().dispatch.room().level() != Level::Least {
+        if gateway.deps().dispatch.space().level() != Level::Least {
             record_all(&gateway).await;
         }
     }

@@ -36,11 +36,11 @@ mod page;
 mod position;
 mod prefer;
 mod rate_limit;
-mod room;
 mod router;
 mod routes;
 mod stream;
 mod views;
+mod writes;
 
 pub use config::GatewayConfig;
 pub use denials::record_denials;

@@ -19,8 +19,8 @@ use wasmwiz_events::key::Scope;
 
 use crate::{
     problem::{Kind, MEDIA_TYPE},
-    room::Writes,
     router, views,
+    writes::Writes,
 };
 
 mod details;

@@ -197,7 +197,10 @@ impl Problem {
         let mut response = Response::builder().status(kind.status()).content_type(MEDIA_TYPE).body(body);
         let into = response.headers_mut();
         // Nobody is sent away for a while without being told for how long.
-        let is_passing = matches!(kind.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let is_passing = matches!(
+            kind.status(),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE
+        );
         let retry_after_ms = retry_after_ms.or(is_passing.then_some(RETRY_MS));
         if let Some(ms) = retry_after_ms {
             into.insert(header::RETRY_AFTER, ms.div_ceil(1_000).max(1).into());
@@ -277,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_is_sent_away_for_a_while_is_told_for_how_long() {
-        for kind in Kind::ALL.iter().filter(|kind| matches!(kind.status().as_u16(), 429 | 503)) {
+        for kind in Kind::ALL.iter().filter(|kind| matches!(kind.status().as_u16(), 429 | 503 | 507)) {
             let (headers, _) = written(Problem::new(*kind, "")).await;
             assert_eq!(headers[header::RETRY_AFTER], "1", "{kind:?}");
         }

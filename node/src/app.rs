@@ -192,7 +192,8 @@ impl App {
         let metrics = telemetry::init_metrics()?;
         telemetry::keep_up(metrics.clone());
         let tls = certificates::load(config.listen.tls.as_ref()).await?;
-        issuer_certificates::check(&config.gateway.tokens)?;
+        let tokens = config.gateway.tokens.clone();
+        tokio::task::spawn_blocking(move || issuer_certificates::check(&tokens)).await??;
         let (api, admin) =
             (listen(config.listen.api, "listen.api").await?, listen(config.listen.admin, "listen.admin").await?);
         let (api_address, admin_address) = (api.local_addr()?, admin.local_addr()?);
@@ -201,7 +202,7 @@ impl App {
             .with_context(|| format!("the data folder {} cannot be used; set node.data_dir", data.display()))?;
 
         let disk = Disk::open(data, config.disk)?;
-        let room = disk.room();
+        let space = disk.space();
         // For as long as the process: also what is written while it stops needs room.
         tokio::spawn(disk.watch());
         // What may take a while at a first start comes before the views are opened: then they fold while it serves.
@@ -242,7 +243,7 @@ impl App {
             log: Arc::clone(&log),
             node: node.clone(),
             boot,
-            room,
+            space,
         });
         let pepper = config.auth.pepper.as_ref().map(|pepper| Secret::new(pepper.reveal().as_bytes()));
         let (hasher, readiness) = (Hasher::new(pepper.clone()), Readiness::default());

@@ -3,29 +3,31 @@
 //! ```text
 //! room ≥ low                everything
 //!      least ≤ room < low   no modules, no executions that have not begun
-//!              room < least  the reserve is given up; only what ends something is written
+//!              room < least  the first reserve is given up; only what ends something is written
+//! start on a full disk      the second one is given up, as opening the log and the views writes
 //! ```
-//! Room is what is free beside the reserve, whether it is held or given up, so that giving it up does not look like room.
+//! Room is what is free beside the reserves, whether they are held or given up, so that giving one up does not look like room.
 //! The rule is [`Marks::level`]; everything else here only looks and acts.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
-use wasmwiz_actors::room::{Level, Room};
+use wasmwiz_actors::disk_space::{DiskSpace, Level};
 
 use self::reserve::Reserve;
 
 pub mod metrics;
 mod reserve;
 
-/// Below the data folder.
-const RESERVE: &str = "reserve";
+/// Below the data folder: what is given up for ends, and what is given up for a start.
+const RESERVES: [&str; 2] = ["reserve", "reserve-for-a-start"];
 
 /// What is done when the disk of the data folder becomes full. Zero bytes switch a bound off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -36,8 +38,8 @@ pub struct DiskConfig {
     /// With less room than this, in bytes, only what ends something is written: ends of executions, revocations, suspensions,
     /// deletions. Less than `low_bytes`; their difference is for the outputs of what runs when the disk becomes low.
     pub least_bytes: u64,
-    /// Held back in a file of the data folder, in bytes, and given up when there is less room than `least_bytes`: what the
-    /// ends are written into, and what a start on a full disk needs.
+    /// Held back in two files of the data folder, in bytes: one half is given up when there is less room than `least_bytes`,
+    /// for ends to be written, and the other when a node starts on a disk that is as full. Needs `least_bytes`.
     pub reserve_bytes: u64,
     /// How often the disk is looked at, in milliseconds.
     pub watch_ms: u64,
@@ -55,6 +57,9 @@ impl DiskConfig {
     pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
         if self.least_bytes > 0 && self.least_bytes >= self.low_bytes {
             return Err(("least_bytes", "must be less than disk.low_bytes"));
+        }
+        if self.reserve_bytes > 0 && self.least_bytes == 0 {
+            return Err(("reserve_bytes", "is never given up without disk.least_bytes; set both, or neither"));
         }
         if !(10..=60_000).contains(&self.watch_ms) {
             return Err(("watch_ms", "must be from 10 to 60000"));
@@ -94,34 +99,39 @@ impl Marks {
 pub struct Disk {
     folder: PathBuf,
     config: DiskConfig,
-    reserve: Reserve,
-    room: Room,
+    /// For ends, and for a start.
+    reserves: [Reserve; 2],
+    space: DiskSpace,
 }
 
 impl Disk {
-    /// Looks at the disk of the data folder, before anything is opened in it: on a full one, the reserve is given up first.
+    /// Looks at the disk of the data folder, before anything is opened in it: on a full one, all that is held back is given up
+    /// first. Blocks.
     ///
     /// # Errors
     /// When the system does not say how full it is.
     pub fn open(folder: &Path, config: DiskConfig) -> anyhow::Result<Self> {
-        let reserve = Reserve::new(folder.join(RESERVE), config.reserve_bytes);
-        let disk = Self { folder: folder.to_owned(), config, reserve, room: Room::default() };
+        let reserves = RESERVES.map(|name| Reserve::new(folder.join(name), config.reserve_bytes / 2));
+        let disk = Self { folder: folder.to_owned(), config, reserves, space: DiskSpace::default() };
         disk.look().with_context(|| format!("it is not known how full the disk of {} is", folder.display()))?;
+        if disk.space.level() == Level::Least {
+            disk.reserves.iter().for_each(Reserve::give_up);
+        }
         Ok(disk)
     }
 
-    /// What is known of its room, for those who ask.
-    pub fn room(&self) -> Room {
-        self.room.clone()
+    /// What is known of its free space, for those who ask.
+    pub fn space(&self) -> DiskSpace {
+        self.space.clone()
     }
 
     /// Looks at it again and again, for as long as it is polled.
     pub async fn watch(self) {
         let every = Duration::from_millis(self.config.watch_ms);
-        let disk = std::sync::Arc::new(self);
+        let disk = Arc::new(self);
         loop {
             tokio::time::sleep(every).await;
-            let looking = std::sync::Arc::clone(&disk);
+            let looking = Arc::clone(&disk);
             // A disk that hangs must not hold up a thread that serves.
             match tokio::task::spawn_blocking(move || looking.look()).await {
                 Ok(Ok(())) => {}
@@ -134,18 +144,20 @@ impl Disk {
     /// Looks, acts, and says.
     fn look(&self) -> io::Result<()> {
         let free_bytes = free_bytes(&self.folder)?;
-        let held_bytes = self.reserve.held_bytes();
-        let room_bytes = free_bytes.saturating_sub(self.config.reserve_bytes.saturating_sub(held_bytes));
-        let before = self.room.level();
-        let level = self.config.marks().level(before, room_bytes);
+        let held_bytes: u64 = self.reserves.iter().map(Reserve::held_bytes).sum();
+        let missing_bytes = self.reserves.iter().map(|reserve| reserve.bytes()).sum::<u64>().saturating_sub(held_bytes);
+        let level = self.config.marks().level(self.space.level(), free_bytes.saturating_sub(missing_bytes));
+        let [for_ends, _] = &self.reserves;
         if level == Level::Least {
-            self.reserve.give_up();
-        } else if held_bytes < self.config.reserve_bytes {
-            self.reserve.hold();
+            for_ends.give_up();
+        } else if missing_bytes > 0 && free_bytes / 2 >= missing_bytes {
+            // Only where it is not the last room that is taken: what is written meanwhile must not meet the end of the disk.
+            self.reserves.iter().for_each(Reserve::hold);
         }
         ::metrics::gauge!(metrics::FREE_BYTES).set(free_bytes as f64);
+        ::metrics::gauge!(metrics::RESERVE_BYTES).set(held_bytes as f64);
         ::metrics::gauge!(metrics::LEVEL).set(f64::from(level as u8));
-        if self.room.set(level) {
+        if self.space.set(level) {
             match level {
                 Level::Plenty => tracing::info!(free_bytes, "the disk has room again"),
                 Level::Low => tracing::warn!(
@@ -217,26 +229,33 @@ mod tests {
         assert_eq!(DiskConfig::default().check(), Ok(()));
         let wrong = DiskConfig { low_bytes: 5, least_bytes: 5, ..DiskConfig::default() };
         assert_eq!(wrong.check().unwrap_err().0, "least_bytes");
+        let held_for_ever = DiskConfig { low_bytes: 5, least_bytes: 0, ..DiskConfig::default() };
+        assert_eq!(held_for_ever.check().unwrap_err().0, "reserve_bytes");
+        let off = DiskConfig { low_bytes: 0, least_bytes: 0, reserve_bytes: 0, ..DiskConfig::default() };
+        assert_eq!(off.check(), Ok(()));
         assert_eq!(DiskConfig { watch_ms: 0, ..DiskConfig::default() }.check().unwrap_err().0, "watch_ms");
     }
 
     #[test]
-    fn a_disk_with_less_room_than_the_least_gives_its_reserve_up_and_holds_it_again() {
+    fn a_disk_with_less_room_than_the_least_gives_its_reserves_up_one_after_the_other() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join(RESERVE);
-        let size = || std::fs::metadata(&file).map_or(0, |file| file.len());
+        let sizes = || RESERVES.map(|name| std::fs::metadata(folder.path().join(name)).map_or(0, |file| file.len()));
         let free = free_bytes(folder.path()).unwrap();
-        let roomy = DiskConfig { low_bytes: 2, least_bytes: 1, reserve_bytes: 1 << 20, watch_ms: 250 };
-
-        let disk = Disk::open(folder.path(), roomy).unwrap();
-        assert_eq!((disk.room().level(), size()), (Level::Plenty, 1 << 20));
-
+        let roomy = DiskConfig { low_bytes: 2, least_bytes: 1, reserve_bytes: 2 << 20, watch_ms: 250 };
         // The same disk, and marks that it cannot meet.
-        let full =
-            Disk::open(folder.path(), DiskConfig { low_bytes: free * 4, least_bytes: free * 2, ..roomy }).unwrap();
-        assert_eq!((full.room().level(), size()), (Level::Least, 0));
+        let full = DiskConfig { low_bytes: free * 4, least_bytes: free * 2, ..roomy };
 
         let disk = Disk::open(folder.path(), roomy).unwrap();
-        assert_eq!((disk.room().level(), size()), (Level::Plenty, 1 << 20));
+        assert_eq!((disk.space().level(), sizes()), (Level::Plenty, [1 << 20; 2]));
+
+        // While it runs, and when it starts.
+        let disk = Disk { config: full, ..disk };
+        disk.look().unwrap();
+        assert_eq!((disk.space().level(), sizes()), (Level::Least, [0, 1 << 20]));
+        let disk = Disk::open(folder.path(), full).unwrap();
+        assert_eq!((disk.space().level(), sizes()), (Level::Least, [0; 2]));
+
+        let disk = Disk::open(folder.path(), roomy).unwrap();
+        assert_eq!((disk.space().level(), sizes()), (Level::Plenty, [1 << 20; 2]));
     }
 }

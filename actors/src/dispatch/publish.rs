@@ -84,6 +84,7 @@ impl Shared {
     /// nobody is turned away for what another uploads.
     pub(super) async fn take_in(&self, tenant: &TenantId, wasm: &Bytes) -> Result<(), DispatchError> {
         let _place = self.upload_place(tenant).await?;
+        self.require_space()?;
         self.deps.blobs.put(wasm.clone()).await?;
         Ok(())
     }

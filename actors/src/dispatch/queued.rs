@@ -225,10 +225,12 @@ impl Shared {
         let kib = usize::try_from(input.size_bytes.div_ceil(1_024)).unwrap_or(most).min(most);
         let permits = u32::try_from(kib).unwrap_or(u32::MAX);
         loop {
-            self.deps.room.until_plenty().await;
+            self.deps.space.until_plenty().await;
             let running = self.running.acquire(&whose).await?;
             let room = Arc::clone(&self.input).acquire_many_owned(permits).await.ok()?;
             match self.deps.executors.reserve_for(tenant).await {
+                // The disk may have become low while it waited for the others.
+                Ok(_) if self.require_space().is_err() => {}
                 Ok(slot) => return Some(Turn { slot, _running: running, _room: room }),
                 // It may be that its tenant alone has as many as it may: others need what it holds here.
                 Err(busy) => {

@@ -217,6 +217,7 @@ impl Shared {
             let waiting = tracing::debug_span!(target: trace::TARGET, "slot");
             Some(self.slot_within(&tenant, timeout_ms).instrument(waiting).await?)
         };
+        self.require_space()?;
         if let Some((_, wasm)) = &inline {
             self.deps.blobs.put(wasm.clone()).await?;
         }

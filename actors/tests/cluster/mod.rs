@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use wasmwiz_actors::{
     aggregate::Authority,
     bus::{BusConfig, CommandBus, Letter, Server, Transport, Unanswered},
+    disk_space::DiskSpace,
     dispatch::{Cancel, Cancelling, Code, Dispatch, DispatchDeps, DispatchError, Done, Hold, Request, Upload},
     executor::{ExecutorConfig, Executors},
     handle::{Ask, AskError, Decided, Origin},
@@ -23,7 +24,6 @@ use wasmwiz_actors::{
     limits::Policy,
     ownership::{Owner, Ownership},
     region::{Region, RegionConfig, RegionDeps},
-    room::Room,
     tenant::{Command, NewKey},
 };
 use wasmwiz_events::{
@@ -294,7 +294,7 @@ impl Cluster {
             log,
             node: node.clone(),
             boot,
-            room: Room::default(),
+            space: DiskSpace::default(),
         });
         let server = Server::new(region, dispatch.clone(), bounds.bus);
         self.wires.ends.lock().unwrap().insert(node.clone(), (server, Arc::clone(&view)));

@@ -7,7 +7,7 @@ use wasmwiz_events::{blobs::BlobError, log::ReadError, revision::Position};
 use wasmwiz_projections::{Behind, QueryError};
 
 use super::{Kind, Problem};
-use crate::{idempotency, rate_limit::RateLimit};
+use crate::{idempotency, rate_limit::RateLimit, writes};
 
 /// When to try again after the log or a view could not, in milliseconds: about the time a failover takes.
 const UNAVAILABLE_RETRY_MS: u64 = 1_000;
@@ -126,6 +126,7 @@ impl From<DispatchError> for Problem {
             }
             DispatchError::InProgress => idempotency::in_progress(None),
             DispatchError::Busy { retry_after_ms } => Self::busy(retry_after_ms),
+            DispatchError::DiskFull => writes::out_of_space(),
             DispatchError::TooManyCompilations { limit, retry_after_ms } => {
                 let problem = Self::new(Kind::TooManyCompilations, sentence(&error.to_string()));
                 limited(problem, "compilations-concurrent", limit as u64, None, retry_after_ms)

@@ -9,7 +9,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
-use wasmwiz_actors::room::Level;
+use wasmwiz_actors::disk_space::Level;
 use wasmwiz_projections::State;
 
 use super::uncounted;
@@ -56,7 +56,7 @@ async fn event_log(gateway: &Gateway) -> Result<String, String> {
     match timeout(limit, gateway.deps().log.tail()).await {
         Ok(Ok(tail)) => Ok(format!(
             "at position {tail}{}",
-            match gateway.deps().dispatch.room().level() {
+            match gateway.deps().dispatch.space().level() {
                 Level::Plenty => "",
                 Level::Low => "; the disk is nearly full: no modules are taken, and no executions begun",
                 Level::Least => "; the disk is full but for what ends something",

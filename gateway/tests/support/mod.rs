@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use wasmwiz_actors::{
     aggregate::Authority,
     bus::CommandBus,
+    disk_space::DiskSpace,
     dispatch::{Dispatch, DispatchDeps},
     executor::{ExecutorConfig, Executors},
     handle::{Ask, Origin},
@@ -18,7 +19,6 @@ use wasmwiz_actors::{
     limits::Policy,
     ownership::Alone,
     region::{Region, RegionConfig, RegionDeps},
-    room::Room,
     tenant::{Command, NewKey, SYSTEM},
 };
 use wasmwiz_events::{
@@ -125,7 +125,7 @@ impl Node {
             log: Arc::clone(&shared),
             node,
             boot,
-            room: Room::default(),
+            space: DiskSpace::default(),
         });
         let operator = match operator {
             Some(operator) => operator,

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -16,11 +17,18 @@ const STAT_BLOCK_BYTES: u64 = 512;
 pub(super) struct Reserve {
     file: PathBuf,
     bytes: u64,
+    /// It was said that it cannot be held.
+    is_told: AtomicBool,
 }
 
 impl Reserve {
     pub(super) const fn new(file: PathBuf, bytes: u64) -> Self {
-        Self { file, bytes }
+        Self { file, bytes, is_told: AtomicBool::new(false) }
+    }
+
+    /// How much it is for.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// How much of the disk it takes up now, at most what it is for.
@@ -31,11 +39,13 @@ impl Reserve {
 
     /// Takes the room. Where that cannot be done, the node goes on without.
     pub(super) fn hold(&self) {
-        if self.bytes == 0 {
+        if self.held_bytes() >= self.bytes {
             return;
         }
         if let Err(error) = self.take() {
-            tracing::debug!(%error, file = %self.file.display(), "no room can be held back");
+            if !self.is_told.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%error, file = %self.file.display(), "no room can be held back here; the node goes on without");
+            }
             // A part of it that looks like all of it would be worse than none.
             self.give_up();
         }

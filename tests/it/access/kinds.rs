@@ -39,7 +39,7 @@ const NODE: &str = "
 /// How long an issuer may take to start: it makes keys.
 const ISSUER_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long the keys are good that are to expire, in milliseconds: until all of them are issued.
+/// How long a key is good that is to expire, in milliseconds: until its token is given.
 const EXPIRE_AFTER_MS: u64 = 5_000;
 
 /// Algorithms that the issuer signs with.
@@ -127,8 +127,8 @@ async fn credentials(tenant: &Tenant, gone: &Tenant, issuer: &Issuer) -> anyhow:
         all.push(Credential { kind: kind.to_owned(), scope, text, holds });
     };
     let client = &tenant.client;
-    let expires_at = SystemClock.now().plus_ms(EXPIRE_AFTER_MS).to_string();
     for scope in SCOPES {
+        let expires_at = SystemClock.now().plus_ms(EXPIRE_AFTER_MS).to_string();
         let body = json!({"name": scope, "scopes": [scope], "expires_at": expires_at});
         let answer = client.post_json("/v1/keys", &body).await?.is(201)?;
         let text = |member: &str| answer[member].as_str().context("no key").map(str::to_owned);

@@ -5,13 +5,13 @@ use std::{path::Path, sync::Arc};
 use futures_util::{StreamExt as _, future::join_all};
 use wasmwiz_actors::{
     bus::{BusConfig, CommandBus, Letter, Server, Transport as _, Unanswered},
+    disk_space::DiskSpace,
     dispatch::{Dispatch, DispatchDeps},
     executor::{ExecutorConfig, Executors},
     ids::Ids,
     limits::Policy,
     ownership::Alone,
     region::{Region, RegionConfig, RegionDeps},
-    room::Room,
 };
 use wasmwiz_events::{
     blobs::fs::FsBlobs,
@@ -51,7 +51,7 @@ async fn server(data: &Path) -> anyhow::Result<Server> {
     let region = Region::start(RegionConfig::default(), deps).await?;
     let executors = Executors::start(ExecutorConfig { threads: 1, ..ExecutorConfig::default() })?;
     let (bus, blobs) = (CommandBus::alone(region.clone()), Arc::new(FsBlobs::open(data)?));
-    let dispatch = Dispatch::new(DispatchDeps { bus, executors, blobs, log, node, boot, room: Room::default() });
+    let dispatch = Dispatch::new(DispatchDeps { bus, executors, blobs, log, node, boot, space: DiskSpace::default() });
     Ok(Server::new(region, dispatch, BusConfig::default()))
 }
 

@@ -60,6 +60,7 @@ async fn what_operators_ask_is_in_the_metrics_of_a_live_node() -> anyhow::Result
         ("wasmwiz_log_bytes", 4_096.0),
         ("wasmwiz_disk_free_bytes", 1.0),
         ("wasmwiz_disk_level", 0.0),
+        ("wasmwiz_disk_reserve_bytes", 1.0),
         ("wasmwiz_commands_waiting", 0.0),
         ("wasmwiz_commands_waiting_longest", 0.0),
         ("wasmwiz_entities", 1.0),

@@ -127,7 +127,7 @@ fn usable(
     }
     let mut by_kid: HashMap<String, Option<VerifyingKey>> = HashMap::new();
     for jwk in keys {
-        let Some((kid, key)) = verifying(jwk) else { continue };
+        let Some((kid, key)) = verifying(jwk, &config.algorithms) else { continue };
         let key = Some(key).filter(|key| config.algorithms.contains(&key.algorithm));
         by_kid.entry(kid).and_modify(|known| *known = None).or_insert(key);
     }
@@ -135,13 +135,15 @@ fn usable(
 }
 
 /// A public key with its name and the one algorithm that it is for, by what it is: a secret is never one.
-fn verifying(jwk: Value) -> Option<(String, VerifyingKey)> {
+fn verifying(jwk: Value, allowed: &[Algorithm]) -> Option<(String, VerifyingKey)> {
     let jwk: Jwk = serde_json::from_value(jwk).ok()?;
+    // A key of RSA that does not say for which of the two it is, is for the one that is allowed, or for the older.
+    let is_pss = match jwk.common.key_algorithm {
+        None => allowed.contains(&Algorithm::Ps256) && !allowed.contains(&Algorithm::Rs256),
+        Some(named) => named == KeyAlgorithm::PS256,
+    };
     let (algorithm, named) = match &jwk.algorithm {
-        // One that does not say which is for the older of the two.
-        AlgorithmParameters::RSA(_) if jwk.common.key_algorithm == Some(KeyAlgorithm::PS256) => {
-            (Algorithm::Ps256, KeyAlgorithm::PS256)
-        }
+        AlgorithmParameters::RSA(_) if is_pss => (Algorithm::Ps256, KeyAlgorithm::PS256),
         AlgorithmParameters::RSA(_) => (Algorithm::Rs256, KeyAlgorithm::RS256),
         AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
             (Algorithm::Es256, KeyAlgorithm::ES256)
@@ -184,14 +186,15 @@ mod tests {
             json!({"kty": "oct", "k": "c2VjcmV0", "kid": "secret"}),
             json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "enc", "use": "enc"}),
             json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "ps", "alg": "PS256"}),
+            json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "any"}),
             json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "rs512", "alg": "RS512"}),
             json!({"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}),
             json!({"kty": "new", "kid": "new"}),
             json!("nonsense"),
         ];
-        assert_eq!(names(keys.clone(), json!(["RS256", "EdDSA"])), ["ed", "rsa"]);
-        assert_eq!(names(keys.clone(), json!(["RS256"])), ["rsa"]);
-        assert_eq!(names(keys, json!(["PS256"])), ["ps"]);
+        assert_eq!(names(keys.clone(), json!(["RS256", "EdDSA"])), ["any", "ed", "rsa"]);
+        assert_eq!(names(keys.clone(), json!(["RS256"])), ["any", "rsa"]);
+        assert_eq!(names(keys, json!(["PS256"])), ["any", "ps"]);
     }
 
     #[tokio::test]

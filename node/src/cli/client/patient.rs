@@ -18,8 +18,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Answers that pass by themselves. After some of them nobody knows what was done: what is sent again does no harm, or has a key.
-const PASSING: [&str; 6] =
-    ["rate-limited", "node-busy", "too-many-concurrent", "too-many-bodies", "request-in-progress", "unavailable"];
+const PASSING: [&str; 7] = [
+    "rate-limited",
+    "node-busy",
+    "node-storage-full",
+    "too-many-concurrent",
+    "too-many-bodies",
+    "request-in-progress",
+    "unavailable",
+];
 
 /// Sends a request that may be sent twice until the answer is none of those.
 pub(super) async fn send(

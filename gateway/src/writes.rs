@@ -1,6 +1,6 @@
 //! What a request writes, and whether the node's disk has room for it.
 
-use wasmwiz_actors::room::Level;
+use wasmwiz_actors::disk_space::Level;
 
 use crate::problem::{Kind, Problem};
 
@@ -27,8 +27,8 @@ impl Writes {
     }
 
     /// Refuses what there is no room for.
-    pub(crate) fn require(self, room: Level) -> Result<(), Problem> {
-        let detail = match (self, room) {
+    pub(crate) fn require(self, space: Level) -> Result<(), Problem> {
+        let detail = match (self, space) {
             (Self::Bytes, Level::Low | Level::Least) => {
                 "The disk of this node is nearly full: it takes no modules and begins no executions until there is more \
                  room. What is there can be read. Try again after the pause, or at another node."
@@ -39,8 +39,19 @@ impl Writes {
             }
             _ => return Ok(()),
         };
-        Err(Problem::new(Kind::NodeStorageFull, detail).retry_after_ms(RETRY_MS))
+        Err(storage_full(detail))
     }
+}
+
+/// What is said when the disk has become low since the request was looked at.
+pub(crate) fn out_of_space() -> Problem {
+    storage_full(
+        "The disk of this node is nearly full. Nothing was done. Try again after the pause, or at another node.",
+    )
+}
+
+fn storage_full(detail: &'static str) -> Problem {
+    Problem::new(Kind::NodeStorageFull, detail).retry_after_ms(RETRY_MS)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! How much room there is on the node's disk, as far as it decides what the node takes in.
 //!
-//! Somebody who watches the disk says it; whoever would begin something that writes much asks, or waits.
+//! Somebody who watches the disk says it. What would begin something that writes much asks, or waits.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ pub enum Level {
     Least,
 }
 
-/// The room on a node's disk. Clones share it; without anybody who watches, there is plenty.
+/// The free space of a node's disk. Clones share it; without anybody who watches, there is plenty.
 #[derive(Debug, Clone, Default)]
-pub struct Room(Arc<watch::Sender<Level>>);
+pub struct DiskSpace(Arc<watch::Sender<Level>>);
 
-impl Room {
+impl DiskSpace {
     /// How much there is now.
     pub fn level(&self) -> Level {
         *self.0.borrow()
@@ -47,18 +47,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_for_room_goes_on_when_there_is_plenty_again() {
-        let room = Room::default();
-        assert_eq!((room.level(), room.until_plenty().now_or_never()), (Level::Plenty, Some(())));
+    async fn what_waits_for_room_goes_on_when_there_is_plenty_again() {
+        let space = DiskSpace::default();
+        assert_eq!((space.level(), space.until_plenty().now_or_never()), (Level::Plenty, Some(())));
 
-        assert!(room.set(Level::Least) && room.set(Level::Low) && !room.set(Level::Low));
+        assert!(space.set(Level::Least) && space.set(Level::Low) && !space.set(Level::Low));
         let waiting = tokio::spawn({
-            let room = room.clone();
-            async move { room.until_plenty().await }
+            let space = space.clone();
+            async move { space.until_plenty().await }
         });
-        assert_eq!(room.until_plenty().now_or_never(), None);
+        assert_eq!(space.until_plenty().now_or_never(), None);
 
-        room.set(Level::Plenty);
+        space.set(Level::Plenty);
         waiting.await.unwrap();
     }
 }
