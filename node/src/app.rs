@@ -32,7 +32,6 @@ use wasmwiz_gateway::{
     Gateway, GatewayConfig, GatewayDeps, Readiness,
     auth::{
         api_key::{Hasher, Secret},
-        issuer_certificates,
         last_used::LastUsed,
     },
     server::{self, Drained, Tls},
@@ -192,8 +191,7 @@ impl App {
         let metrics = telemetry::init_metrics()?;
         telemetry::keep_up(metrics.clone());
         let tls = certificates::load(config.listen.tls.as_ref()).await?;
-        let tokens = config.gateway.tokens.clone();
-        tokio::task::spawn_blocking(move || issuer_certificates::check(&tokens)).await??;
+        certificates::check_issuers(&config.gateway.tokens).await?;
         let (api, admin) =
             (listen(config.listen.api, "listen.api").await?, listen(config.listen.admin, "listen.admin").await?);
         let (api_address, admin_address) = (api.local_addr()?, admin.local_addr()?);
@@ -203,7 +201,6 @@ impl App {
 
         let disk = Disk::open(data, config.disk)?;
         let space = disk.space();
-        // For as long as the process: also what is written while it stops needs room.
         tokio::spawn(disk.watch());
         // What may take a while at a first start comes before the views are opened: then they fold while it serves.
         let store = Store::open(config).await?;

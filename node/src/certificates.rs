@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wasmwiz_gateway::{
+    auth::{config::TokensConfig, issuer_certificates},
     metrics::TLS_RELOADS_TOTAL,
     server::{Reloaded, Tls, TlsConfig},
 };
@@ -16,6 +17,15 @@ pub(crate) async fn load(config: Option<&TlsConfig>) -> anyhow::Result<Option<Tl
     let Some(config) = config.cloned() else { return Ok(None) };
     let loaded = tokio::task::spawn_blocking(move || Tls::load(config)).await;
     Ok(Some(loaded.context("the certificate cannot be read")??))
+}
+
+/// Can the certificates be read that issuers' own must lead to?
+///
+/// # Errors
+/// The first that cannot, with the setting to change.
+pub(crate) async fn check_issuers(config: &TokensConfig) -> anyhow::Result<()> {
+    let config = config.clone();
+    Ok(tokio::task::spawn_blocking(move || issuer_certificates::check(&config)).await??)
 }
 
 /// Looks for changes, beside everything else, until the node stops.

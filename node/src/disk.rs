@@ -7,7 +7,7 @@
 //! start on a full disk      the second one is given up, as opening the log and the views writes
 //! ```
 //! Room is what is free beside the reserves, whether they are held or given up, so that giving one up does not look like room.
-//! The rule is [`Marks::level`]; everything else here only looks and acts.
+//! The rule is `Marks::level`; everything else here only looks and acts.
 
 use std::{
     io,
@@ -155,6 +155,7 @@ impl Disk {
             self.reserves.iter().for_each(Reserve::hold);
         }
         ::metrics::gauge!(metrics::FREE_BYTES).set(free_bytes as f64);
+        let held_bytes: u64 = self.reserves.iter().map(Reserve::held_bytes).sum();
         ::metrics::gauge!(metrics::RESERVE_BYTES).set(held_bytes as f64);
         ::metrics::gauge!(metrics::LEVEL).set(f64::from(level as u8));
         if self.space.set(level) {

@@ -19,15 +19,10 @@ const BULK: &str = r#"(module
     (start $start)
     (func $fill (export "fill") (param i32 i32 i32) (memory.fill (local.get 0) (local.get 1) (local.get 2)))
     (func $copy (export "copy") (param i32 i32 i32) (memory.copy (local.get 0) (local.get 1) (local.get 2)))
-    (func (export "late") (param i32 i32 i32)
-      (call $called (i32.const 1)) (memory.fill (local.get 0) (local.get 1) (local.get 2)))
     (func (export "init") (param i32 i32 i32) (memory.init $passive (local.get 0) (local.get 1) (local.get 2)))
     (func (export "by_table") (param i32 i32 i32 i32)
       (call_indirect (param i32 i32 i32) (local.get 0) (local.get 1) (local.get 2) (local.get 3)))
     (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))"#;
-
-/// What it calls the host with for a deadline to pass meanwhile.
-const LATE: i32 = 1;
 
 /// A guest, and what came of its operations.
 struct Tried {
@@ -42,9 +37,6 @@ impl Tried {
         store.set_epoch_deadline(1_000);
         let called = wasmtime::Func::wrap(&mut store, |mut caller: wasmtime::Caller<'_, Vec<i32>>, n: i32| {
             caller.data_mut().push(n);
-            if n == LATE {
-                caller.engine().increment_epoch();
-            }
         });
         let instance = Instance::new(&mut store, &module, &[called.into()]).unwrap();
         Self { store, instance }
@@ -143,15 +135,4 @@ fn a_module_without_bulk_operations_stays_as_it_is() {
     );
     assert!(matches!(in_pieces(&wasm.unwrap()).unwrap(), Cow::Borrowed(_)));
     assert!(in_pieces(b"no module").is_err());
-}
-
-#[test]
-fn a_deadline_that_passes_before_a_long_operation_ends_it_before_its_first_piece() {
-    let late = Operation { name: "late", to: 0, from: 1, count: 4 << 20 };
-    let [mut plain, mut pieces] = both();
-    for tried in [&mut plain, &mut pieces] {
-        tried.store.set_epoch_deadline(1);
-    }
-    assert_eq!((plain.does(&late), plain.memory()[(4 << 20) - 1]), (None, 1));
-    assert_eq!((pieces.does(&late), pieces.memory()[0]), (Some(Trap::Interrupt), 0));
 }
