@@ -104,6 +104,13 @@ impl<'d> Plan<'d> {
             Some(running) => is_compatible(history, running, deployment),
             None => Ok(()),
         })?;
+        if let Some(revision) = running.as_ref().and_then(|running| running.revision.as_deref())
+            && deployment.kind == Kind::Rollback
+        {
+            record.step("the older program's word", || {
+                cluster.knows(&reference, &compatible::types(history, revision)?)
+            })?;
+        }
         if let Some(servers) = &servers {
             self.keep_servers(servers, record);
             record.step("all of the log's servers are ready", || self.may_replace(servers, how))?;

@@ -77,7 +77,7 @@ struct Step {
 }
 
 impl Record {
-    pub(super) fn begun(
+    pub(crate) fn begun(
         environment: &Environment,
         deployment: &Deployment,
         by: &str,
@@ -116,7 +116,7 @@ impl Record {
     }
 
     /// From here on the environment may be another.
-    pub(super) fn changes(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn changes(&mut self) -> anyhow::Result<()> {
         self.changed = true;
         self.keep()
     }
@@ -131,7 +131,7 @@ impl Record {
     }
 
     /// Does a step, and writes down how it went.
-    pub(super) fn step<T>(&mut self, name: &str, act: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    pub(crate) fn step<T>(&mut self, name: &str, act: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         eprintln!("deploy: {name}");
         let begun = now();
         let done = act();
@@ -147,7 +147,7 @@ impl Record {
             running.map(|running| Previous { image: running.image.clone(), revision: running.revision.clone() });
     }
 
-    pub(super) fn end(&mut self, outcome: &anyhow::Result<()>) -> anyhow::Result<()> {
+    pub(crate) fn end(&mut self, outcome: &anyhow::Result<()>) -> anyhow::Result<()> {
         self.ended_at = time()?;
         self.outcome = if outcome.is_ok() { "succeeded" } else { "failed" }.to_owned();
         self.error = outcome.as_ref().err().map(|error| format!("{error:#}"));
@@ -158,7 +158,7 @@ impl Record {
         serde_json::to_string_pretty(self).context("the record cannot be written")
     }
 
-    pub(super) fn to_markdown(&self) -> String {
+    pub(crate) fn to_markdown(&self) -> String {
         let Self { environment, image, revision, outcome, began_at, ended_at, .. } = self;
         let noun = self.kind.noun();
         let mut text = format!("### The {noun} to {environment} {outcome}\n\n| | |\n|---|---|\n");

@@ -85,7 +85,10 @@ fn is_well(container: &str) -> anyhow::Result<()> {
 }
 
 /// What the engine was asked for, the kernel has to confirm.
-fn is_confined(container: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// Says what the kernel says instead.
+pub(crate) fn is_confined(container: &str) -> anyhow::Result<()> {
     let written = read(command("docker").args(["diff", container]))?;
     ensure!(written.is_empty(), "it writes beside its volume:\n{written}");
     let file = format!("/proc/{}/status", inspect(container, "{{.State.Pid}}")?);
