@@ -146,7 +146,7 @@ fn import(system: &Path, name: &str) -> anyhow::Result<()> {
 fn show(image: &str) -> anyhow::Result<()> {
     let container = read(command("docker").args(["create", image]))?;
     let files = list(&container);
-    run_command(command("docker").args(["rm", &container]).stdout(Stdio::null()))?;
+    run_command(command("docker").args(["rm", "--volumes", &container]).stdout(Stdio::null()))?;
     eprintln!("image: {image} has\n{}", files?);
     let size = read(command("docker").args(["image", "inspect", "--format", "{{.Size}}", image]))?;
     let size: u64 = size.parse().with_context(|| format!("{size} is no size"))?;

@@ -154,6 +154,41 @@ impl Record {
         self.keep()
     }
 
+    /// Which way it went.
+    pub(crate) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where it went.
+    pub(crate) fn environment(&self) -> &str {
+        &self.environment
+    }
+
+    /// Repository and digest.
+    pub(crate) fn image(&self) -> &str {
+        &self.image
+    }
+
+    /// When it began, in RFC 3339.
+    pub(crate) fn began_at(&self) -> &str {
+        &self.began_at
+    }
+
+    /// When it ended, in RFC 3339; empty while it is under way, and where it was killed.
+    pub(crate) fn ended_at(&self) -> &str {
+        &self.ended_at
+    }
+
+    /// `succeeded`, `failed`, or `under way`.
+    pub(crate) fn outcome(&self) -> &str {
+        &self.outcome
+    }
+
+    /// How long its steps took together.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.steps.iter().map(|step| step.seconds).sum()
+    }
+
     fn to_json(&self) -> anyhow::Result<String> {
         serde_json::to_string_pretty(self).context("the record cannot be written")
     }
