@@ -45,6 +45,8 @@ pub(crate) struct Stopped {
     pub(crate) took: Duration,
     /// How long it may take.
     pub(crate) grace: Duration,
+    /// Had it been ready?
+    pub(crate) was_available: bool,
 }
 
 impl Stage {
@@ -140,9 +142,10 @@ impl Stage {
     fn take_away(&mut self, name: &str) -> anyhow::Result<Stopped> {
         let kubelet = self.pods.remove(name).with_context(|| format!("there is no pod {name}"))?;
         let pod = kubelet.pod.clone();
+        let was_available = self.board.get(name).is_some_and(|standing| standing.ready_since.is_some());
         let Gone { exit_code, took } = kubelet.end()?;
         self.engine.remove(&pod)?;
-        Ok(Stopped { pod: pod.name, exit_code, took, grace: pod.grace })
+        Ok(Stopped { pod: pod.name, exit_code, took, grace: pod.grace, was_available })
     }
 
     /// Stops all pods of a StatefulSet, the highest first.
@@ -235,7 +238,7 @@ impl Stopped {
     /// # Errors
     /// When it was killed, or ended with an error.
     pub(crate) fn in_order(&self) -> anyhow::Result<()> {
-        let Self { pod, exit_code, took, grace } = self;
+        let Self { pod, exit_code, took, grace, .. } = self;
         ensure!(
             *exit_code == Some(0),
             "{pod} was told to stop, and ended with {exit_code:?} after {took:?} of {grace:?}"

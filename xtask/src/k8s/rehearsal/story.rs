@@ -9,7 +9,7 @@ use super::{Arguments, callers::Callers};
 use crate::{
     deploy::{
         Deployment,
-        record::{Kind, Record},
+        record::{Kind, Previous, Record},
     },
     k8s::{
         http::{Request, get},
@@ -33,9 +33,10 @@ const BROKEN_WITHIN: Duration = Duration::from_secs(45);
 const TENANTS: u32 = 3;
 const ANSWERS: u64 = 40;
 
-/// What a build is called that does not start: a setting that there is not is refused.
-const BROKEN: &str = "wasmwiz:broken";
-const BREAK: &str = "ENV WASMWIZ_NODE__NO_SUCH_SETTING=1";
+/// Builds that must not stay. One does not start: a setting that there is not is refused. One starts and is ready, and does not do
+/// what it is there for: it takes no module of the tier that the smoke test has.
+const DOES_NOT_START: (&str, &str) = ("wasmwiz:does-not-start", "ENV WASMWIZ_NODE__NO_SUCH_SETTING=1");
+const DOES_NOT_SERVE: (&str, &str) = ("wasmwiz:does-not-serve", "ENV WASMWIZ_TIERS__FREE__MODULE_BYTES=1");
 
 /// A page of executions.
 const PAGE: &str = "/v1/executions?limit=200";
@@ -47,102 +48,141 @@ pub(super) fn tell(arguments: &Arguments) -> anyhow::Result<()> {
         eprintln!("rehearsal: no previous version is given; {} takes its place under the name {previous}", new.nodes);
         read(command("docker").args(["tag", &new.nodes, &previous]))?;
     }
-    let broken = broken(&new.nodes)?;
-    let with = |nodes: &str| Images { nodes: nodes.to_owned(), servers: new.servers.clone() };
     let output = workspace::root().join(&arguments.output);
     fs::create_dir_all(&output).with_context(|| format!("cannot create {}", output.display()))?;
     let [staging, production] = &ENVIRONMENTS;
 
-    let mut stage = begun(staging, &new)?;
-    Change { environment: staging, kind: Kind::Deployment, image: &new.nodes, reason: "", file: "1-staging" }
-        .write(&output, |record| comes_up(&mut stage, &new, record))?;
-    trial::down(&mut stage)?;
-    drop(stage);
+    let mut world = World::begun(staging, &new, &output)?;
+    world.deployed("1-staging", &new)?;
+    trial::down(&mut world.stage)?;
+    drop(world);
 
-    let (old, broken) = (with(&previous), with(&broken));
-    let mut stage = begun(production, &old)?;
-    Change { environment: production, kind: Kind::Deployment, image: &previous, reason: "", file: "2-production" }
-        .write(&output, |record| comes_up(&mut stage, &old, record))?;
-    let service = stage.service(NODES)?;
-    let operator = trial::operator(&stage)?;
-    let tenants = tenants(service.address(), &operator)?;
+    let old = Images { nodes: previous, servers: new.servers.clone() };
+    let mut world = World::begun(production, &old, &output)?;
+    world.deployed("2-production", &old)?;
+    let service = world.stage.service(NODES)?;
+    let tenants = tenants(service.address(), &world.operator)?;
     let callers = Callers::begin(service.address(), &tenants, arguments.callers);
-    callers.each_answered(ANSWERS)?;
-
-    let rolls = |stage: &mut Stage, images: &Images, record: &mut Record| {
-        record.step("the nodes, under load", || stage.roll(NODES, images, POD_WITHIN)).map(|_| ())?;
-        record.step("answers to every caller", || callers.each_answered(ANSWERS))?;
-        record.step("smoke", || smoke::try_platform(&url(service.address()), &operator, None))
-    };
-    Change { environment: production, kind: Kind::Deployment, image: &new.nodes, reason: "", file: "3-update" }
-        .write(&output, |record| rolls(&mut stage, &new, record))?;
-
-    let refused =
-        Change { environment: production, kind: Kind::Deployment, image: &broken.nodes, reason: "", file: "4-broken" }
-            .write(&output, |record| {
-                record.step("the nodes, under load", || stage.roll(NODES, &broken, BROKEN_WITHIN)).map(|_| ())
-            });
-    let refused = refused.err().context("a build that does not start was taken for one that does")?;
-    eprintln!("rehearsal: as it has to: {refused:#}");
-    callers.each_answered(ANSWERS)?;
-    let reason = "the build before does not start";
-    Change { environment: production, kind: Kind::Rollback, image: &new.nodes, reason, file: "5-back" }
-        .write(&output, |record| rolls(&mut stage, &new, record))?;
-
-    let reason = "the rehearsal goes back to the version before";
-    Change { environment: production, kind: Kind::Rollback, image: &previous, reason, file: "6-rollback" }.write(
-        &output,
-        |record| {
-            record.step("compatibility, by the older program", || can_read(&stage, &old))?;
-            rolls(&mut stage, &old, record)
-        },
-    )?;
-
+    let went = world.under_load(&old, &new, service.address(), &callers);
     let told = callers.end()?;
     eprintln!("rehearsal: {}", told.line());
+    went?;
     is_recorded(service.address(), &tenants, &told.outcomes)?;
-    is_intact(&stage, &old)?;
+    world.is_intact(&old)?;
     drop(service);
-    trial::down(&mut stage)?;
+    trial::down(&mut world.stage)?;
     told.is_well()?;
     eprintln!("rehearsal: every answer is in the log, no execution was lost; records are in {}", output.display());
     Ok(())
 }
 
-fn begun(environment: &Environment, images: &Images) -> anyhow::Result<Stage> {
-    let target = TARGETS.iter().find(|target| target.folder.ends_with(environment.name));
-    let target = target.with_context(|| format!("nothing is rendered for {}", environment.name))?;
-    trial::begun(&workspace::root().join(target.file), images)
+/// An environment, and what runs in it.
+struct World<'w> {
+    environment: &'static Environment,
+    stage: Stage,
+    operator: String,
+    output: &'w Path,
+    running: Option<Previous>,
 }
 
-fn comes_up(stage: &mut Stage, images: &Images, record: &mut Record) -> anyhow::Result<()> {
-    for set in [trial::SERVERS, NODES] {
-        record.step(&format!("pods of {set}"), || {
-            stage.start(set, images)?;
-            stage.await_available(set, UP_WITHIN).map(|_| ())
-        })?;
-    }
-    let (service, operator) = (stage.service(NODES)?, trial::operator(stage)?);
-    record.step("smoke", || smoke::try_platform(&url(service.address()), &operator, None))
-}
-
-fn url(address: SocketAddr) -> String {
-    format!("http://{address}")
-}
-
-/// One change of an environment, and its record.
+/// One change of it.
 struct Change<'c> {
-    environment: &'c Environment,
     kind: Kind,
-    image: &'c str,
+    images: &'c Images,
     reason: &'c str,
     file: &'c str,
 }
 
-impl Change<'_> {
-    fn write(&self, output: &Path, act: impl FnOnce(&mut Record) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let Self { environment, kind, image, reason, file } = self;
-        eprintln!("rehearsal: {} of {image} to {}", kind.noun(), environment.name);
+impl<'c> Change<'c> {
+    const fn forward(images: &'c Images, file: &'c str) -> Self {
+        Self { kind: Kind::Deployment, images, reason: "", file }
+    }
+
+    const fn back(images: &'c Images, reason: &'c str, file: &'c str) -> Self {
+        Self { kind: Kind::Rollback, images, reason, file }
+    }
+}
+
+impl<'w> World<'w> {
+    fn begun(environment: &'static Environment, images: &Images, output: &'w Path) -> anyhow::Result<Self> {
+        let target = TARGETS.iter().find(|target| target.folder.ends_with(environment.name));
+        let target = target.with_context(|| format!("nothing is rendered for {}", environment.name))?;
+        let stage = trial::begun(&workspace::root().join(target.file), images)?;
+        let operator = trial::operator(&stage)?;
+        Ok(Self { environment, stage, operator, output, running: None })
+    }
+
+    /// The first time: the log's servers, the nodes, and the smoke test.
+    fn deployed(&mut self, file: &str, images: &Images) -> anyhow::Result<()> {
+        self.change(&Change::forward(images, file), |world, record| {
+            for set in [trial::SERVERS, NODES] {
+                record.step(&format!("pods of {set}"), || {
+                    world.stage.start(set, images)?;
+                    world.stage.await_available(set, UP_WITHIN).map(|_| ())
+                })?;
+            }
+            let service = world.stage.service(NODES)?;
+            record.step("smoke", || smoke::try_platform(&url(service.address()), &world.operator, None))
+        })
+    }
+
+    /// Everything that is done while callers go on.
+    fn under_load(&mut self, old: &Images, new: &Images, at: SocketAddr, callers: &Callers) -> anyhow::Result<()> {
+        callers.each_answered(ANSWERS)?;
+        self.change(&Change::forward(new, "3-update"), |world, record| {
+            world.replaced(new, POD_WITHIN, at, callers, record)
+        })?;
+        for (broken, reason, [there, back]) in [
+            (DOES_NOT_START, "the build before does not start", ["4-does-not-start", "5-back"]),
+            (DOES_NOT_SERVE, "the build before fails the smoke test", ["6-does-not-serve", "7-back"]),
+        ] {
+            let images = Images { nodes: built(&new.nodes, broken)?, servers: new.servers.clone() };
+            let within = if broken == DOES_NOT_START { BROKEN_WITHIN } else { POD_WITHIN };
+            let refused = self.change(&Change::forward(&images, there), |world, record| {
+                world.replaced(&images, within, at, callers, record)
+            });
+            let refused = refused.err().with_context(|| format!("{} was taken for one that does", images.nodes))?;
+            eprintln!("rehearsal: as it has to: {refused:#}");
+            callers.each_answered(ANSWERS)?;
+            self.change(&Change::back(new, reason, back), |world, record| {
+                world.replaced(new, POD_WITHIN, at, callers, record)
+            })?;
+        }
+        let reason = "the rehearsal goes back to the version before";
+        self.change(&Change::back(old, reason, "8-rollback"), |world, record| {
+            record.step("compatibility, by the older program", || world.can_read(old))?;
+            world.replaced(old, POD_WITHIN, at, callers, record)
+        })
+    }
+
+    /// All nodes by others, and whether they do what they are there for.
+    fn replaced(
+        &mut self,
+        images: &Images,
+        pod_within: Duration,
+        at: SocketAddr,
+        callers: &Callers,
+        record: &mut Record,
+    ) -> anyhow::Result<()> {
+        for stopped in record.step("the nodes, under load", || self.stage.roll(NODES, images, pod_within))? {
+            // One that never started has nothing to hand over.
+            if stopped.was_available {
+                stopped.in_order()?;
+            }
+        }
+        record.step("answers to every caller", || callers.each_answered(ANSWERS))?;
+        record.step("smoke", || smoke::try_platform(&url(at), &self.operator, None))
+    }
+
+    /// Does it, and writes down what came of it.
+    fn change(
+        &mut self,
+        change: &Change<'_>,
+        act: impl FnOnce(&mut Self, &mut Record) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Change { kind, images, reason, file } = change;
+        let image = &images.nodes;
+        eprintln!("rehearsal: {} of {image} to {}", kind.noun(), self.environment.name);
         let label = "{{ index .Config.Labels \"org.opencontainers.image.revision\" }}";
         let inspect = |format: &str| read(command("docker").args(["image", "inspect", "--format", format, image]));
         let deployment = Deployment {
@@ -156,15 +196,39 @@ impl Change<'_> {
             version: None,
             servers: false,
         };
-        let record_file = output.join(format!("{file}.json"));
-        let mut record = Record::begun(environment, &deployment, "rehearsal", image, Some(record_file))?;
+        let record_file = self.output.join(format!("{file}.json"));
+        let mut record = Record::begun(self.environment, &deployment, "rehearsal", image, Some(record_file))?;
+        record.previous =
+            self.running.replace(Previous { image: record.image().to_owned(), revision: Some(deployment.revision) });
         record.changes()?;
-        let outcome = act(&mut record);
+        let outcome = act(self, &mut record);
         record.end(&outcome)?;
-        let summary = output.join(format!("{file}.md"));
+        let summary = self.output.join(format!("{file}.md"));
         fs::write(&summary, record.to_markdown()).with_context(|| format!("cannot write {}", summary.display()))?;
         outcome
     }
+
+    /// Asks the program of an image whether it can read the log that another has written.
+    fn can_read(&self, images: &Images) -> anyhow::Result<()> {
+        let said = self.stage.once(NODES, images, &["compat", "check", "--config", SETTINGS])?;
+        ensure!(said.code == Some(0), "{} cannot read the log: {} {}", images.nodes, said.stdout, said.stderr);
+        eprintln!("rehearsal: {}", said.stdout.lines().last().unwrap_or_default());
+        Ok(())
+    }
+
+    /// The history is verified, by the program that runs.
+    fn is_intact(&self, images: &Images) -> anyhow::Result<()> {
+        let said = self.stage.once(NODES, images, &["audit", "verify", "--config", SETTINGS])?;
+        ensure!(said.code == Some(0), "the history is not intact: {} {}", said.stdout, said.stderr);
+        eprintln!("rehearsal: {}", said.stdout.lines().last().unwrap_or_default());
+        Ok(())
+    }
+}
+
+const SETTINGS: &str = "/etc/wasmwiz/settings/wasmwiz.toml";
+
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
 }
 
 /// The name of an image with its tag.
@@ -172,17 +236,17 @@ fn tagged(image: &str) -> String {
     if image.contains(':') { image.to_owned() } else { format!("{image}:latest") }
 }
 
-/// Builds the same program so that it does not start.
-fn broken(of: &str) -> anyhow::Result<String> {
+/// Builds the same program so that it must not stay.
+fn built(of: &str, (name, line): (&str, &str)) -> anyhow::Result<String> {
     let mut build = command("docker");
-    build.env("DOCKER_BUILDKIT", "0").args(["build", "--quiet", "--tag", BROKEN, "-"]);
+    build.env("DOCKER_BUILDKIT", "0").args(["build", "--quiet", "--tag", name, "-"]);
     let mut building = build.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("cannot start docker")?;
     let mut dockerfile = building.stdin.take().context("docker reads nothing")?;
-    dockerfile.write_all(format!("FROM {of}\n{BREAK}\n").as_bytes()).context("docker reads no Dockerfile")?;
+    dockerfile.write_all(format!("FROM {of}\n{line}\n").as_bytes()).context("docker reads no Dockerfile")?;
     drop(dockerfile);
     let built = building.wait().context("docker does not end")?;
     ensure!(built.success(), "`{}` ended with {built}", describe(&build));
-    Ok(BROKEN.to_owned())
+    Ok(name.to_owned())
 }
 
 /// Registers tenants that have the echo.
@@ -203,20 +267,6 @@ fn tenants(service: SocketAddr, operator: &str) -> anyhow::Result<Vec<Tenant>> {
     };
     (0..TENANTS).map(publish).collect()
 }
-
-/// Asks the program of an image whether it can read the log that another has written.
-fn can_read(stage: &Stage, images: &Images) -> anyhow::Result<()> {
-    let said = stage.once(NODES, images, &["compat", "check", "--config", SETTINGS, "--output", "json"])?;
-    ensure!(said.code == Some(0), "{} cannot read the log: {} {}", images.nodes, said.stdout, said.stderr);
-    eprintln!(
-        "rehearsal: {} says of the log: {}",
-        images.nodes,
-        said.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
-    );
-    Ok(())
-}
-
-const SETTINGS: &str = "/etc/wasmwiz/settings/wasmwiz.toml";
 
 /// Every answer is in the record with its outcome, and nothing else is.
 fn is_recorded(service: SocketAddr, tenants: &[Tenant], told: &BTreeMap<String, String>) -> anyhow::Result<()> {
@@ -240,14 +290,6 @@ fn is_recorded(service: SocketAddr, tenants: &[Tenant], told: &BTreeMap<String, 
     let more = recorded.keys().filter(|id| !told.contains_key(*id)).collect::<Vec<_>>();
     ensure!(more.is_empty(), "{} executions are recorded that nobody was told of: {more:?}", more.len());
     eprintln!("rehearsal: {} executions are recorded as they were answered, each once", recorded.len());
-    Ok(())
-}
-
-/// The history is verified, by the program that runs.
-fn is_intact(stage: &Stage, images: &Images) -> anyhow::Result<()> {
-    let said = stage.once(NODES, images, &["audit", "verify", "--config", SETTINGS])?;
-    ensure!(said.code == Some(0), "the history is not intact: {} {}", said.stdout, said.stderr);
-    eprintln!("rehearsal: {}", said.stdout.lines().last().unwrap_or_default());
     Ok(())
 }
 
