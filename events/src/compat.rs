@@ -204,6 +204,10 @@ fn dropped(before: &Value, after: &Value, place: &str, lost: &mut Vec<String>) {
             }
         }
         (Value::Array(before), Value::Array(after)) => {
+            // Such as a scope of a later version.
+            if before.len() > after.len() {
+                lost.push(format!("{place}.*"));
+            }
             before.iter().zip(after).for_each(|(before, after)| dropped(before, after, &step("*"), lost));
         }
         _ => {}
@@ -274,6 +278,15 @@ mod tests {
         let said: Vec<_> = kind.faults.iter().map(|fault| fault.what.as_str()).collect();
         assert_eq!(said, ["this version drops the field data.limits.gpu_ms", "this version drops the field region"]);
         assert!(kind.known && kind.unread == 1 && !survey.is_compatible());
+    }
+
+    #[test]
+    fn an_item_of_a_list_that_is_dropped_is_named() {
+        let mut issued = golden("dev.wasmwiz.key.issued.v1.json");
+        issued["data"]["scopes"].as_array_mut().unwrap().push("moon:land".into());
+        let survey = survey(&[issued]);
+        let kind = &survey.kinds["dev.wasmwiz.key.issued.v1"];
+        assert_eq!(kind.faults[0].what, "this version drops the field data.scopes.*");
     }
 
     #[test]
