@@ -28,6 +28,9 @@ const MANAGER: &str = "wasmwiz-deploy";
 const ASKED: u32 = 30;
 const BETWEEN: Duration = Duration::from_secs(1);
 
+/// The exit code of a program that is asked what it does not understand.
+const WRONG_USAGE: i32 = 2;
+
 /// What speaks to both, and what is known here.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
@@ -98,8 +101,11 @@ impl Cluster {
     }
 
     /// Asks the program of an image whether it knows these types of events. It gets them as a list, and nothing else: no network, no
-    /// log, no secret.
-    pub(super) fn knows(&self, reference: &str, types: &[String]) -> anyhow::Result<()> {
+    /// log, no secret. Gives whether it could be asked.
+    ///
+    /// # Errors
+    /// When it does not know one of them, or cannot be started.
+    pub(super) fn knows(&self, reference: &str, types: &[String]) -> anyhow::Result<bool> {
         let kinds: Vec<_> = types.iter().map(|name| json!({ "type": name })).collect();
         let mut ask = command(&self.programs.docker);
         ask.args(["run", "--rm", "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL"]);
@@ -113,12 +119,14 @@ impl Cluster {
         }
         let said = asking.wait_with_output().with_context(|| format!("`{asked}` has no end"))?;
         let texts = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+        // A program of before it could be asked says that this is wrong usage.
+        let is_asked = said.status.code() != Some(WRONG_USAGE);
         ensure!(
-            said.status.success(),
+            said.status.success() || !is_asked,
             "{reference} does not say that it knows what may be recorded: {}",
             texts.join("\n")
         );
-        Ok(())
+        Ok(is_asked)
     }
 
     fn kubectl(&self, words: &[&str]) -> Command {

@@ -327,6 +327,10 @@ fn the_older_program_is_asked_before_anything_changes_and_its_no_is_a_refusal() 
     assert!(error.contains("does not say that it knows") && error.contains("dev.wasmwiz.a.v2 UNKNOWN"), "{error}");
     assert!(changes(&world.asked()).is_empty());
     assert!(world.record()["error"].as_str().unwrap().contains("dev.wasmwiz.a.v2"), "{}", world.record());
+    // One of before it could be asked is no worse than it was: git has been asked.
+    let world = World::new(&but("compat check", "cat > /dev/null; echo unrecognized subcommand >&2; exit 2"));
+    world.carry_out(&world.common("staging"), &rollback()).unwrap();
+    assert!(world.record()["notes"].to_string().contains("cannot be asked what it knows"), "{}", world.record());
     // Going forward is asked of git alone: what is newer knows what is older.
     let world = World::new(&well(2));
     world.deploy("staging").unwrap();

@@ -186,7 +186,8 @@ fn look(value: &Value, place: &str, rows: &[(String, Treatment)], left: &mut BTr
     match rows.iter().find(|(field, _)| field == place) {
         Some((_, Done)) => Ok(()),
         Some((_, Only(known))) => {
-            ensure!(value.to_string() == *known, "{place} is {value}, and only {known} is known here");
+            let said = value.to_string();
+            ensure!(said == *known, "{place} is {value}, and only {known} is known here");
             Ok(())
         }
         Some((field, Cluster(does))) => {

@@ -18,7 +18,7 @@ use crate::{
         render::TARGETS,
         trial::{self, NODES, Tenant, UP_WITHIN, until_known},
     },
-    process::{command, describe, read},
+    process::{command, describe, read, works},
     smoke, workspace,
 };
 
@@ -147,6 +147,8 @@ impl<'w> World<'w> {
             self.change(&Change::back(new, reason, back), |world, record| {
                 world.replaced(new, POD_WITHIN, at, callers, record)
             })?;
+            // Nothing runs it any more; an engine that keeps it all the same is no fault.
+            let _ = works(command("docker").args(["image", "rm", &images.nodes]));
         }
         let reason = "the rehearsal goes back to the version before";
         self.change(&Change::back(old, reason, "8-rollback"), |world, record| {
