@@ -14,7 +14,10 @@ use std::{
 use anyhow::{anyhow, ensure};
 use serde_json::Value;
 
-use crate::k8s::{http::Request, trial::Tenant};
+use crate::k8s::{
+    http::{Kept, Request},
+    trial::Tenant,
+};
 
 /// Of a thousand requests that are sent, at most one may fail.
 const FAILED_MAX_PER_MILLE: u64 = 1;
@@ -147,12 +150,13 @@ struct Caller {
 impl Caller {
     fn work(&self) -> Told {
         let (mut told, mut turn) = (Told::default(), 0_u64);
+        let mut kept = Kept::default();
         while !self.stop.load(Ordering::Relaxed) {
             turn += 1;
             let (name, begun) = (format!("caller-{}-{turn}", self.number), now());
             loop {
                 told.sent += 1;
-                match self.ask(&name) {
+                match self.ask(&name, &mut kept) {
                     Ok((id, outcome)) => {
                         told.longest = told.longest.max(begun.elapsed());
                         told.outcomes.insert(id, outcome);
@@ -177,12 +181,17 @@ impl Caller {
         told
     }
 
-    /// Runs the echo once. Gives the execution and its outcome.
-    fn ask(&self, name: &str) -> anyhow::Result<(String, String)> {
+    /// Runs the echo once. Gives the execution and its outcome. Every other caller keeps its connection, as a proxy does, and so stays
+    /// with its node until that closes it.
+    fn ask(&self, name: &str, kept: &mut Kept) -> anyhow::Result<(String, String)> {
         let headers = [("Idempotency-Key", name), ("Content-Type", "text/plain")];
         let path = "/v1/modules/echo/executions";
         let answer = Request { method: "POST", path, key: &self.key, headers: &headers, body: name.as_bytes() };
-        let answer = answer.json(self.service, 200)?;
+        let answer = match self.number % 2 {
+            0 => answer.send(self.service),
+            _ => answer.send_over(kept, self.service),
+        };
+        let answer = answer?.json(path, 200)?;
         let text = |field: &str| answer.get(field).and_then(Value::as_str).map(str::to_owned);
         let (Some(id), Some(outcome)) = (text("id"), text("outcome")) else {
             return Err(anyhow!("no execution: {answer}"));
