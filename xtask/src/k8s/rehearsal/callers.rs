@@ -46,7 +46,7 @@ pub(super) struct Told {
     /// The longest that a request waited for its answer.
     pub(super) longest: Duration,
     /// What was said of the first that failed.
-    said: Vec<String>,
+    pub(super) said: Vec<String>,
     /// What was never answered.
     given_up: Vec<String>,
 }

@@ -33,10 +33,42 @@ const BROKEN_WITHIN: Duration = Duration::from_secs(45);
 const TENANTS: u32 = 3;
 const ANSWERS: u64 = 40;
 
-/// Builds that must not stay. One does not start: a setting that there is not is refused. One starts and is ready, and does not do
-/// what it is there for: it takes no module of the tier that the smoke test has.
-const DOES_NOT_START: (&str, &str) = ("wasmwiz:does-not-start", "ENV WASMWIZ_NODE__NO_SUCH_SETTING=1");
-const DOES_NOT_SERVE: (&str, &str) = ("wasmwiz:does-not-serve", "ENV WASMWIZ_TIERS__FREE__MODULE_BYTES=1");
+/// A build that must not stay.
+struct Broken {
+    /// What it is called.
+    name: &'static str,
+    /// What its image has more than the good one's.
+    line: &'static str,
+    /// How long its pods are waited for.
+    within: Duration,
+    /// What is said of it.
+    said: &'static str,
+    /// Why it is taken back.
+    reason: &'static str,
+    /// The records of both.
+    files: [&'static str; 2],
+}
+
+/// One does not start: a setting that there is not is refused. One starts and is ready, and does not do what it is there for: it takes
+/// no module of the tier that the smoke test has.
+const BROKEN: [Broken; 2] = [
+    Broken {
+        name: "wasmwiz:does-not-start",
+        line: "ENV WASMWIZ_NODE__NO_SUCH_SETTING=1",
+        within: BROKEN_WITHIN,
+        said: "is not available after",
+        reason: "the build before does not start",
+        files: ["4-does-not-start", "5-back"],
+    },
+    Broken {
+        name: "wasmwiz:does-not-serve",
+        line: "ENV WASMWIZ_TIERS__FREE__MODULE_BYTES=1",
+        within: POD_WITHIN,
+        said: "is answered with 413, and not with 201",
+        reason: "the build before fails the smoke test",
+        files: ["6-does-not-serve", "7-back"],
+    },
+];
 
 /// A page of executions.
 const PAGE: &str = "/v1/executions?limit=200";
@@ -66,6 +98,7 @@ pub(super) fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     let went = world.under_load(&old, &new, service.address(), &callers);
     let told = callers.end()?;
     eprintln!("rehearsal: {}", told.line());
+    told.said.iter().for_each(|said| eprintln!("rehearsal:   failed: {said}"));
     went?;
     is_recorded(service.address(), &tenants, &told.outcomes)?;
     world.is_intact(&old)?;
@@ -132,23 +165,24 @@ impl<'w> World<'w> {
         self.change(&Change::forward(new, "3-update"), |world, record| {
             world.replaced(new, POD_WITHIN, at, callers, record)
         })?;
-        for (broken, reason, [there, back]) in [
-            (DOES_NOT_START, "the build before does not start", ["4-does-not-start", "5-back"]),
-            (DOES_NOT_SERVE, "the build before fails the smoke test", ["6-does-not-serve", "7-back"]),
-        ] {
-            let images = Images { nodes: built(&new.nodes, broken)?, servers: new.servers.clone() };
-            let within = if broken == DOES_NOT_START { BROKEN_WITHIN } else { POD_WITHIN };
+        for Broken { name, line, within, said, reason, files: [there, back] } in BROKEN {
+            build(&new.nodes, name, line)?;
+            let images = Images { nodes: name.to_owned(), servers: new.servers.clone() };
             let refused = self.change(&Change::forward(&images, there), |world, record| {
                 world.replaced(&images, within, at, callers, record)
             });
-            let refused = refused.err().with_context(|| format!("{} was taken for one that does", images.nodes))?;
+            let refused = refused.err().with_context(|| format!("{name} was taken for one that does"))?;
+            ensure!(
+                format!("{refused:#}").contains(said),
+                "{name} fails for another reason than it has to: {refused:#}"
+            );
             eprintln!("rehearsal: as it has to: {refused:#}");
             callers.each_answered(ANSWERS)?;
             self.change(&Change::back(new, reason, back), |world, record| {
                 world.replaced(new, POD_WITHIN, at, callers, record)
             })?;
             // Nothing runs it any more; an engine that keeps it all the same is no fault.
-            let _ = works(command("docker").args(["image", "rm", &images.nodes]));
+            let _ = works(command("docker").args(["image", "rm", name]));
         }
         let reason = "the rehearsal goes back to the version before";
         self.change(&Change::back(old, reason, "8-rollback"), |world, record| {
@@ -239,7 +273,7 @@ fn tagged(image: &str) -> String {
 }
 
 /// Builds the same program so that it must not stay.
-fn built(of: &str, (name, line): (&str, &str)) -> anyhow::Result<String> {
+fn build(of: &str, name: &str, line: &str) -> anyhow::Result<()> {
     let mut build = command("docker");
     build.env("DOCKER_BUILDKIT", "0").args(["build", "--quiet", "--tag", name, "-"]);
     let mut building = build.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("cannot start docker")?;
@@ -248,7 +282,7 @@ fn built(of: &str, (name, line): (&str, &str)) -> anyhow::Result<String> {
     drop(dockerfile);
     let built = building.wait().context("docker does not end")?;
     ensure!(built.success(), "`{}` ended with {built}", describe(&build));
-    Ok(name.to_owned())
+    Ok(())
 }
 
 /// Registers tenants that have the echo.
