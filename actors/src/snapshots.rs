@@ -56,6 +56,14 @@ pub trait Snapshots: Send + Sync + 'static {
     fn write(&self, tenant: &TenantId, revision: Revision, bytes: &[u8], keep: usize) -> std::io::Result<()>;
 }
 
+/// The version of a snapshot that begins with these bytes; none where they are no snapshot's. Eight bytes are enough.
+pub fn version_of(head: &[u8]) -> Option<u8> {
+    crate::codec::snapshot::version_of(head)
+}
+
+/// The version that this program writes, and the only one that it reads: any other is ignored, and folded anew from the log.
+pub const VERSION: u8 = crate::codec::snapshot::VERSION;
+
 /// Where snapshots are below a data folder.
 pub fn folder(data: &Path) -> PathBuf {
     data.join("snapshots")

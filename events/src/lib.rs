@@ -43,5 +43,6 @@ pub mod nats;
 pub mod feed;
 
 pub mod audit;
+pub mod compat;
 pub mod copy;
 pub mod metrics;

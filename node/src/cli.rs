@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 pub mod audit;
 pub mod client;
+pub mod compat;
 pub mod compile;
 pub mod completions;
 pub mod config;
@@ -66,6 +67,9 @@ pub enum Command {
     /// Prove or read the recorded history.
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Ask whether this version can read a log, before it is to run on it.
+    #[command(subcommand)]
+    Compat(compat::Compat),
     /// Bring the log from one place to another.
     #[command(subcommand)]
     Log(log::Log),
@@ -101,6 +105,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(command) => command.run(),
         Command::Views(command) => command.run(),
         Command::Audit(command) => command.run(),
+        Command::Compat(command) => command.run(),
         Command::Log(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Openapi(command) => command.run(),

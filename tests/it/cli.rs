@@ -1,6 +1,7 @@
 //! The command line as a client of a node, and offline.
 
 mod commands;
+mod compat;
 mod guide;
 mod operator;
 mod pages;

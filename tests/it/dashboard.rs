@@ -6,11 +6,17 @@ use std::{fs, time::Duration};
 use anyhow::{Context, ensure};
 use reqwest::Method;
 use serde_json::Value;
-use tokio::time::{Interval, interval};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinHandle,
+    time::{Interval, interval},
+};
+use wasmwiz_events::time::{Clock as _, SystemClock};
 use wasmwiz_tests::{
     client::Client,
     guests,
-    harness::{Launch, NodeProcess},
+    harness::{Launch, NodeProcess, binary},
     nats::NatsServer,
     prometheus::{self, Prometheus},
     python,
@@ -22,6 +28,9 @@ use wasmwiz_tests::{
 
 /// What Grafana puts in the place of `$__rate_interval`: what happened once is still to be seen when the last query is asked.
 const RATE_INTERVAL: &str = "2m";
+
+/// What it puts in the place of `$__range`: the time that is shown.
+const RANGE: &str = "5m";
 
 /// What Grafana asks for the values of `$instance`: a label, and the series that have it.
 const INSTANCES: (&str, &str, &str) =
@@ -52,7 +61,7 @@ fn queries(dashboard: &Value) -> Vec<String> {
 
 /// A query as Grafana sends it: with its variables' values.
 fn sent(query: &str, instance: &str) -> String {
-    query.replace("$__rate_interval", RATE_INTERVAL).replace("$instance", instance)
+    query.replace("$__rate_interval", RATE_INTERVAL).replace("$__range", RANGE).replace("$instance", instance)
 }
 
 /// What happens on a node that works, and what its callers do wrong.
@@ -172,5 +181,116 @@ async fn every_query_and_rule_is_answered_by_what_a_live_node_exports() -> anyho
     ensure!(wrong.is_empty(), "a node that works raises an alarm, or a rule is none: {wrong:#?}");
     let rounds = traffic.rounds;
     eprintln!("{} queries have a number after {rounds} rounds, {} rules are evaluated", seen.len(), rules.len());
+    Ok(())
+}
+
+/// A run of the pipeline, as its jobs leave it.
+const JOBS: &str =
+    r#"{"test": {"result": "success"}, "image": {"result": "failure"}, "release": {"result": "skipped"}}"#;
+const LEFT: [(&str, &str); 3] = [
+    (
+        "junit.xml",
+        r#"<testsuites name="nextest-run" tests="1"><testsuite name="a" tests="1"><testcase name="b" classname="a" time="0.5"/></testsuite></testsuites>"#,
+    ),
+    ("quality.jsonl", r#"{"name": "lints", "seconds": 90.5, "outcome": "passed"}"#),
+    ("scan-amd64.json", r#"{"matches": [{"vulnerability": {"severity": "Low", "fix": {"state": "fixed"}}}]}"#),
+];
+
+/// A record of a deployment that has only just ended.
+fn record(kind: &str, outcome: &str, at: &str) -> Value {
+    serde_json::json!({
+        "kind": kind, "environment": "staging", "namespace": "wasmwiz-staging", "image": "a@b", "revision": "c", "reason": "", "by": "",
+        "run": "", "previous": null, "changed": true, "began_at": at, "ended_at": at, "outcome": outcome, "error": null,
+        "steps": [{"name": "nodes", "seconds": 61.0, "outcome": "done"}],
+    })
+}
+
+/// What `cargo xtask pipeline` writes of a run and of deployments.
+async fn pipeline() -> anyhow::Result<String> {
+    let folder = tempfile::tempdir()?;
+    let (left, records) = (folder.path().join("left"), folder.path().join("records"));
+    [&left, &records].into_iter().try_for_each(fs::create_dir)?;
+    LEFT.iter().try_for_each(|(name, text)| fs::write(left.join(name), text))?;
+    let now = SystemClock.now().to_string();
+    for (number, record) in
+        [record("deployment", "succeeded", &now), record("rollback", "failed", &now)].iter().enumerate()
+    {
+        fs::write(records.join(format!("{number}.json")), record.to_string())?;
+    }
+    let chores = binary()?.with_file_name("xtask");
+    ensure!(chores.is_file(), "the chores are not built: run `cargo build --workspace --all-features --bins`");
+    let mut texts = String::new();
+    // As the workflows do: a run and the deployments each in a file of their own.
+    for (name, about) in [
+        ("run", ["--jobs".as_ref(), JOBS.as_ref(), "--left".as_ref(), left.as_os_str()].as_slice()),
+        ("deployments", ["--records".as_ref(), records.as_os_str()].as_slice()),
+    ] {
+        let (output, summary) = (folder.path().join(format!("{name}.prom")), folder.path().join("summary.md"));
+        let mut chore = tokio::process::Command::new(&chores);
+        let ended = chore
+            .arg("pipeline")
+            .args(about)
+            .arg("--output")
+            .arg(&output)
+            .arg("--summary")
+            .arg(&summary)
+            .output()
+            .await?;
+        ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        texts += &fs::read_to_string(&output)?;
+    }
+    Ok(texts)
+}
+
+/// Serves a text to whoever asks, as an exporter would.
+async fn served(text: String) -> anyhow::Result<(String, JoinHandle<()>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let target = listener.local_addr()?.to_string();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    let serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = [0; 4_096];
+            // A scraper that is gone asks again.
+            let _ = stream.read(&mut asked).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    Ok((target, serving))
+}
+
+#[tokio::test]
+async fn every_query_of_the_pipeline_is_answered_by_what_the_chore_writes() -> anyhow::Result<()> {
+    if !prometheus::is_there() {
+        eprintln!("skipped: prometheus is not installed on this machine");
+        return Ok(());
+    }
+    let (target, serving) = served(pipeline().await?).await?;
+    let server = Prometheus::scraping("pipeline", &target, &file("alerts.yaml")?).await?;
+    let dashboard: Value = serde_json::from_str(&file("pipeline.json")?)?;
+    let queries: Vec<_> = queries(&dashboard).iter().map(|query| sent(query, &target)).collect();
+    ensure!(queries.len() > 10, "{queries:?}");
+    let mut unanswered = queries;
+    let answered = wait::until("a number for every query of the pipeline", SEEN_WITHIN, async || {
+        let mut left = Vec::new();
+        for query in &unanswered {
+            if !server.query(query).await?.iter().any(|value| value.is_finite()) {
+                left.push(query.clone());
+            }
+        }
+        unanswered = left;
+        Ok(unanswered.is_empty().then_some(()))
+    });
+    answered.await.with_context(|| format!("without a number: {unanswered:#?}"))?;
+    for (query, expected) in [
+        ("count(wasmwiz_pipeline_job_success)", 2.0),
+        ("sum(wasmwiz_pipeline_deployments{outcome=\"failed\"})", 1.0),
+        ("wasmwiz_pipeline_check_seconds{check=\"lints\"}", 90.5),
+    ] {
+        ensure!(server.query(query).await? == [expected], "{query} is {:?}", server.query(query).await?);
+    }
+    serving.abort();
     Ok(())
 }

@@ -108,7 +108,7 @@ fn configuration(name: &str) -> PathBuf {
 const FOREIGN: [&str; 4] = [".git", ".tools", ".wasmwiz", "target"];
 
 /// Every file below the folder.
-fn files_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn files_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
         let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;

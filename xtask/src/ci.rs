@@ -1,6 +1,8 @@
 //! `cargo xtask ci`: what a change must pass besides the tests.
 
 use std::{
+    fs,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -10,6 +12,7 @@ use clap::builder::PossibleValuesParser;
 
 use crate::{
     checks::{self, Outcome},
+    pipeline::Kept,
     process::{command, run as run_command},
     setup, workspace,
 };
@@ -28,6 +31,9 @@ pub(crate) struct Arguments {
     /// Fail where a tool is not there, instead of passing the check over
     #[arg(long)]
     no_skips: bool,
+    /// A file to which the time and the outcome of each check are added, for `cargo xtask pipeline`
+    #[arg(long, value_name = "FILE")]
+    times: Option<PathBuf>,
 }
 
 struct Step {
@@ -39,7 +45,7 @@ struct Step {
 
 enum Work {
     Run(Command),
-    Look(fn(&std::path::Path) -> anyhow::Result<Outcome>),
+    Look(fn(&Path) -> anyhow::Result<Outcome>),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -47,14 +53,32 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for mut step in steps().filter(chosen) {
         eprintln!("ci: {}", step.name);
         let started = now();
-        let outcome = step.run().with_context(|| format!("{} failed: {}", step.name, step.remedy))?;
-        match outcome {
+        let outcome = step.run().with_context(|| format!("{} failed: {}", step.name, step.remedy));
+        if let Some(file) = &arguments.times {
+            keep(file, &step, started.elapsed(), outcome.as_ref().ok())?;
+        }
+        match outcome? {
             Outcome::Passed => eprintln!("ci: {} passed in {}", step.name, seconds(started.elapsed())),
             Outcome::Skipped(why) if arguments.no_skips => bail!("{} was not done: {why}", step.name),
             Outcome::Skipped(why) => eprintln!("ci: {} skipped: {why}", step.name),
         }
     }
     Ok(())
+}
+
+/// Adds how a check went to a file, as a line.
+fn keep(file: &Path, step: &Step, took: Duration, outcome: Option<&Outcome>) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let outcome = match outcome {
+        Some(Outcome::Passed) => "passed",
+        Some(Outcome::Skipped(_)) => "skipped",
+        None => "failed",
+    };
+    let kept = Kept { name: step.name.to_owned(), seconds: took.as_secs_f64(), outcome: outcome.to_owned() };
+    let line = serde_json::to_string(&kept).context("a time cannot be written")? + "\n";
+    let opened = fs::OpenOptions::new().create(true).append(true).open(file);
+    let written = opened.and_then(|mut opened| opened.write_all(line.as_bytes()));
+    written.with_context(|| format!("cannot write {}", file.display()))
 }
 
 impl Step {

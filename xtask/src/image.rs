@@ -3,7 +3,8 @@
 //! The Dockerfile is the one that builds everywhere. What it is built on, this chore makes of the machine's own: Debian by
 //! debootstrap, the toolchain that builds the workspace, and the sources of the dependencies.
 
-mod trial;
+pub(crate) mod servers;
+pub(crate) mod trial;
 
 use std::{
     fs,
@@ -34,6 +35,10 @@ pub(crate) struct Arguments {
     /// Make the base image anew
     #[arg(long)]
     fresh: bool,
+    /// Build the image of the log's servers instead, for trials of the manifests: the nats-server that the tests use, and nothing
+    /// else
+    #[arg(long, conflicts_with_all = ["tag", "base_only", "fresh", "tried"])]
+    servers: bool,
     /// Build nothing: start this image as it is meant to run, wait until it calls itself healthy, send it the README's
     /// request, and stop it
     #[arg(long = "try", value_name = "IMAGE", conflicts_with_all = ["tag", "base_only", "fresh"])]
@@ -50,6 +55,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     ensure!(works(command("docker").arg("version")), "no docker engine answers: start one, or use the workflows");
     if let Some(image) = &arguments.tried {
         return trial::run(image);
+    }
+    if arguments.servers {
+        return servers::build();
     }
     let dockerfile = fs::read_to_string(workspace::root().join("Dockerfile")).context("cannot read the Dockerfile")?;
     let base = base_of(&dockerfile).context("the Dockerfile has no `ARG BASE=`")?;
@@ -138,7 +146,7 @@ fn import(system: &Path, name: &str) -> anyhow::Result<()> {
 fn show(image: &str) -> anyhow::Result<()> {
     let container = read(command("docker").args(["create", image]))?;
     let files = list(&container);
-    run_command(command("docker").args(["rm", &container]).stdout(Stdio::null()))?;
+    run_command(command("docker").args(["rm", "--volumes", &container]).stdout(Stdio::null()))?;
     eprintln!("image: {image} has\n{}", files?);
     let size = read(command("docker").args(["image", "inspect", "--format", "{{.Size}}", image]))?;
     let size: u64 = size.parse().with_context(|| format!("{size} is no size"))?;

@@ -1,9 +1,13 @@
 //! `cargo xtask k8s`: the manifests, rendered to the files that are applied.
 
+mod http;
 pub(crate) mod image;
 pub(crate) mod manifest;
+pub(crate) mod pods;
 pub(crate) mod policy;
+mod rehearsal;
 pub(crate) mod render;
+mod trial;
 
 use std::{fs, path::PathBuf};
 
@@ -28,6 +32,8 @@ enum What {
     Render,
     /// Write the files of a release, with its image in them, each with its checksum
     Release(Release),
+    Try(trial::Arguments),
+    Rehearse(rehearsal::Arguments),
 }
 
 /// Write the files of a release: those of the tree, with the image's digest in them
@@ -46,6 +52,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.what {
         What::Render => render(),
         What::Release(release) => release.write(),
+        What::Try(arguments) => trial::run(arguments),
+        What::Rehearse(arguments) => rehearsal::run(arguments),
     }
 }
 

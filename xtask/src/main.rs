@@ -18,6 +18,7 @@ mod mutant;
 mod openapi;
 mod package;
 mod pins;
+mod pipeline;
 mod process;
 mod python;
 mod release;
@@ -53,6 +54,8 @@ On a fresh machine with the Rust toolchain, a C compiler and python3:
   cargo xtask mutant ends     whether `chaos` catches a node that does not end what it lost
   cargo xtask openapi         write docs/openapi.json anew, after a change of the API
   cargo xtask k8s render      write k8s/*.yaml anew, after a change of an overlay or of the alerts
+  cargo xtask k8s try FILE    start the containers of a rendered manifest here, and see the cluster form
+  cargo xtask k8s rehearse    staging, production, an update under load, a broken build, and back, the same way
   cargo xtask smoke --help    try a platform that was just deployed; `deploy` and `rollback` say what they refuse
   .ci/run                     both, as the pipeline runs them";
 
@@ -67,6 +70,7 @@ enum Chore {
     Openapi(openapi::Arguments),
     Mutant(mutant::Arguments),
     Pins(pins::Arguments),
+    Pipeline(pipeline::Arguments),
     Secrets(secrets::Arguments),
     Advisories(advisories::Arguments),
     Engine(engine::Arguments),
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
         Chore::Load(arguments) => load::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Chaos(arguments) => chaos::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Openapi(arguments) => openapi::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Pipeline(arguments) => pipeline::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Pins(arguments) => pins::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Secrets(arguments) => secrets::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Advisories(arguments) => advisories::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -19,8 +19,8 @@ use crate::{
 /// Take an environment back to an earlier version, and wait until all its nodes are ready
 ///
 /// With the manifests of that version: those of a newer one may have settings that it does not know. Everything that a
-/// deployment refuses is refused here too, and first of all a version that does not know what the running one may have recorded.
-/// The log only goes forward.
+/// deployment refuses is refused here too, and first of all a version that does not know what the running one may have recorded:
+/// its commit is looked at, and its program is asked (`wasmwiz compat check`). The log only goes forward. Wants docker besides.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The version, as its tag names it without the `v`

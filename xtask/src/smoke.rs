@@ -4,7 +4,7 @@ mod client;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -62,17 +62,24 @@ struct Tenant {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let key = fs::read_to_string(&arguments.operator_key_file)
         .with_context(|| format!("cannot read {}", arguments.operator_key_file.display()))?;
-    let client = Client::new(&arguments.url, arguments.ca_file.as_deref())?;
+    try_platform(&arguments.url, key.trim(), arguments.ca_file.as_deref())
+}
+
+/// Tries the platform at that address, with an operator's key.
+///
+/// # Errors
+/// Says what it does not do.
+pub(crate) fn try_platform(url: &str, operator: &str, ca_file: Option<&Path>) -> anyhow::Result<()> {
+    let client = Client::new(url, ca_file)?;
     is_well(&client)?;
-    is_careful(&client, arguments.url.starts_with("https://"))?;
+    is_careful(&client, url.starts_with("https://"))?;
     lets_nobody_in(&client)?;
-    let operator = key.trim();
     let tenant = register(&client, operator)?;
     let served = serves(&client, &tenant);
     // Whatever came of it: a tenant of a test runs nothing more.
     let suspended = suspend(&client, operator, &tenant);
     served.and(suspended)?;
-    eprintln!("smoke: {} does what it is there for", arguments.url);
+    eprintln!("smoke: {url} does what it is there for");
     Ok(())
 }
 

@@ -26,10 +26,15 @@ pub(crate) const SNAPSHOT_MAX_BYTES: usize = 256 << 20;
 
 /// The version that this node writes, and the only one that it reads. It is raised with every change of the state's shape, of what
 /// an event does to it, and with every new type of event.
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 
 const MAGIC: &[u8; 4] = b"wwzs";
 const SUM_BYTES: usize = 32;
+
+/// The version that these bytes begin with, if they are those of a snapshot.
+pub(crate) fn version_of(head: &[u8]) -> Option<u8> {
+    head.strip_prefix(MAGIC)?.first().copied()
+}
 
 /// Why a snapshot is of no use here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

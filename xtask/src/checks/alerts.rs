@@ -1,4 +1,4 @@
-//! The rules of alerts, the tests of them, and the queries of the dashboard, by Prometheus' own promtool.
+//! The rules of alerts, the tests of them, and the queries of the dashboards, by Prometheus' own promtool.
 
 use std::{fs, path::Path, process::Command};
 
@@ -15,7 +15,7 @@ use crate::{
 const FOLDER: &str = "docs/observability";
 
 /// What Grafana puts in the place of its variables.
-const VARIABLES: [(&str, &str); 2] = [("$__rate_interval", "5m"), ("$instance", ".*")];
+const VARIABLES: [(&str, &str); 3] = [("$__rate_interval", "5m"), ("$__range", "30d"), ("$instance", ".*")];
 
 pub(super) fn check(tree: &Path) -> anyhow::Result<Outcome> {
     let rules = files_in(tree, FOLDER, &["alerts.yaml"])?;
@@ -30,7 +30,7 @@ pub(super) fn check(tree: &Path) -> anyhow::Result<Outcome> {
     if !tests.is_empty() {
         run(promtool(tree, &["test", "rules"]).args(&tests))?;
     }
-    for dashboard in files_in(tree, FOLDER, &["dashboard.json"])? {
+    for dashboard in files_in(tree, FOLDER, &["dashboard.json", "pipeline.json"])? {
         let text = fs::read_to_string(&dashboard).with_context(|| format!("cannot read {}", dashboard.display()))?;
         let dashboard = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", dashboard.display()))?;
         parse(tree, &as_rules(&dashboard))?;

@@ -1,4 +1,4 @@
-//! Every metric that an alert, a panel or a runbook names is one that a node has, by the name in its code.
+//! Every metric that an alert, a panel or a runbook names is one that a node has, or the pipeline, by the name in its code.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -14,9 +14,8 @@ const FOLDERS: [&str; 2] = ["docs/observability", "docs/runbooks"];
 
 pub(super) fn check(tree: &Path) -> anyhow::Result<Outcome> {
     let mut known = BTreeSet::new();
-    for file in
-        files_below(tree)?.iter().filter(|path| path.ends_with("metrics.rs") && !path.starts_with(tree.join("xtask")))
-    {
+    let own = tree.join("xtask/src/checks/metrics.rs");
+    for file in files_below(tree)?.iter().filter(|path| path.ends_with("metrics.rs") && **path != own) {
         known.extend(defined(&read(file)?));
     }
     let mut findings = Vec::new();
@@ -27,7 +26,7 @@ pub(super) fn check(tree: &Path) -> anyhow::Result<Outcome> {
         }
     }
     if !findings.is_empty() {
-        bail!("no node has these metrics:\n{}", findings.join("\n"));
+        bail!("neither a node nor the pipeline has these metrics:\n{}", findings.join("\n"));
     }
     Ok(Outcome::Passed)
 }

@@ -1,13 +1,20 @@
 //! The cluster, through kubectl, and the registry, through cosign.
 
-use std::{fs, path::PathBuf, process::Command, thread::sleep, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
     k8s::manifest::{Document, at, items},
-    process::{command, read, run},
+    process::{command, describe, read, run},
     workspace,
 };
 
@@ -21,11 +28,15 @@ const MANAGER: &str = "wasmwiz-deploy";
 const ASKED: u32 = 30;
 const BETWEEN: Duration = Duration::from_secs(1);
 
+/// The exit code of a program that is asked what it does not understand.
+const WRONG_USAGE: i32 = 2;
+
 /// What speaks to both, and what is known here.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
     pub(super) kubectl: String,
     pub(super) cosign: String,
+    pub(super) docker: String,
     /// The folder of a git repository with the history of what runs and of what is to run.
     pub(super) history: PathBuf,
     /// Where what is applied is written, for whoever looks into a failure.
@@ -35,8 +46,8 @@ pub(super) struct Programs {
 impl Default for Programs {
     fn default() -> Self {
         let folder = workspace::root().join(format!("target/deploy/{}", std::process::id()));
-        let (kubectl, cosign) = ("kubectl".to_owned(), "cosign".to_owned());
-        Self { kubectl, cosign, history: workspace::root().to_owned(), folder }
+        let [kubectl, cosign, docker] = ["kubectl", "cosign", "docker"].map(str::to_owned);
+        Self { kubectl, cosign, docker, history: workspace::root().to_owned(), folder }
     }
 }
 
@@ -87,6 +98,35 @@ impl Cluster {
         read(&mut self.verify(reference, signer, revision))
             .map(|_| ())
             .with_context(|| format!("{reference} is not shown to be signed by {signer}, for the commit {revision}"))
+    }
+
+    /// Asks the program of an image whether it knows these types of events. It gets them as a list, and nothing else: no network, no
+    /// log, no secret. Gives whether it could be asked.
+    ///
+    /// # Errors
+    /// When it does not know one of them, or cannot be started.
+    pub(super) fn knows(&self, reference: &str, types: &[String]) -> anyhow::Result<bool> {
+        let kinds: Vec<_> = types.iter().map(|name| json!({ "type": name })).collect();
+        let mut ask = command(&self.programs.docker);
+        ask.args(["run", "--rm", "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL"]);
+        ask.args(["--security-opt", "no-new-privileges", reference, "compat", "check", "--recorded", "-"]);
+        let asked = describe(&ask);
+        ask.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut asking = ask.spawn().with_context(|| format!("cannot start `{asked}`"))?;
+        if let Some(mut list) = asking.stdin.take() {
+            // One that does not read it has ended without it, and says why.
+            let _ = list.write_all(json!({ "kinds": kinds }).to_string().as_bytes());
+        }
+        let said = asking.wait_with_output().with_context(|| format!("`{asked}` has no end"))?;
+        let texts = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+        // A program of before it could be asked says that this is wrong usage.
+        let is_asked = said.status.code() != Some(WRONG_USAGE);
+        ensure!(
+            said.status.success() || !is_asked,
+            "{reference} does not say that it knows what may be recorded: {}",
+            texts.join("\n")
+        );
+        Ok(is_asked)
     }
 
     fn kubectl(&self, words: &[&str]) -> Command {

@@ -28,6 +28,23 @@ pub(crate) fn check(history: &Path, running: &str, new: &str) -> anyhow::Result<
     Ok(())
 }
 
+/// The types of events that a version may have recorded, each with its version.
+///
+/// # Errors
+/// When git does not know it.
+pub(crate) fn types(history: &Path, running: &str) -> anyhow::Result<Vec<String>> {
+    let types: BTreeSet<_> = forms(history, running)?.iter().filter_map(|form| type_of(form)).collect();
+    Ok(types.into_iter().collect())
+}
+
+/// The type of a form: what is before what tells it from others of its type. Nothing where it is of no event.
+fn type_of(form: &str) -> Option<String> {
+    let words: Vec<_> = form.split('.').collect();
+    let is_version = |word: &&str| word.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
+    let version = words.iter().position(is_version)?;
+    form.starts_with("dev.").then(|| words.get(..=version).unwrap_or_default().join("."))
+}
+
 /// Is the new version one that the running one was made from? Both are known to be commits.
 pub(crate) fn is_older(history: &Path, running: &str, new: &str) -> bool {
     running != new && works(git(history).args(["merge-base", "--is-ancestor", new, running]))
@@ -84,6 +101,18 @@ pub(crate) mod tests {
     fn forms_are_the_golden_files() {
         let listed = "events/golden/README.md\nevents/golden/a.v1.json\nevents/golden/a.v1.more.json\n";
         assert_eq!(forms_in(listed), BTreeSet::from(["a.v1".to_owned(), "a.v1.more".to_owned()]));
+    }
+
+    #[test]
+    fn the_type_of_a_form_is_the_part_up_to_its_version() {
+        let accepted = "dev.wasmwiz.execution.accepted.v1";
+        for form in [accepted, "dev.wasmwiz.execution.accepted.v1.rerun-of"] {
+            assert_eq!(type_of(form).as_deref(), Some(accepted));
+        }
+        assert_eq!(type_of("dev.wasmwiz.a.v12").as_deref(), Some("dev.wasmwiz.a.v12"));
+        assert_eq!((type_of("commit.v1"), type_of("dev.wasmwiz.view")), (None, None));
+        let types = types(workspace::root(), "HEAD").unwrap();
+        assert!(types.len() > 10 && types.contains(&accepted.to_owned()), "{types:?}");
     }
 
     #[test]

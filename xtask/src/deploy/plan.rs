@@ -104,6 +104,16 @@ impl<'d> Plan<'d> {
             Some(running) => is_compatible(history, running, deployment),
             None => Ok(()),
         })?;
+        if let Some(revision) = running.as_ref().and_then(|running| running.revision.as_deref())
+            && deployment.kind == Kind::Rollback
+        {
+            let is_asked = record.step("the older program's word", || {
+                cluster.knows(&reference, &compatible::types(history, revision)?)
+            })?;
+            if !is_asked {
+                record.note("the program of that version cannot be asked what it knows: git alone was".to_owned());
+            }
+        }
         if let Some(servers) = &servers {
             self.keep_servers(servers, record);
             record.step("all of the log's servers are ready", || self.may_replace(servers, how))?;

@@ -77,7 +77,7 @@ struct Step {
 }
 
 impl Record {
-    pub(super) fn begun(
+    pub(crate) fn begun(
         environment: &Environment,
         deployment: &Deployment,
         by: &str,
@@ -116,7 +116,7 @@ impl Record {
     }
 
     /// From here on the environment may be another.
-    pub(super) fn changes(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn changes(&mut self) -> anyhow::Result<()> {
         self.changed = true;
         self.keep()
     }
@@ -131,7 +131,7 @@ impl Record {
     }
 
     /// Does a step, and writes down how it went.
-    pub(super) fn step<T>(&mut self, name: &str, act: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    pub(crate) fn step<T>(&mut self, name: &str, act: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         eprintln!("deploy: {name}");
         let begun = now();
         let done = act();
@@ -147,18 +147,53 @@ impl Record {
             running.map(|running| Previous { image: running.image.clone(), revision: running.revision.clone() });
     }
 
-    pub(super) fn end(&mut self, outcome: &anyhow::Result<()>) -> anyhow::Result<()> {
+    pub(crate) fn end(&mut self, outcome: &anyhow::Result<()>) -> anyhow::Result<()> {
         self.ended_at = time()?;
         self.outcome = if outcome.is_ok() { "succeeded" } else { "failed" }.to_owned();
         self.error = outcome.as_ref().err().map(|error| format!("{error:#}"));
         self.keep()
     }
 
+    /// Which way it went.
+    pub(crate) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where it went.
+    pub(crate) fn environment(&self) -> &str {
+        &self.environment
+    }
+
+    /// Repository and digest.
+    pub(crate) fn image(&self) -> &str {
+        &self.image
+    }
+
+    /// When it began, in RFC 3339.
+    pub(crate) fn began_at(&self) -> &str {
+        &self.began_at
+    }
+
+    /// When it ended, in RFC 3339; empty while it is under way, and where it was killed.
+    pub(crate) fn ended_at(&self) -> &str {
+        &self.ended_at
+    }
+
+    /// `succeeded`, `failed`, or `under way`.
+    pub(crate) fn outcome(&self) -> &str {
+        &self.outcome
+    }
+
+    /// How long its steps took together.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.steps.iter().map(|step| step.seconds).sum()
+    }
+
     fn to_json(&self) -> anyhow::Result<String> {
         serde_json::to_string_pretty(self).context("the record cannot be written")
     }
 
-    pub(super) fn to_markdown(&self) -> String {
+    pub(crate) fn to_markdown(&self) -> String {
         let Self { environment, image, revision, outcome, began_at, ended_at, .. } = self;
         let noun = self.kind.noun();
         let mut text = format!("### The {noun} to {environment} {outcome}\n\n| | |\n|---|---|\n");

@@ -31,6 +31,7 @@ impl World {
         let programs = Programs {
             kubectl: program("kubectl"),
             cosign: program("cosign"),
+            docker: program("docker"),
             history: workspace::root().to_owned(),
             folder: folder.path().join("applied"),
         };
@@ -309,6 +310,31 @@ fn a_rollback_leaves_servers_of_another_image_as_they_are_unless_it_is_told() {
     let world = World::new(&but("get statefulset nats", &printed(&same)));
     world.carry_out(&world.common("staging"), &rollback()).unwrap();
     assert!(world.applied("around").iter().any(is_of_servers));
+}
+
+#[test]
+fn the_older_program_is_asked_before_anything_changes_and_its_no_is_a_refusal() {
+    let asks = |line: &String| line.starts_with("docker run") && line.contains(" compat check --recorded -");
+    let world = World::new(&well(2));
+    world.carry_out(&world.common("staging"), &rollback()).unwrap();
+    let asked = world.asked();
+    let place = |wanted: &dyn Fn(&String) -> bool| asked.iter().position(wanted).unwrap();
+    assert!(place(&asks) < place(&|line| changes(&asked).contains(&line)), "{asked:?}");
+    assert!(asked[place(&asks)].contains("--network none --read-only --cap-drop ALL"), "{asked:?}");
+    assert!(asked[place(&asks)].contains(&format!("registry.example/wasmwiz@{}", digest('0'))), "{asked:?}");
+    let world = World::new(&but("compat check", "cat > /dev/null; echo dev.wasmwiz.a.v2 UNKNOWN; exit 1"));
+    let error = format!("{:#}", world.carry_out(&world.common("staging"), &rollback()).unwrap_err());
+    assert!(error.contains("does not say that it knows") && error.contains("dev.wasmwiz.a.v2 UNKNOWN"), "{error}");
+    assert!(changes(&world.asked()).is_empty());
+    assert!(world.record()["error"].as_str().unwrap().contains("dev.wasmwiz.a.v2"), "{}", world.record());
+    // One of before it could be asked is no worse than it was: git has been asked.
+    let world = World::new(&but("compat check", "cat > /dev/null; echo unrecognized subcommand >&2; exit 2"));
+    world.carry_out(&world.common("staging"), &rollback()).unwrap();
+    assert!(world.record()["notes"].to_string().contains("cannot be asked what it knows"), "{}", world.record());
+    // Going forward is asked of git alone: what is newer knows what is older.
+    let world = World::new(&well(2));
+    world.deploy("staging").unwrap();
+    assert!(!world.asked().iter().any(asks));
 }
 
 #[test]

@@ -85,9 +85,14 @@ fn is_well(container: &str) -> anyhow::Result<()> {
 }
 
 /// What the engine was asked for, the kernel has to confirm.
-fn is_confined(container: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// Says what the kernel says instead.
+pub(crate) fn is_confined(container: &str) -> anyhow::Result<()> {
     let written = read(command("docker").args(["diff", container]))?;
-    ensure!(written.is_empty(), "it writes beside its volume:\n{written}");
+    let mounts = inspect(container, "{{range .Mounts}}{{println .Destination}}{{end}}")?;
+    let written = beside(&written, &mounts);
+    ensure!(written.is_empty(), "it writes beside its volumes: {written:?}");
     let file = format!("/proc/{}/status", inspect(container, "{{.State.Pid}}")?);
     let Ok(status) = fs::read_to_string(&file) else {
         eprintln!("image: its process is on another machine, and what it may do there was not looked at");
@@ -102,6 +107,17 @@ fn is_confined(container: &str) -> anyhow::Result<()> {
         "image: it runs as 65532:65532, without a capability and a way to one, and has written nothing beside its volume"
     );
     Ok(())
+}
+
+/// What of the engine's list of changes is no place where something is mounted, and on no way to one: the engine makes those.
+fn beside<'d>(changes: &'d str, mounts: &str) -> Vec<&'d str> {
+    let is_on_the_way = |path: &str| {
+        mounts
+            .lines()
+            .any(|mount| mount.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    };
+    let changes = changes.lines().filter_map(|line| Some((line, line.split_once(' ')?.1)));
+    changes.filter(|(_, path)| !is_on_the_way(path)).map(|(line, _)| line).collect()
 }
 
 /// Registers a tenant with the operator's key, which the first start prints, and runs a module as the README shows.
@@ -164,6 +180,13 @@ fn inspect(container: &str, what: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_where_something_is_mounted_are_no_changes_and_all_else_is_one() {
+        let changes = "A /data\nC /etc\nA /etc/nats\nA /etc/nats/tls\nA /tmp/x\nA /dat\nA /data/x";
+        assert_eq!(beside(changes, "/data\n/etc/nats/tls\n"), ["A /tmp/x", "A /dat", "A /data/x"]);
+        assert_eq!(beside("", ""), [""; 0]);
+    }
 
     #[test]
     fn the_request_of_the_readme_is_one_that_a_trial_can_send() {
