@@ -337,7 +337,7 @@ impl Gateway {
 
 /// Everything that faces clients.
 pub fn app(gateway: &Gateway) -> impl Endpoint<Output = Response> + 'static {
-    Edge::new(router::build(router::table(), gateway), gateway.config())
+    Edge::new(router::build(router::table(), gateway), gateway.config(), gateway.deps().readiness.clone())
 }
 
 /// What faces operators: `/metrics` with the text that `metrics` gives, and the probes.
@@ -350,5 +350,5 @@ pub fn admin(
     };
     // It is in the clear, and for no browser.
     let config = GatewayConfig { tls: false, cors: Default::default(), ..gateway.config().clone() };
-    Edge::new(router::admin(gateway, text), &config)
+    Edge::new(router::admin(gateway, text), &config, gateway.deps().readiness.clone())
 }

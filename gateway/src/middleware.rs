@@ -5,7 +5,7 @@
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt as _;
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, StatusCode, Uri, Version, header};
 use poem::{Endpoint, Request, Response};
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 use crate::{
     config::GatewayConfig,
     extract::Context,
+    gateway::Readiness,
     metrics,
     problem::{self, Kind, Problem},
 };
@@ -38,13 +39,14 @@ pub(crate) struct Edge<E> {
     tls: bool,
     guard: Guard,
     cors: Cors,
+    readiness: Readiness,
 }
 
 impl<E> Edge<E> {
     /// A layer for what faces clients, as the settings say.
-    pub(crate) fn new(inner: E, config: &GatewayConfig) -> Self {
+    pub(crate) fn new(inner: E, config: &GatewayConfig, readiness: Readiness) -> Self {
         let (guard, cors) = (Guard::of(&config.server), Cors::of(&config.cors));
-        Self { inner, deadline: config.request_deadline(), tls: config.tls, guard, cors }
+        Self { inner, deadline: config.request_deadline(), tls: config.tls, guard, cors, readiness }
     }
 }
 
@@ -68,6 +70,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             status = tracing::field::Empty,
         );
         let origin = self.cors.origin(request.headers());
+        let ends_with_answer = request.version() < Version::HTTP_2;
         let answer = AssertUnwindSafe(self.guarded(request)).catch_unwind();
         let answer = tokio::time::timeout(self.deadline, answer).instrument(traced.clone()).instrument(span.clone());
         let answer = answer.await;
@@ -80,6 +83,11 @@ impl<E: Endpoint<Output = Response>> Endpoint for Edge<E> {
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(name, value);
             }
+        }
+        // A node that stops closes kept connections, and a request that is on its way then is lost: while that is announced,
+        // every answer asks for another one. HTTP/2 says it by a frame of its own.
+        if ends_with_answer && self.readiness.is_draining() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let route = response.data::<RouteLabel>().map_or(metrics::UNMATCHED, |label| label.0);
         span.record("route", route).record("status", response.status().as_u16());
@@ -181,7 +189,8 @@ mod tests {
         F: Fn(Request) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = poem::Result<Response>> + Send + 'static,
     {
-        Edge::new(make(handler), &GatewayConfig { request_deadline_ms: 5_000, ..Default::default() })
+        let config = GatewayConfig { request_deadline_ms: 5_000, ..Default::default() };
+        Edge::new(make(handler), &config, Readiness::default())
     }
 
     #[tokio::test]

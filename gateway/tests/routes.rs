@@ -236,9 +236,13 @@ async fn the_probes_say_how_the_node_is() {
     let (status, health) = read(node.get("/health", "")).await;
     assert_eq!((status, text(&health["status"])), (200, "ok".into()), "{health}");
     assert_eq!(health["checks"]["feed"]["status"], "disabled");
+    let kept = send(node.get("/livez", "")).await;
+    assert!(!kept.headers().contains_key("connection"), "{kept:?}");
     node.readiness.begin_draining();
     let response = send(node.get("/readyz", "")).await;
     assert_eq!(response.status(), 503);
+    // Who keeps connections is to open the next one elsewhere.
+    assert_eq!(response.headers()["connection"], "close");
     assert!(response.text().await.unwrap().contains("draining"));
     assert_eq!(read(node.get("/livez", "")).await.0, 200);
 }
