@@ -36,6 +36,8 @@ use wasmwiz_events::{
 mod compiling;
 #[path = "dispatch/queued.rs"]
 mod queued;
+#[path = "dispatch/space.rs"]
+mod space;
 #[path = "dispatch/uploads.rs"]
 mod uploads;
 

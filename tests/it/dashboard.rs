@@ -111,10 +111,14 @@ async fn node(bus: &NatsServer) -> anyhow::Result<NodeProcess> {
 }
 
 /// Waits until every query has been answered with a number, in one of the rounds.
-async fn until_answered(server: &Prometheus, traffic: &mut Traffic<'_>, queries: &[String]) -> anyhow::Result<()> {
+async fn until_answered(
+    server: &Prometheus,
+    queries: &[String],
+    mut round: impl AsyncFnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut unanswered = queries.to_vec();
-    let answered = wait::until("a number for every query of the dashboard", SEEN_WITHIN, async || {
-        traffic.round().await?;
+    let answered = wait::until("a number for every query", SEEN_WITHIN, async || {
+        round().await?;
         let mut left = Vec::new();
         for query in &unanswered {
             if !server.query(query).await?.iter().any(|value| value.is_finite()) {
@@ -166,7 +170,7 @@ async fn every_query_and_rule_is_answered_by_what_a_live_node_exports() -> anyho
     let (unseen, seen): (Vec<_>, Vec<_>) = all.into_iter().partition(|query| takes_a_fault(query));
     ensure!(!seen.is_empty() && unseen.len() == UNSEEN.len(), "not seen are {unseen:?}");
     let seen: Vec<_> = seen.iter().map(|query| sent(query, target)).collect();
-    until_answered(&server, &mut traffic, &seen).await?;
+    until_answered(&server, &seen, async || traffic.round().await).await?;
     for (metric, fault) in UNSEEN {
         let query = unseen.iter().find(|query| query.contains(metric)).context("it is in no panel")?;
         eprintln!("{metric}, which takes {fault}: {} series", server.query(&sent(query, target)).await?.len());
@@ -272,18 +276,7 @@ async fn every_query_of_the_pipeline_is_answered_by_what_the_chore_writes() -> a
     let dashboard: Value = serde_json::from_str(&file("pipeline.json")?)?;
     let queries: Vec<_> = queries(&dashboard).iter().map(|query| sent(query, &target)).collect();
     ensure!(queries.len() > 10, "{queries:?}");
-    let mut unanswered = queries;
-    let answered = wait::until("a number for every query of the pipeline", SEEN_WITHIN, async || {
-        let mut left = Vec::new();
-        for query in &unanswered {
-            if !server.query(query).await?.iter().any(|value| value.is_finite()) {
-                left.push(query.clone());
-            }
-        }
-        unanswered = left;
-        Ok(unanswered.is_empty().then_some(()))
-    });
-    answered.await.with_context(|| format!("without a number: {unanswered:#?}"))?;
+    until_answered(&server, &queries, async || Ok(())).await?;
     for (query, expected) in [
         ("count(wasmwiz_pipeline_job_success)", 2.0),
         ("sum(wasmwiz_pipeline_deployments{outcome=\"failed\"})", 1.0),

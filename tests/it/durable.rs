@@ -6,10 +6,13 @@ use std::{collections::HashMap, path::Path, process::Command};
 use anyhow::{Context, ensure};
 use reqwest::StatusCode;
 use wasmwiz_events::digest::Digest;
-use wasmwiz_tests::{client::Client, guests, harness::Launch, tenants::register, wait};
-
-/// An operator's key that was drawn once for these tests; it opens nothing else.
-const OPERATOR_KEY: &str = "ww_TestOperator_forTheTestsAloneItOpensNothing001SOlcj";
+use wasmwiz_tests::{
+    client::Client,
+    guests,
+    harness::Launch,
+    tenants::{OPERATOR_KEY, register},
+    wait,
+};
 
 /// What syncs, renames, and answers.
 const CALLS: &str = "fsync,fdatasync,rename,renameat,renameat2,write,writev,sendto,sendmsg";

@@ -21,12 +21,9 @@ use wasmwiz_tests::{
     harness::{Launch, NodeProcess},
     history::History,
     load::Load,
-    tenants::register,
+    tenants::{OPERATOR_KEY, register},
     wait,
 };
-
-/// An operator's key that was drawn once for these tests; it opens nothing else.
-const OPERATOR_KEY: &str = "ww_TestOperator_forTheTestsAloneItOpensNothing001SOlcj";
 
 /// A configuration of a node with nothing special.
 const NODE: &str = r#"

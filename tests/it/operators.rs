@@ -9,11 +9,8 @@ use wasmwiz_tests::{
     cli,
     client::Client,
     harness::{Launch, NodeProcess},
-    tenants::register,
+    tenants::{OPERATOR_KEY, register},
 };
-
-/// An operator's key that was drawn once for these tests; it opens nothing else.
-const OPERATOR_KEY: &str = "ww_TestOperator_forTheTestsAloneItOpensNothing001SOlcj";
 
 /// Its id.
 const OPERATOR_ID: &str = "TestOperator";

@@ -13,6 +13,9 @@ use crate::client::Client;
 pub const SCOPES: [&str; 7] =
     ["executions:run", "executions:read", "modules:read", "modules:write", "keys:manage", "usage:read", "audit:read"];
 
+/// An operator's key that was drawn once for the tests; it opens nothing else.
+pub const OPERATOR_KEY: &str = "ww_TestOperator_forTheTestsAloneItOpensNothing001SOlcj";
+
 /// How many characters of a key's end are its checksum.
 const CHECKSUM_CHARS: usize = 6;
 

@@ -9,12 +9,12 @@ use wasmwiz_events::id::ExecutionId;
 use super::*;
 
 impl Node {
-    async fn enqueue(&self, code: Code, stdin: impl Into<Bytes>) -> Result<ExecutionId, DispatchError> {
+    pub(super) async fn enqueue(&self, code: Code, stdin: impl Into<Bytes>) -> Result<ExecutionId, DispatchError> {
         let queued = self.dispatch.enqueue(request(code, stdin, 10_000), None).await;
         queued.map(|Queued { accepted, .. }| accepted.execution_id)
     }
 
-    async fn cancel(&self, execution_id: ExecutionId) -> Cancelling {
+    pub(super) async fn cancel(&self, execution_id: ExecutionId) -> Cancelling {
         let cancel = Cancel { tenant: acme(), by: Authority::System, origin: origin(), execution_id };
         self.dispatch.cancel(cancel).await.unwrap()
     }
@@ -29,7 +29,8 @@ impl Node {
     }
 
     /// A node whose one slot is taken, and the execution that somebody waits for in it.
-    async fn with_its_slot_taken() -> (Arc<Self>, ExecutionId, tokio::task::JoinHandle<Result<Done, DispatchError>>) {
+    pub(super) async fn with_its_slot_taken()
+    -> (Arc<Self>, ExecutionId, tokio::task::JoinHandle<Result<Done, DispatchError>>) {
         let node = Self::with_queue(QueueConfig::default(), ExecutorConfig { guests_max: 1, ..executors() }).await;
         let waited_for = tokio::spawn({
             let node = Arc::clone(&node);
@@ -45,11 +46,11 @@ fn endless() -> Code {
     Code::Named { name: ModuleName::new("spin").unwrap(), version: None }
 }
 
-fn begun(events: &[Event], id: ExecutionId) -> Option<usize> {
+pub(super) fn begun(events: &[Event], id: ExecutionId) -> Option<usize> {
     events.iter().position(|event| matches!(event, Event::ExecutionStarted(started) if started.execution_id == id))
 }
 
-fn ended(events: &[Event], id: ExecutionId) -> Option<usize> {
+pub(super) fn ended(events: &[Event], id: ExecutionId) -> Option<usize> {
     events.iter().position(|event| match event {
         Event::ExecutionFinished(finished) => finished.execution_id == id,
         Event::ExecutionLost(lost) => lost.execution_id == id,

@@ -1,13 +1,16 @@
 //! `/v1/tokens` and `/.well-known/jwks.json`: tokens for keys, and what verifies them.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, ensure};
 use reqwest::Method;
-use serde_json::json;
-use wasmwiz_tests::{cli, harness::NodeProcess, tenants::issue};
+use serde_json::{Value, json};
+use wasmwiz_tests::{cli, harness::NodeProcess, python, tenants::issue};
 
 use super::Setting;
+
+/// How long a client library may take: it makes a connection of its own.
+const VERIFIED_WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_key_is_exchanged_for_a_token_of_the_published_key() -> anyhow::Result<()> {
@@ -150,5 +153,32 @@ async fn when_a_key_was_last_used_is_known_after_a_restart() -> anyhow::Result<(
     ensure!(used.is_string(), "it was used");
     node.restart().await?;
     ensure!(last_used(&node).await? == used, "a restart forgets it");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_library_verifies_the_platforms_tokens_by_its_published_keys() -> anyhow::Result<()> {
+    let node = NodeProcess::dev().await?;
+    let client = node.client()?;
+    let mut tokens = Vec::new();
+    for scope in ["modules:read", "executions:run"] {
+        let given = client.post_json("/v1/tokens", &json!({"scopes": [scope]})).await?.is(200)?;
+        tokens.push(given["access_token"].as_str().context("no token")?.to_owned());
+    }
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("tokens");
+    fs::write(&file, tokens.join("\n"))?;
+    let mut command = python::command()?;
+    command.arg(python::root().join("tests/clients/verify.py")).stdin(fs::File::open(&file)?);
+    command.env("URL", &node.ready().url).env("NO_PROXY", "*");
+    let ended = python::run(&mut command, VERIFIED_WITHIN).await?;
+    ensure!(ended.code == Some(0), "{ended:?}");
+    let lines: Vec<_> = ended.stdout.lines().collect();
+    ensure!(lines.len() == 3 && lines[2] == "a changed token is refused", "{ended:?}");
+    let scopes: Vec<Value> = lines[..2]
+        .iter()
+        .map(|line| Ok(serde_json::from_str::<Value>(line)?["scope"].clone()))
+        .collect::<anyhow::Result<_>>()?;
+    ensure!(scopes == ["modules:read", "executions:run"], "{scopes:?}");
     Ok(())
 }

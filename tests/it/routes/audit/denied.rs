@@ -6,12 +6,9 @@ use wasmwiz_tests::{
     client::Client,
     guests,
     harness::Launch,
-    tenants::{issue, register},
+    tenants::{OPERATOR_KEY, issue, register},
     wait,
 };
-
-/// An operator's key that was drawn once for these tests; it opens nothing else.
-const OPERATOR_KEY: &str = "ww_TestOperator_forTheTestsAloneItOpensNothing001SOlcj";
 
 /// Denials are looked at ten times a second instead of once a minute.
 const NODE: &str = r#"
