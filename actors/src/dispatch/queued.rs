@@ -174,7 +174,7 @@ impl Shared {
         };
         let (mut pause, mut is_unknown) = (FIRST_PAUSE, false);
         loop {
-            let Some(Some(turn)) = lane.queue.while_open(self.turn(&lane.tenant, began.accepted.stdin)).await else {
+            let Some(Some(turn)) = lane.queue.while_open(self.turn(&lane.tenant, &began.accepted)).await else {
                 return;
             };
             // A node that stops waits for it from here on: what is begun now costs an attempt if it does not end.
@@ -219,18 +219,18 @@ impl Shared {
 
     /// Room on the disk, a place among the asynchronous ones that run, room for its input, and a slot. Waits for them as
     /// long as it takes.
-    async fn turn(&self, tenant: &TenantId, input: Content) -> Option<Turn> {
+    async fn turn(&self, tenant: &TenantId, accepted: &Accepted) -> Option<Turn> {
         let whose = Some(tenant.clone());
         let most = input_permits(self.queue().config());
-        let kib = usize::try_from(input.size_bytes.div_ceil(1_024)).unwrap_or(most).min(most);
+        let kib = usize::try_from(accepted.stdin.size_bytes.div_ceil(1_024)).unwrap_or(most).min(most);
         let permits = u32::try_from(kib).unwrap_or(u32::MAX);
         loop {
-            self.deps.space.until_plenty().await;
+            let is_too_late = self.until_space(accepted.start_by).await;
             let running = self.running.acquire(&whose).await?;
             let room = Arc::clone(&self.input).acquire_many_owned(permits).await.ok()?;
             match self.deps.executors.reserve_for(tenant).await {
                 // The disk may have become low while it waited for the others.
-                Ok(_) if self.require_space().is_err() => {}
+                Ok(_) if !is_too_late && self.require_space().is_err() => {}
                 Ok(slot) => return Some(Turn { slot, _running: running, _room: room }),
                 // It may be that its tenant alone has as many as it may: others need what it holds here.
                 Err(busy) => {
@@ -239,6 +239,18 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Waits until the disk has room for an execution, or until this one may not begin any more, which it says: that is an end,
+    /// and an end is always written.
+    async fn until_space(&self, start_by: Option<Timestamp>) -> bool {
+        let room = self.deps.space.until_plenty();
+        let Some(start_by) = start_by else {
+            room.await;
+            return false;
+        };
+        let left = Duration::from_millis(start_by.ms_since(self.deps.bus.region().now()));
+        tokio::time::timeout(left, room).await.is_err()
     }
 
     /// Asks for the next attempt. `is_unknown`: an answer to that was lost before.

@@ -54,6 +54,17 @@ async fn what_waits_for_its_turn_when_the_disk_becomes_low_goes_on_waiting() {
 }
 
 #[tokio::test]
+async fn what_may_not_begin_any_more_ends_while_there_is_no_room() {
+    let (node, running, waited_for) = Node::with_its_slot_taken().await;
+    let late = node.dispatch.enqueue(request(named(None), "hello", 300), None).await.unwrap().accepted.execution_id;
+    node.dispatch.space().set(Level::Least);
+    node.cancel(running).await;
+    waited_for.await.unwrap().unwrap();
+    node.eventually("its end", |events| ended(events, late).is_some()).await;
+    assert_eq!((begun(&node.events(), late), node.dispatch.space().level()), (None, Level::Least));
+}
+
+#[tokio::test]
 async fn at_the_last_level_a_large_output_gives_way_to_the_end_of_its_execution() {
     let node = Arc::new(Node::start().await);
     node.publish(wat::parse_str(LOUD).unwrap().into()).await.unwrap();
