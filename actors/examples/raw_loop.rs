@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wasmwiz_actors::executor::{Asker, ExecutorConfig, Executors, Job, Prepared};
+use wasmwiz_actors::executor::{Asker, Clocks, ExecutorConfig, Executors, Job, Prepared};
 use wasmwiz_events::{
     digest::Digest,
     execution::{Limits, Outcome, Seed},
@@ -58,7 +58,8 @@ async fn one(executors: &Executors, prepared: &Prepared, run: u32) -> u64 {
         limits,
         seed: Seed::new([0; 16]),
         start_time: wasmwiz_events::time::Timestamp::from_unix_ms(0),
-        skips_sleep: false,
+        clocks: Clocks::Virtual,
+        sleep: Default::default(),
         fuel: None,
         cancel: CancellationToken::new(),
     };

@@ -31,6 +31,7 @@ use wasmwiz_events::{
     log::EventLog,
     payload::{MAX_INLINE_BYTES, Payload},
     revision::Position,
+    settings::Settings,
     time::Timestamp,
 };
 
@@ -50,7 +51,9 @@ mod again;
 mod cancel;
 mod ending;
 mod finish;
+mod known;
 mod once;
+mod patience;
 mod publish;
 mod queued;
 mod run;
@@ -109,7 +112,7 @@ pub struct Request {
     pub args: Vec<String>,
     /// The most wall-clock time the caller wants to wait, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// How much fuel its guest is given, if it is metered: from [`FUEL_MIN`](crate::tenant::FUEL_MIN) to
+    /// How much fuel its guest is given, if the request meters it or gives it less than its version does: from [`FUEL_MIN`](crate::tenant::FUEL_MIN) to
     /// [`FUEL_MAX`](crate::tenant::FUEL_MAX).
     pub fuel: Option<u64>,
     /// Of which record it is made, if it is.
@@ -165,6 +168,8 @@ pub struct Upload {
     pub name: ModuleName,
     /// Its bytes.
     pub wasm: Bytes,
+    /// How the executions of this version are to run.
+    pub settings: Settings,
     /// Kept until it is published, or is not.
     pub hold: Hold,
 }
@@ -307,6 +312,8 @@ struct Shared {
     uploads: Semaphore,
     upload_shares: Arc<Shares>,
     once: once::UnderWay,
+    /// How the versions run that were run lately.
+    known: known::Known,
     runs: Arc<runs::Runs>,
     /// Input of the asynchronous executions that run, in KiB.
     input: Arc<Semaphore>,
@@ -328,10 +335,22 @@ impl Dispatch {
         let queue = deps.bus.region().queue().clone();
         let input = Arc::new(Semaphore::new(queued::input_permits(queue.config())));
         let running = Places::new(u32::try_from(queue.config().running_max).unwrap_or(u32::MAX), u32::MAX);
-        let (once, runs) = (once::UnderWay::default(), Arc::default());
+        let (once, known, runs) = (once::UnderWay::default(), known::Known::default(), Arc::default());
         let (lane, nudges) = (verify::Lane::default(), unended::Nudges::default());
-        let shared =
-            Shared { deps, ids: Ids, uploads, upload_shares, once, runs, input, running, under_way, lane, nudges };
+        let shared = Shared {
+            deps,
+            ids: Ids,
+            uploads,
+            upload_shares,
+            once,
+            known,
+            runs,
+            input,
+            running,
+            under_way,
+            lane,
+            nudges,
+        };
         let shared = Arc::new(shared);
         tokio::spawn(queued::conduct(Arc::downgrade(&shared), queue));
         Self { shared }
@@ -462,8 +481,8 @@ impl Shared {
 
     /// Puts large payloads into the blob store and gives those that ride with the commit. What is left of a full disk is for
     /// ends, and not for what guests have written.
-    async fn keep<const N: usize>(&self, payloads: [Payload; N]) -> Result<Vec<Payload>, BlobError> {
-        let mut inline: Vec<Payload> = Vec::with_capacity(N);
+    async fn keep(&self, payloads: Vec<Payload>) -> Result<Vec<Payload>, BlobError> {
+        let mut inline: Vec<Payload> = Vec::with_capacity(payloads.len());
         for payload in payloads {
             if payload.bytes().len() > MAX_INLINE_BYTES {
                 if self.deps.space.level() == Level::Least {

@@ -10,13 +10,13 @@
 //! | a guest that | meets |
 //! |---|---|
 //! | loops | the epoch: it yields every tick, and its future is dropped at the deadline; if it is metered, the end of its fuel |
-//! | sleeps | the same deadline, a timer beside the guest |
+//! | sleeps | the same deadline, a timer beside the guest; where nobody waits for its sleep it yields instead |
 //! | grows memory or tables | its own limit and the node's budget; growth is refused, not the process |
 //! | recurses | the engine's stack limit |
 //! | floods its output | a sink that keeps the first bytes, counted in the node's budget, and forgets the rest |
 //! | keeps its thread busy | turns: the heavy guests of a thread share one permit |
 //! | asks for files, environment or network | there are none |
-//! | reads a clock | its own time, which moves by rule and not with the host's |
+//! | reads a clock | its own time, which moves by rule and not with the host's, unless its version says otherwise |
 //!
 //! One step cannot be interrupted: filling or copying all of its memory at once. The memory limit bounds it.
 //!
@@ -32,6 +32,7 @@ use wasmwiz_events::{
     execution::{Accepted, Limits, Outcome, Seed},
     id::{ExecutionId, ModuleName, TenantId},
     reproducibility::Reproducibility,
+    settings::Sleep,
     time::{Millis, Timestamp},
 };
 
@@ -39,6 +40,7 @@ mod artefact;
 mod bulk;
 mod cache;
 mod check;
+mod clocks;
 pub mod compile;
 pub mod config;
 mod engine;
@@ -63,6 +65,7 @@ mod turns;
 mod wasi;
 
 pub use self::{
+    clocks::Clocks,
     config::{CompileConfig, ExecutorConfig, MemoryReset},
     inspect::Inspected,
     prepare::{Asker, PrepareError, Prepared},
@@ -106,8 +109,10 @@ pub struct Job {
     pub seed: Seed,
     /// Where its clocks start.
     pub start_time: Timestamp,
-    /// Is it not made to wait where it sleeps? Its own time moves all the same.
-    pub skips_sleep: bool,
+    /// Which clocks it reads.
+    pub clocks: Clocks,
+    /// Is it made to wait where it sleeps? Its own time moves all the same.
+    pub sleep: Sleep,
     /// Cancelling it ends the guest.
     pub cancel: CancellationToken,
 }
@@ -124,7 +129,8 @@ impl Job {
             fuel: accepted.fuel,
             seed: accepted.seed,
             start_time: accepted.start_time,
-            skips_sleep: false,
+            clocks: accepted.clock.into(),
+            sleep: accepted.sleep,
             cancel,
         }
     }
@@ -160,6 +166,11 @@ pub struct Ran {
     pub peak_memory_bytes: u64,
     /// What its end depended on.
     pub reproducibility: Reproducibility,
+    /// Was it told what its record has of the host's clocks, and did it ask for more, though the host had all for it that it may have? Then
+    /// it is not the guest of that record, however it ended.
+    pub asked_for_more: bool,
+    /// What it was told by the host's clocks, now or when it was recorded. Counted in the node's memory budget, as outputs are.
+    pub transcript: Bytes,
     /// Why it ended as it did. At most 1 KiB, and nothing about the host.
     pub message: Option<String>,
 }

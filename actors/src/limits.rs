@@ -36,6 +36,9 @@ pub struct TierLimits {
     pub stdout_bytes: u64,
     /// Standard error kept, in bytes.
     pub stderr_bytes: u64,
+    /// May versions of modules have `clock=host`? Whoever reads the host's clocks can measure what others do on the same machine, to a
+    /// microsecond.
+    pub host_clock: bool,
 }
 
 impl TierLimits {
@@ -162,6 +165,7 @@ impl Default for Policy {
             stdin_bytes: MIB,
             stdout_bytes: MIB,
             stderr_bytes: MIB,
+            host_clock: true,
         };
         let basic = TierLimits {
             executions_per_minute: 100,
@@ -190,6 +194,7 @@ impl Default for Policy {
             stdin_bytes: 4 * MIB,
             stdout_bytes: 4 * MIB,
             stderr_bytes: 4 * MIB,
+            host_clock: true,
         };
         let enterprise = TierLimits {
             executions_per_minute: 0,
@@ -205,6 +210,7 @@ impl Default for Policy {
             stdin_bytes: 16 * MIB,
             stdout_bytes: 16 * MIB,
             stderr_bytes: 16 * MIB,
+            host_clock: true,
         };
         Self {
             free,

@@ -10,6 +10,7 @@ use wasmwiz_events::{
     key::{Scope, Scopes},
     module,
     revision::Revision,
+    settings::Settings,
     tenant::{self, Tier},
     time::{Moment, Steady, Timestamp},
 };
@@ -35,8 +36,9 @@ mod replay_tests;
 pub(crate) mod scenario;
 mod verification;
 
-pub use admission::{Again, Execute, FUEL_MAX, FUEL_MIN, Metered, ModuleChoice, Rerun};
+pub use admission::{Again, Configured, Execute, FUEL_DEFAULT, FUEL_MAX, FUEL_MIN, Metered, ModuleChoice, Rerun};
 pub use command::Command;
+pub use modules::NewVersion;
 pub use refusal::Refusal;
 
 /// The tenant whose keys operate the platform.
@@ -136,9 +138,10 @@ impl Tenant {
                 self.keys.rotate(key_id, hash, grace_ms, issuer, context.now)
             }
             Command::PublishModule { name, digest, size_bytes, kind, imports, exports } => {
-                modules::check_size(size_bytes, self.limits(context))?;
-                self.modules.publish(name, digest, size_bytes, kind, imports, exports, context.policy)
+                let settings = Settings::default();
+                self.publish(NewVersion { name, digest, size_bytes, kind, imports, exports, settings }, context)
             }
+            Command::PublishVersion(version) => self.publish(version, context),
             // A flood of bad uploads must not become a flood of events.
             Command::RejectModule { .. } if self.modules.rejected_lately(context.steady) => Ok(vec![]),
             Command::RejectModule { name, digest, size_bytes, reason } => {
@@ -153,9 +156,10 @@ impl Tenant {
                 })])
             }
             Command::DeleteModule { name } => self.modules.delete(name),
-            Command::Execute(execute) => self.admit(*execute, context),
-            Command::Rerun(rerun) => self.admit_again(rerun, context),
-            Command::Metered(metered) => self.admit_metered(metered, context),
+            Command::Execute(execute) => self.admit((*execute).into(), context),
+            Command::Rerun(rerun) => self.admit(rerun.into(), context),
+            Command::Metered(metered) => self.admit(metered.into(), context),
+            Command::Configured(configured) => self.admit(configured, context),
             Command::Preview(command) => self.decide(*command, context).map(|_| vec![]),
             // Whoever is not refused by now may.
             Command::Authorise(_) => Ok(vec![]),
@@ -306,6 +310,12 @@ impl Tenant {
             events.extend(self.keys.issue(&self.id, new, None, context)?);
         }
         Ok(events)
+    }
+
+    fn publish(&self, version: NewVersion, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
+        modules::check_size(version.size_bytes, self.limits(context))?;
+        modules::check_clock(version.settings.clock, self.limits(context))?;
+        self.modules.publish(version, context.policy)
     }
 
     fn change(&self, name: Option<String>, tier: Option<Tier>) -> Result<Vec<Event>, Refusal> {

@@ -4,12 +4,14 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use wasmwiz_events::{
     digest::Digest,
-    execution::{Accepted, Finished, Outcome, Output},
+    execution::{Accepted, Content, Finished, Outcome, Output},
     reproducibility::Reproducibility,
+    settings::{Clock, Sleep},
+    transcript::READING_BYTES,
     verification::{Aspect, Difference},
 };
 
-use crate::executor::{Job, Ran, Stream};
+use crate::executor::{Clocks, Job, Ran, Stream};
 
 /// Why a record is not run again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +24,8 @@ pub enum NotVerifiable {
     Lost,
     /// Its end depended on something that is not recorded.
     #[error(
-        "the execution ended by something that its record does not hold ({0}): by the host's time, its load, or whoever \
-         cancelled it; run it again instead"
+        "the execution ended by something that its record does not hold ({0}): by the host's time, its load, whoever cancelled \
+         it, or clocks of the host that were read more often than is kept; run it again instead"
     )]
     Class(Outcome),
     /// It was made before guests saw virtual time.
@@ -66,10 +68,13 @@ impl NotVerifiable {
 pub fn check(accepted: &Accepted, finished: &Finished, engine: &str) -> Result<(), NotVerifiable> {
     match finished.reproducibility {
         None => return Err(NotVerifiable::TooOld),
-        Some(Reproducibility::Unverifiable | Reproducibility::Transcript) => {
+        Some(Reproducibility::Transcript) if finished.transcript().is_some() => {}
+        // A guest that was to read the host's clocks and read others: a node that did not know of them has run it.
+        Some(Reproducibility::VirtualTime) if accepted.clock == Clock::Virtual => {}
+        Some(Reproducibility::Pure) => {}
+        Some(Reproducibility::Unverifiable | Reproducibility::Transcript | Reproducibility::VirtualTime) => {
             return Err(NotVerifiable::Class(finished.outcome));
         }
-        Some(Reproducibility::Pure | Reproducibility::VirtualTime) => {}
     }
     if accepted.engine != engine {
         return Err(NotVerifiable::Engine { recorded: accepted.engine.clone(), own: engine.to_owned() });
@@ -81,11 +86,15 @@ pub fn check(accepted: &Accepted, finished: &Finished, engine: &str) -> Result<(
 /// doing, and no guest sees.
 const PATIENCE_MS: u64 = 30_000;
 
-/// The guest of a record, to be run once more. It is not made to wait where it sleeps: what it sees is the same.
-pub fn job(accepted: &Accepted, stdin: Bytes, cancel: CancellationToken) -> Job {
+/// The guest of a record, to be run once more. It is not made to wait where it sleeps, and where it read the host's clocks it reads what
+/// was kept of them, its `transcript`: what it sees is the same.
+pub fn job(accepted: &Accepted, stdin: Bytes, transcript: Bytes, cancel: CancellationToken) -> Job {
     let mut job = Job::of(accepted, stdin, cancel);
+    if job.clocks == Clocks::Host {
+        job.clocks = Clocks::Recorded(transcript);
+    }
     job.limits.wall_ms = job.limits.wall_ms.saturating_add(PATIENCE_MS);
-    job.skips_sleep = true;
+    job.sleep = Sleep::Skip;
     job
 }
 
@@ -105,12 +114,16 @@ pub struct Inconclusive(pub Outcome);
 
 /// Compares a second run with the record.
 ///
+/// One that asked for more readings than its record has differs from it whatever became of it: where it was stopped for that it looks like
+/// a guest that was stopped for something else, and a record may be made to say so.
+///
 /// # Errors
 /// [`Inconclusive`] when the second run ended by the host's doing.
 pub fn compare(accepted: &Accepted, finished: &Finished, ran: &Ran) -> Result<Comparison, Inconclusive> {
-    if matches!(ran.outcome, Outcome::DeadlineExceeded | Outcome::Cancelled | Outcome::Failed | Outcome::Lost)
-        || ran.reproducibility == Reproducibility::Unverifiable
-    {
+    let is_by_host =
+        matches!(ran.outcome, Outcome::DeadlineExceeded | Outcome::Cancelled | Outcome::Failed | Outcome::Lost)
+            || ran.reproducibility == Reproducibility::Unverifiable;
+    if is_by_host && !ran.asked_for_more {
         return Err(Inconclusive(ran.outcome));
     }
     let mut compared = Comparison { checked: Vec::new(), differences: Vec::new() };
@@ -129,11 +142,28 @@ pub fn compare(accepted: &Accepted, finished: &Finished, ran: &Ran) -> Result<Co
         one(Aspect::Trap, finished.message.clone().unwrap_or_default(), ran.message.clone().unwrap_or_default());
     }
     one(Aspect::PeakMemory, bytes(finished.peak_memory_bytes), bytes(ran.peak_memory_bytes));
-    one(Aspect::Reproducibility, finished.class().to_string(), ran.reproducibility.to_string());
+    let readings = finished.transcript().map(|Content { digest, size_bytes }| (digest, size_bytes));
+    let found = if ran.asked_for_more {
+        let kept = readings.map_or(0, |(_, bytes)| bytes / READING_BYTES as u64);
+        format!("asked for more than the {kept} readings of its record")
+    } else {
+        class(ran.reproducibility, Some((Digest::of(&ran.transcript), ran.transcript.len() as u64)))
+    };
+    one(Aspect::Reproducibility, class(finished.class(), readings), found);
     if accepted.fuel.is_some() {
         one(Aspect::Fuel, fuel(finished.fuel), fuel(ran.fuel));
     }
     Ok(compared)
+}
+
+/// What it depended on; of a transcript also which: a guest that asks for less of it is not the recorded one.
+fn class(class: Reproducibility, transcript: Option<(Digest, u64)>) -> String {
+    match (class, transcript) {
+        (Reproducibility::Transcript, Some((digest, bytes))) => {
+            format!("{class} of {} readings, {digest}", bytes / READING_BYTES as u64)
+        }
+        (class, _) => class.to_string(),
+    }
 }
 
 fn code(code: Option<i32>) -> String {
@@ -191,6 +221,8 @@ mod tests {
             wall: Millis::default(),
             peak_memory_bytes: 65_536,
             reproducibility: Reproducibility::Pure,
+            asked_for_more: false,
+            transcript: Bytes::new(),
             message: Some("said otherwise".into()),
         }
     }
@@ -205,7 +237,81 @@ mod tests {
         }
         assert_eq!(check(None, &accepted.engine), Err(NotVerifiable::TooOld));
         let class = NotVerifiable::Class(Outcome::Succeeded);
-        assert_eq!(check(Some(Reproducibility::Unverifiable), &accepted.engine), Err(class));
+        for left in [Reproducibility::Unverifiable, Reproducibility::Transcript] {
+            assert_eq!(check(Some(left), &accepted.engine), Err(class.clone()), "without a transcript");
+        }
+    }
+
+    /// A record of a guest that read the host's clocks three times, and those readings.
+    fn transcribed() -> (Accepted, Finished, Bytes) {
+        let kept = Bytes::from(vec![7; 3 * READING_BYTES]);
+        let finished = Finished {
+            trace_digest: Some(Digest::of(&kept)),
+            trace_readings: Some(3),
+            ..finished(Some(Reproducibility::Transcript))
+        };
+        (Accepted { clock: Clock::Host, ..accepted() }, finished, kept)
+    }
+
+    #[test]
+    fn a_transcript_is_read_instead_of_the_clock_and_all_of_it() {
+        let (accepted, finished, kept) = transcribed();
+        assert_eq!(check(&accepted, &finished, &accepted.engine), Ok(()));
+        let job = job(&accepted, Bytes::new(), kept.clone(), CancellationToken::new());
+        assert_eq!((job.clocks, job.sleep), (Clocks::Recorded(kept.clone()), Sleep::Skip));
+        let ran = |transcript| Ran { reproducibility: Reproducibility::Transcript, transcript, ..same() };
+        assert_eq!(compare(&accepted, &finished, &ran(kept.clone())).unwrap().differences, []);
+        for other in [ran(kept.slice(..32)), same()] {
+            let compared = compare(&accepted, &finished, &other).unwrap();
+            let [Difference { what: Aspect::Reproducibility, recorded, .. }] = &compared.differences[..] else {
+                panic!("{compared:?}")
+            };
+            assert!(recorded.starts_with("transcript of 3 readings"), "{recorded}");
+        }
+        // One that was run by a node that did not know of the host's clocks.
+        let by_rule = Finished { reproducibility: Some(Reproducibility::VirtualTime), ..finished };
+        let class = NotVerifiable::Class(Outcome::Succeeded);
+        assert_eq!(check(&accepted, &by_rule, &accepted.engine), Err(class));
+    }
+
+    #[test]
+    fn one_that_asks_for_more_than_its_record_has_differs_however_the_record_says_that_it_ended() {
+        let (accepted, finished, kept) = transcribed();
+        let said = "the guest made a system call that cannot be answered: it read the clocks more often than its record has it";
+        for (outcome, class, message) in [
+            // As it is stopped, and what becomes of that after a denial of memory, and before it began.
+            (Outcome::Trapped, Reproducibility::Transcript, said),
+            (Outcome::OutOfMemory, Reproducibility::Transcript, "the guest wanted much"),
+            (Outcome::Failed, Reproducibility::Unverifiable, "the host could not make room for the guest"),
+        ] {
+            // All that there is to see of the second run is in the record.
+            let recorded = Finished { outcome, exit_code: None, message: Some(message.to_owned()), ..finished.clone() };
+            let ran = Ran {
+                outcome,
+                exit_code: None,
+                message: Some(message.to_owned()),
+                reproducibility: class,
+                transcript: kept.clone(),
+                asked_for_more: true,
+                ..same()
+            };
+            let compared = compare(&accepted, &recorded, &ran).unwrap();
+            let [Difference { what: Aspect::Reproducibility, found, .. }] = &compared.differences[..] else {
+                panic!("{outcome}: {compared:?}")
+            };
+            assert_eq!(found, "asked for more than the 3 readings of its record");
+            let enough = compare(&accepted, &recorded, &Ran { asked_for_more: false, ..ran });
+            assert_eq!(enough.is_err(), outcome == Outcome::Failed, "{enough:?}");
+        }
+        // A record that says that nothing was read has nothing to be told.
+        let pure = Finished {
+            trace_digest: None,
+            trace_readings: None,
+            reproducibility: Some(Reproducibility::Pure),
+            ..finished
+        };
+        let compared = compare(&accepted, &pure, &Ran { asked_for_more: true, ..same() }).unwrap();
+        assert!(compared.differences.iter().any(|one| one.found.contains("the 0 readings")), "{compared:?}");
     }
 
     #[test]

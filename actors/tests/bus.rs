@@ -25,7 +25,13 @@ use wasmwiz_actors::{
     tenant::{Command, Refusal},
 };
 use wasmwiz_events::{
-    digest::Digest, event::Event, execution::Outcome, idempotency::Idempotency, log::EventLog as _, revision::Epoch,
+    digest::Digest,
+    event::Event,
+    execution::{Accepted, Outcome},
+    idempotency::Idempotency,
+    log::EventLog as _,
+    revision::Epoch,
+    settings::{Clock, Settings, Sleep},
     shard::Shard,
 };
 
@@ -65,6 +71,27 @@ async fn any_node_answers_and_the_owner_decides() {
     assert!(cluster.ends().values().all(|ends| *ends == 1));
     let owners: Vec<_> = cluster.nodes().iter().map(|node| node.bus.region().entities()).collect();
     assert_eq!(owners, [0, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_version_runs_as_it_says_whichever_node_is_asked_and_whichever_runs_it() {
+    let cluster = Cluster::start(Bounds::default()).await;
+    cluster.hand_over(1, 2, 2).await;
+    let settings = Settings { sleep: Sleep::Skip, clock: Clock::Virtual, fuel: Some(1_000_000) };
+    let published = cluster.node(3).publish_with("set", cluster::ECHO, settings).await.unwrap();
+    assert!(matches!(&published.events[..], [Event::ModulePublished(it)] if it.settings == settings), "{published:?}");
+    let is_set = |accepted: &Accepted| (accepted.sleep, accepted.fuel) == (Sleep::Skip, Some(1_000_000));
+    for node in cluster.nodes() {
+        let done = node.execute("set", "hello").await.unwrap();
+        let End::Finished(finished) = &done.end else { panic!("{:?}", done.end) };
+        assert!(is_set(&done.accepted) && finished.fuel.is_some() && done.stdout == "hello", "{done:?}");
+        // Nobody waits for it, and another node may run it.
+        let queued = node.dispatch.enqueue(Node::request("set", "later"), None).await.unwrap();
+        assert!(is_set(&queued.accepted), "{queued:?}");
+    }
+    let ended = |event: &Event| matches!(event, Event::ExecutionFinished(it) if it.fuel.is_some());
+    let metered_ends = || cluster.history().iter().filter(|event| ended(event)).count();
+    eventually("the ends of all", || metered_ends() == 6).await;
 }
 
 #[tokio::test]

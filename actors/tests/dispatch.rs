@@ -28,6 +28,7 @@ use wasmwiz_events::{
     key::Scopes,
     log::{AppendError, EventLog, memory::MemoryLog},
     revision::Revision,
+    settings::Settings,
     tenant::Tier,
     time::SystemClock,
 };
@@ -36,6 +37,8 @@ use wasmwiz_events::{
 mod compiling;
 #[path = "dispatch/queued.rs"]
 mod queued;
+#[path = "dispatch/settings.rs"]
+mod settings;
 #[path = "dispatch/space.rs"]
 mod space;
 #[path = "dispatch/uploads.rs"]
@@ -129,9 +132,12 @@ impl Node {
     }
 
     async fn publish_as(&self, name: ModuleName, wasm: Bytes) -> Result<(), DispatchError> {
-        let upload =
-            Upload { tenant: acme(), by: Authority::Key(key()), origin: origin(), name, wasm, hold: Hold::default() };
-        self.dispatch.publish(upload).await.map(drop)
+        self.publish_with(name, wasm, Settings::default()).await.map(drop)
+    }
+
+    async fn publish_with(&self, name: ModuleName, wasm: Bytes, settings: Settings) -> Result<Decided, DispatchError> {
+        let (by, hold) = (Authority::Key(key()), Hold::default());
+        self.dispatch.publish(Upload { tenant: acme(), by, origin: origin(), name, wasm, settings, hold }).await
     }
 
     async fn execute(&self, code: Code, stdin: impl Into<Bytes>) -> Result<Done, DispatchError> {

@@ -444,6 +444,7 @@ fn finished(execution_id: wasmwiz_events::id::ExecutionId) -> wasmwiz_events::ex
         wall_ms: Default::default(),
         peak_memory_bytes: 0,
         trace_digest: None,
+        trace_readings: None,
         deterministic: true,
         reproducibility: Some(wasmwiz_events::reproducibility::Reproducibility::Pure),
         message: None,

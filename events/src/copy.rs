@@ -365,6 +365,7 @@ mod tests {
                 kind: module::Kind::Core,
                 imports: vec![],
                 exports: vec![],
+                settings: Default::default(),
                 writes_full_at: None,
             })
         };

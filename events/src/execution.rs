@@ -8,7 +8,9 @@ use crate::{
     digest::Digest,
     id::{BootId, ExecutionId, KeyId, ModuleName, NodeId},
     reproducibility::Reproducibility,
+    settings::{Clock, Sleep, is_default},
     time::{Millis, Timestamp},
+    transcript::READING_BYTES,
 };
 
 /// Which code an execution runs. Name and version are absent when the module was uploaded with the request.
@@ -152,6 +154,12 @@ pub struct Accepted {
     /// How much fuel its guest may use up, if it is metered: about a unit for each instruction, as the engine of `engine` counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuel: Option<u64>,
+    /// What sleeping is to its guest. Absent: it waits in the host's time, too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sleep: Sleep,
+    /// Which clocks its guest reads. Absent: its own, which begin at `start_time`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub clock: Clock,
 }
 
 /// An attempt at an asynchronous execution began. Others begin with their acceptance.
@@ -270,9 +278,12 @@ pub struct Finished {
     pub wall_ms: Millis,
     /// The most linear memory it held.
     pub peak_memory_bytes: u64,
-    /// Digest of the recorded clock readings, when they were recorded.
+    /// Digest of the [transcript](crate::transcript) of what its guest read from the host's clocks, if its class is that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_digest: Option<Digest>,
+    /// How many readings those are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_readings: Option<u64>,
     /// Will a run from this record give the same result by construction? Follows from its reproducibility.
     pub deterministic: bool,
     /// What its end depended on. Absent in records from before there was a word for it: their guests read the host's clocks.
@@ -299,6 +310,7 @@ impl Finished {
             wall_ms: Millis::default(),
             peak_memory_bytes: 0,
             trace_digest: None,
+            trace_readings: None,
             deterministic: false,
             reproducibility: Some(Reproducibility::Unverifiable),
             message: Some(message),
@@ -308,6 +320,12 @@ impl Finished {
     /// What its end depended on; of a record without a word for it nothing is known.
     pub fn class(&self) -> Reproducibility {
         self.reproducibility.unwrap_or(Reproducibility::Unverifiable)
+    }
+
+    /// What its guest was told by the host's clocks, if that is kept.
+    pub fn transcript(&self) -> Option<Content> {
+        let size_bytes = self.trace_readings?.checked_mul(READING_BYTES as u64)?;
+        Some(Content { digest: self.trace_digest?, size_bytes })
     }
 
     /// How long the guest ran; `None` if it never did.

@@ -24,7 +24,9 @@ pub mod key;
 pub mod module;
 pub mod reproducibility;
 pub mod requests;
+pub mod settings;
 pub mod tenant;
+pub mod transcript;
 pub mod verification;
 
 pub mod envelope;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, id::ModuleName, time::Timestamp};
+use crate::{digest::Digest, id::ModuleName, settings::Settings, time::Timestamp};
 
 /// What kind of WebAssembly binary a module is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct Published {
     /// Its exports.
     #[serde(default)]
     pub exports: Vec<String>,
+    /// How its executions run. Absent: as those of all versions did before there were settings.
+    #[serde(default, skip_serializing_if = "Settings::is_default")]
+    pub settings: Settings,
     /// When the tenant's write bucket is full again, if a key asked and its tier limits what keys write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writes_full_at: Option<Timestamp>,

@@ -16,7 +16,8 @@ pub enum Reproducibility {
     VirtualTime,
     /// On what it was told by clocks of the host, which is kept beside the record.
     Transcript,
-    /// On something that is not recorded: the host's time, its load, or whoever cancelled it.
+    /// On something that is not recorded: the host's time, its load, whoever cancelled it, or readings of
+    /// the host's clocks that were not kept.
     Unverifiable,
 }
 

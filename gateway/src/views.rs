@@ -2,7 +2,7 @@
 
 use poem_openapi::Object;
 use serde::Serialize;
-use wasmwiz_events::{key::Scopes, time::Timestamp};
+use wasmwiz_events::{key::Scopes, settings::Settings, time::Timestamp};
 use wasmwiz_projections::{
     keys::{KeyRecord, Standing, TenantRecord},
     modules::ModuleRecord,
@@ -124,9 +124,9 @@ pub(crate) struct RerunRequest {
     pub(crate) stdin_encoding: Option<String>,
     /// Other arguments.
     pub(crate) args: Option<Vec<String>>,
-    /// How much fuel the guest is given, about a unit for each instruction; as much as was recorded when absent.
+    /// How much fuel the guest is given, about a unit for each instruction; when absent as much as was recorded, or as another version says.
     pub(crate) fuel: Option<u64>,
-    /// Is the guest to see the recorded time and random numbers? Otherwise it has its own.
+    /// Is the guest to see the recorded time and random numbers? Otherwise it has its own. With clock=host it sees the host's time all the same.
     pub(crate) as_recorded: Option<bool>,
 }
 
@@ -312,8 +312,30 @@ pub(crate) struct Module {
     pub(crate) imports: Vec<String>,
     /// Its exports.
     pub(crate) exports: Vec<String>,
+    /// How its executions run.
+    pub(crate) settings: ModuleSettings,
     /// When it was published.
     pub(crate) created_at: String,
+}
+
+/// How the executions of a version run: said when it was published, and part of it for ever.
+#[derive(Debug, Clone, Serialize, Object)]
+pub(crate) struct ModuleSettings {
+    /// What sleeping is to a guest: wait, its own time moves and it waits as long; or skip, its own time moves and nobody waits.
+    pub(crate) sleep: String,
+    /// Which clocks a guest reads: virtual, its own, which begin at its acceptance and move by rule; or host, the host's, of which what
+    /// they said is kept.
+    pub(crate) clock: String,
+    /// Is each execution metered?
+    pub(crate) metered: bool,
+    /// How much fuel each execution has unless it asks for less, if it is metered.
+    pub(crate) fuel: Option<u64>,
+}
+
+impl From<Settings> for ModuleSettings {
+    fn from(Settings { sleep, clock, fuel }: Settings) -> Self {
+        Self { sleep: sleep.to_string(), clock: clock.to_string(), metered: fuel.is_some(), fuel }
+    }
 }
 
 impl From<ModuleRecord> for Module {
@@ -326,6 +348,7 @@ impl From<ModuleRecord> for Module {
             kind: record.kind.as_str().to_owned(),
             imports: record.imports,
             exports: record.exports,
+            settings: record.settings.into(),
             created_at: record.created_at.to_string(),
         }
     }

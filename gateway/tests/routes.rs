@@ -370,5 +370,7 @@ fn accepted(execution_id: ExecutionId) -> Accepted {
         start_by: None,
         rerun_of: None,
         fuel: None,
+        sleep: Default::default(),
+        clock: Default::default(),
     }
 }

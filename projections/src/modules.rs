@@ -12,6 +12,7 @@ use wasmwiz_events::{
     id::{ModuleName, TenantId},
     module::{Kind, Published},
     revision::Revision,
+    settings::Settings,
     time::Timestamp,
 };
 
@@ -39,6 +40,8 @@ pub struct ModuleRecord {
     pub imports: Vec<String>,
     /// Its exports.
     pub exports: Vec<String>,
+    /// How its executions run.
+    pub settings: Settings,
     /// When it was published.
     pub created_at: Timestamp,
     /// The event that published it.
@@ -85,6 +88,7 @@ CREATE TABLE modules (
     created_at INTEGER NOT NULL,
     revision INTEGER NOT NULL,
     deleted_at INTEGER,
+    settings TEXT NOT NULL,
     PRIMARY KEY (tenant, name, version)
 ) WITHOUT ROWID;
 -- The names that are live, and the latest version of each: a list reads one row a name, however many versions it has.
@@ -96,7 +100,7 @@ CREATE TABLE names (
 ) WITHOUT ROWID;";
 
 const MODULE: &str = "m.name, m.version, m.digest, m.size_bytes, m.kind, m.imports, m.exports, m.created_at, \
-                      m.revision, m.deleted_at";
+                      m.revision, m.deleted_at, m.settings";
 
 /// Questions to the view.
 #[derive(Debug, Clone)]
@@ -217,6 +221,7 @@ fn read_module(found: &Row<'_>) -> rusqlite::Result<ModuleRecord> {
         created_at: row::time(found, 7)?,
         revision: Revision::new(row::unsigned(found, 8)?),
         deleted_at: row::optional_time(found, 9)?,
+        settings: row::json(found, 10)?,
     })
 }
 
@@ -235,7 +240,7 @@ pub(crate) struct ModulesProjection {
 
 impl Projection for ModulesProjection {
     const NAME: &'static str = "modules";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SCHEMA: &'static str = SCHEMA;
 
     fn fold(&mut self, _recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
@@ -295,7 +300,7 @@ fn publish(
     published: &Published,
 ) -> Result<(), Fault> {
     transaction
-        .prepare_cached("INSERT OR REPLACE INTO modules VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, NULL)")?
+        .prepare_cached("INSERT OR REPLACE INTO modules VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, NULL, ?11)")?
         .execute(params![
             tenant.as_str(),
             published.name.as_str(),
@@ -307,6 +312,7 @@ fn publish(
             serde_json::to_string(&published.exports)?,
             at.unix_ms(),
             row::signed(revision.get()),
+            serde_json::to_string(&published.settings)?,
         ])?;
     transaction.prepare_cached("INSERT OR REPLACE INTO names VALUES (?1, ?2, ?3)")?.execute(params![
         tenant.as_str(),

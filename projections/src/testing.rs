@@ -79,6 +79,7 @@ pub(crate) fn published(name: &str, version: u32) -> Event {
         kind: module::Kind::Core,
         imports: vec!["wasi_snapshot_preview1.fd_write".to_owned()],
         exports: vec!["_start".to_owned()],
+        settings: Default::default(),
         writes_full_at: None,
     })
 }
@@ -101,6 +102,8 @@ pub(crate) fn accepted(n: u32, key: &str, module: ModuleRef) -> Event {
         start_by: None,
         rerun_of: None,
         fuel: None,
+        sleep: Default::default(),
+        clock: Default::default(),
     }))
 }
 
@@ -117,6 +120,7 @@ pub(crate) fn finished(n: u32, outcome: Outcome) -> Event {
         wall_ms: Millis::from_micros(20 + u64::from(n)),
         peak_memory_bytes: 65_536 * u64::from(n % 7 + 1),
         trace_digest: None,
+        trace_readings: None,
         deterministic: true,
         reproducibility: Some(Reproducibility::VirtualTime),
         message: None,

@@ -86,6 +86,8 @@ pub struct UsageRow {
     pub stdout_bytes: u64,
     /// Bytes of standard error kept.
     pub stderr_bytes: u64,
+    /// Bytes kept of what guests read from the host's clocks.
+    pub transcript_bytes: u64,
 }
 
 /// Which time a report is about: executions that ended in `[from, to)`, by whole hours. The hour of `from` is in, and so is

@@ -47,6 +47,8 @@ DEPENDS_ON_DATA = [
     ("invalid-body", "is not base64"),
     ("invalid-body", "must be absent"),  # An uploaded module has no versions.
     ("invalid-query", "lies after to"),
+    ("invalid-query", "needs metered=true"),  # One parameter is about another.
+    ("invalid-query", "needs clock=virtual"),
     ("precondition-failed", ""),  # A tag is opaque, and of one state only.
     ("idempotency-key-reused", ""),  # A key that is drawn twice comes with two requests.
 ]

@@ -18,10 +18,13 @@ use wasmwiz_tests::{
 mod kinds;
 
 /// Parameters and members of bodies that name nothing of a tenant's.
-const NAMES_NOTHING: [&str; 27] = [
+const NAMES_NOTHING: [&str; 30] = [
     "limit",
     "timeout_ms",
     "fuel",
+    "sleep",
+    "clock",
+    "metered",
     "arg",
     "outcome",
     "from",

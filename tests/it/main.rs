@@ -36,4 +36,5 @@ mod stopping;
 mod sweep;
 mod tamper;
 mod traces;
+mod versions;
 mod zig;

@@ -363,7 +363,7 @@ fn runs(accepted: &Accepted, module: &str) -> bool {
 }
 
 /// Copies a folder with all that is in it.
-fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
+pub(super) fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let (entry, target) = (entry?, to.to_owned());

@@ -58,6 +58,8 @@ guests! {
     MEMORY_BOMB = "memory-bomb", "../guests/memory_bomb.wat";
     /// Reads behind the end of its memory.
     OUT_OF_BOUNDS = "out-of-bounds", "../guests/out_of_bounds.wat";
+    /// Hashes whatever it can find out of where it runs, and ends by using up its stack.
+    PROBE = "probe", "../guests/probe.wat";
     /// Writes 16 random bytes.
     RANDOM = "random", "../guests/random.wat";
     /// Computes for as many milliseconds as its input says.

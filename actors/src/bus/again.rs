@@ -5,7 +5,7 @@
 
 use crate::{
     handle::Ask,
-    tenant::{Command, Metered, Rerun},
+    tenant::{Command, Configured, Metered, Rerun},
 };
 
 /// May it be decided a second time without harm, and is the second answer one that its caller can use?
@@ -19,6 +19,7 @@ pub(super) fn may_be(ask: &Ask) -> bool {
         Command::Execute(execute)
         | Command::Rerun(Rerun { execute, .. })
         | Command::Metered(Metered { execute, .. })
+        | Command::Configured(Configured { execute, .. })
             if !execute.asynchronous =>
         {
             false
@@ -29,6 +30,7 @@ pub(super) fn may_be(ask: &Ask) -> bool {
         Command::Execute(_)
         | Command::Rerun(_)
         | Command::Metered(_)
+        | Command::Configured(_)
         | Command::Register { .. }
         | Command::Change { .. }
         | Command::Suspend { .. }
@@ -37,6 +39,7 @@ pub(super) fn may_be(ask: &Ask) -> bool {
         | Command::RevokeKey { .. }
         | Command::RotateKey { .. }
         | Command::PublishModule { .. }
+        | Command::PublishVersion(_)
         | Command::RejectModule { .. }
         | Command::DeleteModule { .. }
         | Command::RecordVerification(_) => ask.origin.once.is_some(),

@@ -10,6 +10,7 @@ use wasmwiz_events::{
     module::Kind as ModuleKind,
     reproducibility::Reproducibility,
     requests::Denied,
+    settings::{Clock, Settings, Sleep},
     tenant::Tier,
     time::Millis,
     verification::{Aspect, Difference, Verified},
@@ -18,7 +19,9 @@ use wasmwiz_events::{
 use super::*;
 use crate::{
     aggregate::Subject,
-    tenant::{Again, Execute, Metered, ModuleChoice, NewKey, Rerun, idempotency::Came, scenario},
+    tenant::{
+        Again, Configured, Execute, Metered, ModuleChoice, NewKey, NewVersion, Rerun, idempotency::Came, scenario,
+    },
 };
 
 /// What the fields of a command are made of.
@@ -91,8 +94,14 @@ impl Stuff {
             fuel: self.maybe(self.number),
             exit_code: self.maybe(-1),
             message: self.maybe(self.text.clone()),
-            reproducibility: if self.flag { None } else { Some(Reproducibility::VirtualTime) },
+            // With a transcript, without, and as of before there was a word for it.
+            reproducibility: match (self.flag, self.number % 2) {
+                (true, _) => Some(Reproducibility::Transcript),
+                (false, 0) => Some(Reproducibility::VirtualTime),
+                (false, _) => None,
+            },
             trace_digest: self.maybe(self.digest()),
+            trace_readings: self.maybe(self.number),
             ..*finished
         }
     }
@@ -107,6 +116,11 @@ impl Stuff {
             cpu_ms: Millis::from_micros(7),
             bucket_full_at: self.maybe(self.time()),
         }
+    }
+
+    fn settings(&self) -> Settings {
+        let (sleep, clock) = if self.flag { (Sleep::Skip, Clock::Virtual) } else { (Sleep::Wait, Clock::Host) };
+        Settings { sleep, clock, fuel: self.maybe(self.number) }
     }
 
     /// One of each.
@@ -159,6 +173,21 @@ impl Stuff {
                 of: self.maybe(Again { id: execution_id, start_time: self.maybe(self.time()) }),
                 execute: Box::new(self.execute()),
             }),
+            Command::PublishVersion(NewVersion {
+                name: ModuleName::new("hello").unwrap(),
+                digest,
+                size_bytes,
+                kind: ModuleKind::Core,
+                imports: vec![],
+                exports: vec![self.text.clone()],
+                settings: self.settings(),
+            }),
+            Command::Configured(Configured {
+                settings: self.settings(),
+                fuel: self.maybe(self.number),
+                of: self.maybe(Again { id: execution_id, start_time: self.maybe(self.time()) }),
+                execute: Box::new(self.execute()),
+            }),
         ];
         let names: std::collections::BTreeSet<_> = all.iter().map(Command::name).collect();
         assert_eq!(names.len(), COMMANDS, "one of each");
@@ -208,6 +237,8 @@ impl Stuff {
             Refusal::ExecutionStarted,
             Refusal::ExecutionNotOpen,
             Refusal::StaleAttempt { offered: number },
+            Refusal::OtherSettings(self.settings()),
+            Refusal::HostClockForbidden,
         ];
         let numbers: std::collections::BTreeSet<_> = all.iter().map(number_of).collect();
         assert_eq!(numbers.len(), REFUSALS, "one of each");
@@ -261,8 +292,8 @@ impl Stuff {
     }
 }
 
-const COMMANDS: usize = 23;
-const REFUSALS: usize = 38;
+const COMMANDS: usize = 25;
+const REFUSALS: usize = 40;
 
 /// Fails to compile when there is another: then it has to be among [`Stuff::refusals`], and the frames are of a new version.
 fn number_of(refusal: &Refusal) -> usize {
@@ -305,6 +336,8 @@ fn number_of(refusal: &Refusal) -> usize {
         Refusal::ExecutionStarted => 35,
         Refusal::ExecutionNotOpen => 36,
         Refusal::StaleAttempt { .. } => 37,
+        Refusal::OtherSettings(_) => 38,
+        Refusal::HostClockForbidden => 39,
     }
 }
 

@@ -4,10 +4,11 @@ use wasmwiz_events::{
     execution::{Accepted, Content, Seed},
     id::ExecutionId,
     revision::Position,
+    settings::Settings,
     time::Timestamp,
 };
 
-use crate::tenant::{Again, Command, Execute, Metered, Rerun};
+use crate::tenant::{Again, Command, Configured, Execute, Metered, Rerun};
 
 /// Of which record an execution is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,13 +36,16 @@ impl From<&Accepted> for GuestView {
     }
 }
 
-/// The command that asks for an admission.
-pub(super) fn admission(execute: &Execute, fuel: Option<u64>, rerun: Option<&RerunOf>) -> Command {
+/// The command that asks for an admission: the one that is known the longest of those that say all of it.
+pub(super) fn admission(execute: &Execute, fuel: Option<u64>, rerun: Option<&RerunOf>, settings: Settings) -> Command {
     let mut execute = Box::new(execute.clone());
     let of = rerun.map(|RerunOf { id, view, .. }| {
         execute.seed = view.map_or(execute.seed, |view| view.seed);
         Again { id: *id, start_time: view.map(|view| view.start_time) }
     });
+    if !settings.is_default() {
+        return Command::Configured(Configured { settings, fuel, of, execute });
+    }
     match (fuel, of) {
         (Some(fuel), of) => Command::Metered(Metered { fuel, of, execute }),
         (None, Some(Again { id, start_time })) => Command::Rerun(Rerun { of: id, start_time, execute }),

@@ -13,6 +13,7 @@ use wasmwiz_events::{
     reproducibility::Reproducibility,
     revision::Revision,
     time::{Millis, Timestamp},
+    transcript::readings,
 };
 
 use super::{DispatchError, Done, End, Shared};
@@ -38,17 +39,18 @@ impl Shared {
         if began.accepted.engine != self.deps.executors.fingerprint(Profile::of(began.accepted.fuel)) {
             ran.reproducibility = Reproducibility::Unverifiable;
         }
-        let mut outputs = ran.outputs();
-        let payloads = match self.keep(outputs.clone()).await {
+        let (mut outputs, mut transcript) = (ran.outputs(), ran.kept_transcript());
+        let all: Vec<_> = outputs.iter().chain(&transcript).cloned().collect();
+        let payloads = match self.keep(all).await {
             Ok(payloads) => payloads,
             Err(error) => {
                 tracing::error!(execution.id = %began.accepted.execution_id, %error, "an output cannot be kept");
                 ran = Ran::failed("the host could not keep the output".into());
-                outputs = ran.outputs();
-                self.keep(outputs.clone()).await?
+                (outputs, transcript) = (ran.outputs(), None);
+                self.keep(outputs.to_vec()).await?
             }
         };
-        let finished = finished(&began.accepted, &ran, &outputs);
+        let finished = finished(&began.accepted, &ran, &outputs, transcript.as_ref());
         let mut pause_ms = FINISH_PAUSE_MS;
         for attempt in 1..=FINISH_ATTEMPTS {
             match self.record_end(&began, &finished, payloads.clone()).await {
@@ -148,7 +150,7 @@ pub(super) fn end_of(id: ExecutionId, envelope: &Envelope) -> Option<(End, Times
     }
 }
 
-fn finished(accepted: &Accepted, ran: &Ran, [stdout, stderr]: &[Payload; 2]) -> Finished {
+fn finished(accepted: &Accepted, ran: &Ran, [stdout, stderr]: &[Payload; 2], transcript: Option<&Payload>) -> Finished {
     let output = |payload: &Payload, truncated| Output {
         digest: payload.digest(),
         size_bytes: payload.bytes().len() as u64,
@@ -165,7 +167,8 @@ fn finished(accepted: &Accepted, ran: &Ran, [stdout, stderr]: &[Payload; 2]) -> 
         cpu_ms: ran.cpu,
         wall_ms: ran.wall,
         peak_memory_bytes: ran.peak_memory_bytes,
-        trace_digest: None,
+        trace_digest: transcript.map(Payload::digest),
+        trace_readings: transcript.map(|transcript| readings(transcript.bytes().len())),
         deterministic: ran.reproducibility.is_deterministic(),
         reproducibility: Some(ran.reproducibility),
         message: ran.message.clone(),
@@ -186,8 +189,16 @@ impl Ran {
             wall: Millis::default(),
             peak_memory_bytes: 0,
             reproducibility: Reproducibility::Unverifiable,
+            asked_for_more: false,
+            transcript: Bytes::new(),
             message: Some(message),
         }
+    }
+
+    /// What it was told by the host's clocks, if that is what its end depended on.
+    fn kept_transcript(&self) -> Option<Payload> {
+        let is_kept = self.reproducibility == Reproducibility::Transcript;
+        is_kept.then(|| Payload::new(self.transcript.clone()))
     }
 
     fn outputs(&self) -> [Payload; 2] {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
-use wasmwiz_events::{digest::Digest, id::TenantId, module::Kind};
+use wasmwiz_events::{digest::Digest, event::Event, id::TenantId, module::Kind};
 
 use super::{DispatchError, Shared, Upload};
 use crate::{
-    executor::{Asker, CodeId, Inspected, PrepareError, Prepared},
+    executor::{Asker, CodeId, Inspected, PrepareError, Prepared, Profile},
     handle::{Ask, Decided},
     shares::{Full, Place},
-    tenant::Command,
+    tenant::{Command, NewVersion},
 };
 
 /// Modules up to this size, in bytes, are validated where they are: it takes less than a millisecond.
@@ -33,25 +33,44 @@ pub(super) struct UploadPlace<'a> {
     _place: Place,
 }
 
+/// The command that publishes: the older one where there is nothing that it could not say.
+fn publication(version: NewVersion) -> Command {
+    if !version.settings.is_default() {
+        return Command::PublishVersion(version);
+    }
+    let NewVersion { name, digest, size_bytes, kind, imports, exports, settings: _ } = version;
+    Command::PublishModule { name, digest, size_bytes, kind, imports, exports }
+}
+
 impl Shared {
     pub(super) async fn publish(&self, upload: Upload) -> Result<Decided, DispatchError> {
-        let Upload { tenant, by, origin, name, wasm, hold: _hold } = upload;
+        let Upload { tenant, by, origin, name, wasm, settings, hold: _hold } = upload;
         let size_bytes = wasm.len() as u64;
         let (digest, kind) = (Digest::of(&wasm), Kind::Core);
         let (imports, exports) = (vec![], vec![]);
-        let command = Command::PublishModule { name: name.clone(), digest, size_bytes, kind, imports, exports };
+        let version = NewVersion { name: name.clone(), digest, size_bytes, kind, imports, exports, settings };
+        let command = publication(version);
+        // It is compiled as its executions run.
+        let code = CodeId { digest, profile: Profile::of(settings.fuel) };
         // Compiling and keeping cost something: not for somebody who would be refused anyway.
         self.preview(&tenant, &command, &by, &origin).await?;
         let inspected = match self.inspect(&wasm).await {
-            Ok(inspected) => self.compile(&tenant, digest.into(), &wasm).await.map(|_| inspected),
+            Ok(inspected) => self.compile(&tenant, code, &wasm).await.map(|_| inspected),
             Err(error) => Err(error),
         };
         let rejection = match inspected {
             Ok(Inspected { kind, imports, exports }) => {
                 self.take_in(&tenant, &wasm).await?;
-                let command = Command::PublishModule { name, digest, size_bytes, kind, imports, exports };
+                let command = publication(NewVersion { name, digest, size_bytes, kind, imports, exports, settings });
                 let ask = Ask { command, by, origin, payloads: vec![] };
-                return Ok(self.deps.bus.ask(&tenant, ask).await?);
+                let decided = self.deps.bus.ask(&tenant, ask).await?;
+                // Its first execution is prepared for them.
+                for event in &decided.events {
+                    if let Event::ModulePublished(published) = event {
+                        self.known.published(&tenant, published);
+                    }
+                }
+                return Ok(decided);
             }
             Err(DispatchError::Rejected(rejection)) => rejection,
             Err(error) => return Err(error),

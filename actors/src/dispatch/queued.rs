@@ -351,13 +351,13 @@ impl Shared {
     async fn input_in_time(&self, at: Position, input: Content) -> Result<Bytes, DispatchError> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..INPUT_TRIES {
-            match self.recorded_input(at, input).await {
+            match self.recorded(at, input, "standard input").await {
                 Err(DispatchError::Ask(AskError::Unavailable { .. })) => tokio::time::sleep(pause).await,
                 read => return read,
             }
             pause = longer(pause);
         }
-        self.recorded_input(at, input).await
+        self.recorded(at, input, "standard input").await
     }
 
     /// What the commit at the item's place says of it; `None` when it says nothing.

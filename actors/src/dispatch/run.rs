@@ -13,10 +13,12 @@ use wasmwiz_events::{
     id::TenantId,
     payload::{MAX_INLINE_BYTES, Payload},
     revision::Position,
+    settings::Settings,
 };
 
 use super::{
-    Code, DispatchError, Done, Request, Shared, again, finish::Began, once::Turn, runs::Run, unended::Unended,
+    Code, DispatchError, Done, Request, Shared, again, finish::Began, once::Turn, patience::Patience, runs::Run,
+    unended::Unended,
 };
 use crate::{
     aggregate::Authority,
@@ -25,7 +27,7 @@ use crate::{
     handle::{Ask, AskError, Decided, Full, Origin},
     queue::Entering,
     region::{ENTITIES_TRIED, contended},
-    tenant::{Command, Execute, ModuleChoice, Refusal, idempotency::Came},
+    tenant::{Command, Execute, ModuleChoice, Refusal, admission::granted, idempotency::Came},
     trace,
     verify::NotVerifiable,
 };
@@ -75,9 +77,15 @@ impl Shared {
     pub(super) async fn execute(self: &Arc<Self>, mut request: Request) -> Result<Done, DispatchError> {
         // Until the end is recorded.
         let _hold = std::mem::take(&mut request.hold);
+        let mut patience = Patience::default();
         for _ in 0..ENTITIES_TRIED {
-            if let Some(done) = self.execute_once(request.again()).await? {
-                return Ok(done);
+            let settings = self.known.of(&request.tenant, &request.code);
+            match self.execute_once(request.again(), settings, &mut patience).await {
+                Ok(Some(done)) => return Ok(done),
+                Ok(None) => {}
+                // It is prepared for what its version says of itself.
+                Err(error) if self.known.learns(&request.tenant, &request.code, &error) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(contended().into())
@@ -86,8 +94,13 @@ impl Shared {
     /// Has an execution admitted and runs its guest, while the admission is being synced if it is decided here. `None`:
     /// the entity has moved, and nothing was stored. What the next one admits is another execution: it may decide otherwise, on another version of
     /// the module, and the end of a guest must never be recorded of an execution that it did not run.
-    async fn execute_once(self: &Arc<Self>, request: Request) -> Result<Option<Done>, DispatchError> {
-        let ready = self.make_ready(request, Manner::Awaited).await?;
+    async fn execute_once(
+        self: &Arc<Self>,
+        request: Request,
+        settings: Settings,
+        patience: &mut Patience,
+    ) -> Result<Option<Done>, DispatchError> {
+        let ready = self.make_ready(request, Manner::Awaited, settings, patience).await?;
         let Ready { tenant, ask, run, slot, prepared, stdin, .. } = ready;
         let Some(slot) = slot else { return Err(DispatchError::Host("an admission had no slot".into())) };
         let (origin, run) = (ask.origin.clone(), &run);
@@ -141,8 +154,21 @@ impl Shared {
     }
 
     /// Accepts an execution that waits for its turn.
-    pub(super) async fn admit(&self, request: Request) -> Result<Admitted, DispatchError> {
-        let ready = self.make_ready(request, Manner::Queued).await?;
+    pub(super) async fn admit(&self, mut request: Request) -> Result<Admitted, DispatchError> {
+        let _hold = std::mem::take(&mut request.hold);
+        for _ in 0..ENTITIES_TRIED {
+            let settings = self.known.of(&request.tenant, &request.code);
+            match self.admit_once(request.again(), settings).await {
+                Err(error) if self.known.learns(&request.tenant, &request.code, &error) => {}
+                admitted => return admitted,
+            }
+        }
+        Err(contended().into())
+    }
+
+    async fn admit_once(&self, request: Request, settings: Settings) -> Result<Admitted, DispatchError> {
+        // Nobody waits for it.
+        let ready = self.make_ready(request, Manner::Queued, settings, &mut Patience::default()).await?;
         let (tenant, origin) = (ready.tenant.clone(), ready.ask.origin.clone());
         let decided = self.deps.bus.ask(&tenant, ready.ask).await?;
         let (at, position, revision) = (decided.time, decided.position, decided.revision);
@@ -150,9 +176,17 @@ impl Shared {
         Ok(Admitted { began, position, run: ready.run })
     }
 
-    async fn make_ready(&self, request: Request, manner: Manner) -> Result<Ready, DispatchError> {
+    /// `settings`: what its version is believed to say of how it runs. `patience`: its caller's, of which earlier tries have taken their part.
+    async fn make_ready(
+        &self,
+        request: Request,
+        manner: Manner,
+        settings: Settings,
+        patience: &mut Patience,
+    ) -> Result<Ready, DispatchError> {
         let Request { tenant, by, origin, code, stdin, args, timeout_ms, fuel, rerun, hold: _hold } = request;
-        let profile = Profile::of(fuel);
+        let profile = Profile::of(granted(fuel, settings.fuel));
+        let admission = |execute: &Execute| again::admission(execute, fuel, rerun.as_ref(), settings);
         let asynchronous = manner == Manner::Queued;
         let (module, inline) = match code {
             Code::Named { name, version } => (ModuleChoice::Named { name, version }, None),
@@ -182,12 +216,12 @@ impl Shared {
         if inline.is_some() || stdin.len() > MAX_INLINE_BYTES || origin.once.is_some() || recorded.is_some() {
             // Bytes are kept before the commit that names them: not for somebody who would be refused anyway. And what was
             // done before needs neither slot nor place.
-            let command = again::admission(&execute, fuel, rerun.as_ref());
+            let command = admission(&execute);
             let previewed = self.preview(&tenant, &command, &by, &origin).await?;
             ran_before(&previewed)?;
         }
         let stdin = match recorded {
-            Some((at, content)) => self.recorded_input(at, content).await?,
+            Some((at, content)) => self.recorded(at, content, "standard input").await?,
             None => stdin,
         };
         let entering = if asynchronous {
@@ -213,9 +247,10 @@ impl Shared {
             None
         } else {
             // From here on it waits in lines: for a slot, and for its entity.
-            execute.deadline = timeout_ms.map(|ms| self.deps.bus.region().now().plus_ms(ms));
+            let left = patience.enter(timeout_ms, self.deps.bus.region().now());
+            execute.deadline = left.map(|left| left.until);
             let waiting = tracing::debug_span!(target: trace::TARGET, "slot");
-            Some(self.slot_within(&tenant, timeout_ms).instrument(waiting).await?)
+            Some(self.slot_within(&tenant, left.map(|left| left.ms)).instrument(waiting).await?)
         };
         self.require_space()?;
         if let Some((_, wasm)) = &inline {
@@ -225,18 +260,18 @@ impl Shared {
         if self.runs.are_cut_off() {
             return Err(DispatchError::Busy { retry_after_ms: STOPPING_RETRY_MS });
         }
-        let payloads = self.keep([Payload::new(stdin.clone())]).await?;
+        let payloads = self.keep(vec![Payload::new(stdin.clone())]).await?;
         // Whoever cancels it from the moment of its acceptance on finds it here.
         let run = self.runs.of(execute.execution_id);
-        let command = again::admission(&execute, fuel, rerun.as_ref());
+        let command = admission(&execute);
         let ask = Ask { command, by, origin, payloads };
         Ok(Ready { tenant, ask, run, slot, prepared, stdin, _entering: entering, _turn: turn })
     }
 
     /// A slot, before the caller stops waiting.
-    async fn slot_within(&self, tenant: &TenantId, timeout_ms: Option<u64>) -> Result<Slot, DispatchError> {
+    async fn slot_within(&self, tenant: &TenantId, left_ms: Option<u64>) -> Result<Slot, DispatchError> {
         let reserve = self.deps.executors.reserve_for(tenant);
-        let slot = match timeout_ms {
+        let slot = match left_ms {
             None => reserve.await,
             Some(ms) => match tokio::time::timeout(Duration::from_millis(ms), reserve).await {
                 Ok(slot) => slot,

@@ -187,14 +187,18 @@ impl Shared {
         let place = self.lane.enter(&tenant).await;
         let place = place.ok_or(DispatchError::Busy { retry_after_ms: BUSY_RETRY_MS })?;
 
-        let stdin = self.recorded_input(accepted_at, accepted.stdin).await?;
+        let stdin = self.recorded(accepted_at, accepted.stdin, "standard input").await?;
+        let transcript = match finished.transcript() {
+            Some(kept) => self.recorded(ended_at, kept, "transcript").await?,
+            None => Bytes::new(),
+        };
         let prepared = self.prepare_again(&tenant, CodeId::of(&accepted)).await?;
         let slot = self.deps.executors.reserve_for(&tenant).await;
         let slot = slot.map_err(|busy| DispatchError::Busy { retry_after_ms: busy.retry_after_ms })?;
         // Under an id of its own: a node that stops ends it as any other, and nobody cancels it.
         let run = self.runs.of(self.ids.execution());
-        let ran =
-            self.deps.executors.run_again(slot, &prepared, verify::job(&accepted, stdin, run.cancel.clone())).await;
+        let job = verify::job(&accepted, stdin, transcript, run.cancel.clone());
+        let ran = self.deps.executors.run_again(slot, &prepared, job).await;
         let compared = verify::compare(&accepted, &finished, &ran)?;
         // A rate that has been used up meanwhile is waited for, and not in a place that others need.
         let _inside = place.leave();
@@ -259,19 +263,24 @@ impl Shared {
         events.iter().find_map(|envelope| pick(&envelope.event)).ok_or_else(absent)
     }
 
-    /// The input of an execution: it rides with the commit, or is a blob.
-    pub(super) async fn recorded_input(&self, at: Position, recorded: Content) -> Result<Bytes, DispatchError> {
+    /// What an event of the commit at `at` names: it rides with the commit, or is a blob. `what` it is, for people.
+    pub(super) async fn recorded(
+        &self,
+        at: Position,
+        recorded: Content,
+        what: &'static str,
+    ) -> Result<Bytes, DispatchError> {
         let Content { digest, size_bytes } = recorded;
         if size_bytes == 0 {
             return Ok(Bytes::new());
         }
         let bytes = match self.deps.log.payload(at, digest).await.map_err(unread)? {
             Some(bytes) => bytes,
-            None => self.deps.blobs.get(digest).await?.ok_or(NotVerifiable::Gone("standard input"))?,
+            None => self.deps.blobs.get(digest).await?.ok_or(NotVerifiable::Gone(what))?,
         };
         if Content::of(&bytes) != recorded {
             return Err(DispatchError::Host(format!(
-                "the input kept at position {at} is not the one that is recorded"
+                "the {what} kept at position {at} is not the one that is recorded"
             )));
         }
         Ok(bytes)

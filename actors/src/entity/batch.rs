@@ -20,7 +20,7 @@ use crate::{
     json::escaped_size,
     metrics,
     tenant::{
-        Command, Metered, Rerun, Tenant,
+        Command, Configured, Metered, NewVersion, Rerun, Tenant,
         idempotency::{Decision, Replayed},
     },
     trace,
@@ -28,7 +28,7 @@ use crate::{
 
 /// The most events that are decided into one commit before it is appended. One command gives at most [`crate::tenant::executions::LOST_AT_ONCE`] more,
 /// which stays within [`wasmwiz_events::commit::MAX_EVENTS`].
-const BATCH_EVENTS: usize = 448;
+const BATCH_EVENTS: usize = 432;
 
 /// The most bytes of variable length (arguments, names, messages) in one commit, well inside
 /// [`wasmwiz_events::commit::MAX_BODY_BYTES`] beside the fixed part of the others.
@@ -107,7 +107,9 @@ impl Entity {
                 }
                 Ok(Decision::Replayed(replayed)) => unplaced(vec![], Some(replayed), None, now),
                 Err(refusal) => {
-                    ::metrics::counter!(metrics::REFUSALS_TOTAL, "command" => command).increment(1);
+                    if !refusal.is_asked_again() {
+                        ::metrics::counter!(metrics::REFUSALS_TOTAL, "command" => command).increment(1);
+                    }
                     Answer::Refused(refusal)
                 }
             };
@@ -132,10 +134,12 @@ const fn cancelled(command: &Command) -> Option<ExecutionId> {
 fn text_size(command: &Command) -> usize {
     let all = |texts: &[String]| texts.iter().map(|text| escaped_size(text)).sum();
     match command {
-        Command::PublishModule { imports, exports, .. } => all(imports) + all(exports),
+        Command::PublishModule { imports, exports, .. }
+        | Command::PublishVersion(NewVersion { imports, exports, .. }) => all(imports) + all(exports),
         Command::Execute(execute)
         | Command::Rerun(Rerun { execute, .. })
-        | Command::Metered(Metered { execute, .. }) => all(&execute.args),
+        | Command::Metered(Metered { execute, .. })
+        | Command::Configured(Configured { execute, .. }) => all(&execute.args),
         Command::Finish(finished) => finished.message.as_deref().map_or(0, escaped_size),
         Command::RecordVerification(verified) => {
             let sides =
@@ -171,6 +175,7 @@ mod tests {
         envelope::{self, Actor, Cause},
         execution::{Accepted, Content, Limits, Lost, ModuleRef, Seed},
         id::{BootId, CommandId, EventId, ExecutionId, KeyId, ModuleName, NodeId, RequestId, TenantId},
+        settings::{Clock, Sleep},
     };
 
     use super::*;
@@ -221,6 +226,8 @@ mod tests {
             start_by: Some(latest()),
             rerun_of: Some(ExecutionId::new(uuid())),
             fuel: Some(u64::MAX),
+            sleep: Sleep::Skip,
+            clock: Clock::Host,
         }))
     }
 

@@ -8,10 +8,11 @@ use wasmwiz_events::{
     digest::Digest,
     execution::{Limits, Outcome, Seed},
     id::ExecutionId,
+    settings::Sleep,
     time::Timestamp,
 };
 
-use super::{Asker, CodeId, Executors, Job, Profile};
+use super::{Asker, Clocks, CodeId, Executors, Job, Profile};
 
 /// How long the check may take, compilation included: less than the period of the probes that ask for it.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,7 +64,8 @@ async fn echoes(executors: &Executors, profile: Profile) -> Result<(), String> {
         fuel: (profile == Profile::Metered).then_some(FUEL),
         seed: Seed::new([0; 16]),
         start_time: Timestamp::from_unix_ms(0),
-        skips_sleep: false,
+        clocks: Clocks::Virtual,
+        sleep: Sleep::Wait,
         cancel: CancellationToken::new(),
     };
     let ran = executors.run(slot, &prepared, job).await;

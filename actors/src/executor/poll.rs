@@ -1,17 +1,19 @@
 //! `poll_oneoff`: how a guest sleeps, and asks whether its streams are ready. They always are.
 //!
-//! The library's own waits by the host's clock. This one waits as long, and moves the guest's time by exactly what the guest
-//! asked for; see [`time`](super::time).
+//! The library's own waits by the host's clock. This one waits as long, unless the guest is not made to, and moves the guest's own time by
+//! exactly what it asked for; see [`time`](super::time). What is ready is told by one reading of the clock and by what was asked for, so
+//! that a run from the record is told the same.
 
 use std::time::Duration;
 
 use wasmtime::{Caller, Linker};
 
 use super::{
+    clocks::GuestTime,
     engine::IMPORT_MODULE,
     memory,
     run::{Guest, HostCallError},
-    time::{ClockId, VirtualTime, errno},
+    time::{ClockId, Shown, errno},
 };
 
 /// The most subscriptions of one call. There are three streams, and of all clocks only the earliest end counts.
@@ -55,7 +57,7 @@ impl From<HostCallError> for Refused {
 
 impl Subscription {
     /// Reads the one that begins at `at`. `now` is a reading of the clock, taken if one is awaited.
-    fn read(bytes: &[u8], at: usize, time: &VirtualTime, now: impl FnOnce() -> u64) -> Result<Self, Refused> {
+    fn read(bytes: &[u8], at: usize, now: impl FnOnce() -> Result<Shown, HostCallError>) -> Result<Self, Refused> {
         let field = |offset: usize| at + offset;
         let [tag] = memory::read(bytes, field(8))?;
         let number = u32::from_le_bytes(memory::read(bytes, field(16))?);
@@ -64,9 +66,9 @@ impl Subscription {
                 let clock = ClockId::of(clock).map_err(|_| Refused::Errno(errno::INVAL))?;
                 let timeout_ns = u64::from_le_bytes(memory::read(bytes, field(24))?);
                 let is_absolute = u16::from_le_bytes(memory::read(bytes, field(40))?) & IS_ABSOLUTE != 0;
-                let now = now();
+                let now = now()?;
                 let elapsed_ns =
-                    if is_absolute { time.when(clock, timeout_ns) } else { now.saturating_add(timeout_ns) };
+                    if is_absolute { now.when(clock, timeout_ns) } else { now.elapsed_ns().saturating_add(timeout_ns) };
                 Awaited::Until { elapsed_ns }
             }
             (1, 0) => Awaited::Read,
@@ -106,18 +108,21 @@ fn subscriptions(
     bytes: &[u8],
     at: i32,
     count: usize,
-    time: &mut VirtualTime,
+    time: &mut GuestTime,
 ) -> Result<(Vec<Subscription>, u64), Refused> {
     if !(1..=SUBSCRIPTIONS_MAX).contains(&count) {
         return Err(Refused::Errno(errno::INVAL));
     }
     let place = memory::range(bytes.len(), at, count * SUBSCRIPTION_BYTES)?;
-    let (mut read, before) = (None, time.clone());
+    let mut read = None;
     let mut all = Vec::with_capacity(count);
     for at in place.step_by(SUBSCRIPTION_BYTES) {
-        all.push(Subscription::read(bytes, at, &before, || *read.get_or_insert_with(|| time.read()))?);
+        all.push(Subscription::read(bytes, at, || match read {
+            Some(now) => Ok(now),
+            None => Ok(*read.insert(time.read()?)),
+        })?);
     }
-    Ok((all, read.unwrap_or_default()))
+    Ok((all, read.map(Shown::elapsed_ns).unwrap_or_default()))
 }
 
 /// How long the guest will have run when the call answers: as long as now if anything is ready.
@@ -178,7 +183,10 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 mod tests {
     use wasmwiz_events::time::Timestamp;
 
-    use super::*;
+    use super::{
+        super::{clocks::Told, time::VirtualTime},
+        *,
+    };
 
     const SECOND: u64 = 1_000_000_000;
     const START: u64 = 1_000 * SECOND;
@@ -193,8 +201,8 @@ mod tests {
         bytes
     }
 
-    fn time() -> VirtualTime {
-        VirtualTime::starting_at(Timestamp::from_unix_ms(1_000_000))
+    fn time() -> GuestTime {
+        GuestTime::by_rule(VirtualTime::starting_at(Timestamp::from_unix_ms(1_000_000)))
     }
 
     /// Which are ready, by their user data, and when the call answers.
@@ -227,11 +235,11 @@ mod tests {
     fn only_a_clock_that_is_awaited_is_read() {
         let mut without = time();
         subscriptions(&subscription(1, 1, 0, 0, 0), 0, 1, &mut without).unwrap();
-        assert!(!without.was_read());
+        assert_eq!(without.told(), Told::Nothing);
         let mut with = time();
         let two = [subscription(1, 0, 1, 5, 0), subscription(2, 0, 0, 5, 0)].concat();
         subscriptions(&two, 0, 2, &mut with).unwrap();
-        assert_eq!((with.was_read(), with.read()), (true, 2_000));
+        assert_eq!((with.told(), with.read().map(Shown::elapsed_ns)), (Told::ByRule, Ok(2_000)));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use tokio::{sync::Semaphore, time::Instant};
 use wasmtime::{InstancePre, Store, Trap, UpdateDeadline};
@@ -23,6 +24,7 @@ use wasmwiz_events::{
 
 use super::{
     Job, Ran, Stream,
+    clocks::{GuestTime, Told, Unkept},
     limits::{Denied, Limiter, MemoryBudget},
     random,
     sink::Sink,
@@ -43,7 +45,7 @@ pub(crate) struct Node {
 pub(crate) struct Guest {
     pub(crate) wasi: WasiP1Ctx,
     pub(crate) random: ChaCha20Rng,
-    pub(crate) time: VirtualTime,
+    pub(crate) time: GuestTime,
     limiter: Limiter,
 }
 
@@ -56,6 +58,9 @@ pub(crate) enum HostCallError {
     /// An address or a size that is not of it.
     #[error("it named a place outside of its memory, or one that is not aligned")]
     OutOfBounds,
+    /// A clock was read that was recorded, and no more of it is.
+    #[error("it read the clocks more often than its record has it")]
+    NoReading,
     /// Whatever the library has no number for.
     #[error("it asked for more than the host has for one guest")]
     Other,
@@ -83,7 +88,7 @@ impl Guest {
     /// A guest that never runs: for asking the linker about types.
     pub(crate) fn nobody() -> Self {
         let (wasi, limiter) = (WasiCtxBuilder::new().build_p1(), Limiter::new(MemoryBudget::new(0), 0));
-        let time = VirtualTime::starting_at(Timestamp::from_unix_ms(0));
+        let time = GuestTime::by_rule(VirtualTime::starting_at(Timestamp::from_unix_ms(0)));
         Self { wasi, random: random::generator(Seed::new([0; 16]), b"nobody"), time, limiter }
     }
 }
@@ -135,10 +140,15 @@ pub(crate) async fn run(
     let guest = store.into_data();
     let (outcome, exit_code, message) = judge(&end, guest.limiter.denied(), job);
     let is_short = guest.limiter.is_short() || stdout.is_short() || stderr.is_short();
+    let told = guest.time.told();
+    let message = remarked(outcome, message, &told);
     Ran {
         outcome,
         exit_code,
-        reproducibility: reproducibility(outcome, is_short, &guest.time),
+        reproducibility: reproducibility(outcome, is_short, &told),
+        // With less than it may have it goes other ways than the recorded one, and that is the host's doing.
+        asked_for_more: guest.time.asked_for_more() && !is_short,
+        transcript: if let Told::ByHost(transcript) = told { transcript } else { Bytes::new() },
         stdout: stdout.take(),
         stderr: stderr.take(),
         fuel,
@@ -156,7 +166,7 @@ fn store(node: &Node, module: &InstancePre<Guest>, job: &Job, stdout: Sink, stde
         Guest {
             wasi: wasi::context(job, stdout, stderr),
             random: random::generator(job.seed, b"secure"),
-            time: VirtualTime::starting_at(job.start_time).skipping_sleep(job.skips_sleep),
+            time: GuestTime::of(job, &node.budget),
             limiter,
         },
     );
@@ -256,22 +266,45 @@ fn judge(end: &End, denied: Option<Denied>, job: &Job) -> (Outcome, Option<i32>,
 }
 
 /// What the end depended on. `is_short`: the host had less for it than it may have.
-const fn reproducibility(outcome: Outcome, is_short: bool, time: &VirtualTime) -> Reproducibility {
-    match outcome {
-        Outcome::DeadlineExceeded | Outcome::Cancelled | Outcome::Failed | Outcome::Lost => {
-            Reproducibility::Unverifiable
-        }
-        Outcome::Succeeded | Outcome::Exited | Outcome::Trapped | Outcome::OutOfFuel | Outcome::OutOfMemory => {
-            if is_short {
-                Reproducibility::Unverifiable
-            } else if time.was_read() {
-                Reproducibility::VirtualTime
-            } else {
-                Reproducibility::Pure
-            }
-        }
+const fn reproducibility(outcome: Outcome, is_short: bool, told: &Told) -> Reproducibility {
+    if is_by_host(outcome) {
+        return Reproducibility::Unverifiable;
+    }
+    match told {
+        _ if is_short => Reproducibility::Unverifiable,
+        Told::Nothing => Reproducibility::Pure,
+        Told::ByRule => Reproducibility::VirtualTime,
+        Told::ByHost(_) => Reproducibility::Transcript,
+        Told::Unkept(_) => Reproducibility::Unverifiable,
     }
 }
+
+/// Is it an end that the host made, and not the guest?
+const fn is_by_host(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::DeadlineExceeded | Outcome::Cancelled | Outcome::Failed | Outcome::Lost => true,
+        Outcome::Succeeded | Outcome::Exited | Outcome::Trapped | Outcome::OutOfFuel | Outcome::OutOfMemory => false,
+    }
+}
+
+/// What is said of an end, and why its record cannot be run again where that is only for the clocks that were read.
+fn remarked(outcome: Outcome, message: Option<String>, told: &Told) -> Option<String> {
+    let remark = match told {
+        Told::Unkept(_) if is_by_host(outcome) => return message,
+        Told::Unkept(Unkept::TooMany) => TOO_MANY,
+        Told::Unkept(Unkept::NoMemory) => NO_MEMORY,
+        Told::Nothing | Told::ByRule | Told::ByHost(_) => return message,
+    };
+    Some(message.map_or_else(|| remark.to_owned(), |message| format!("{message}; {remark}")))
+}
+
+/// Its guest asked for more readings than are kept.
+const TOO_MANY: &str = "the guest read the host's clocks more often than is kept, so it cannot be run again from its record; with \
+    clock=virtual, or with fewer readings, it can";
+
+/// The node had too little for what there would have been to keep.
+const NO_MEMORY: &str = "the guests of this node held all the memory they may have together, so nothing is kept of what the guest read \
+    from the host's clocks, and it cannot be run again from its record; another execution of it may be";
 
 /// What is reported when the host lost the guest.
 pub(crate) fn failed(message: &str) -> Ran {
@@ -285,6 +318,8 @@ pub(crate) fn failed(message: &str) -> Ran {
         wall: Millis::default(),
         peak_memory_bytes: 0,
         reproducibility: Reproducibility::Unverifiable,
+        asked_for_more: false,
+        transcript: Bytes::new(),
         message: Some(message.to_owned()),
     }
 }

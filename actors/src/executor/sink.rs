@@ -95,8 +95,13 @@ impl Sink {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_short
     }
 
+    /// Did something not fit?
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).truncated
+    }
+
     /// Keeps what fits and forgets the rest: a guest that floods its output goes on, and costs no memory.
-    fn keep(&self, bytes: &[u8]) {
+    pub(crate) fn keep(&self, bytes: &[u8]) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Kept { bytes: counted, limit_bytes, truncated, is_short } = &mut *kept;
         let length = counted.bytes.len();

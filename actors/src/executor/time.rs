@@ -7,8 +7,8 @@
 //! ```
 //! A guest's clocks start at the moment at which its execution was accepted, and go on by rule: with each reading by
 //! [`READING_NS`], and by as long as the guest sleeps. Nothing else moves them, so that a run from the record reads the same,
-//! and no guest can time its neighbours or itself. It still sleeps in the host's time as well, up to its deadline, unless it is run
-//! again only to be compared.
+//! and no guest can time its neighbours or itself. It still sleeps in the host's time as well, up to its deadline, unless its version
+//! says otherwise or it is run again only to be compared. Those who want the host's clocks get [others](super::clocks).
 //!
 //! A guest that waits by reading the clock again and again waits a million readings for each second: about as long as
 //! it meant to. Why not by the instructions it has executed: see ADR 050.
@@ -53,7 +53,42 @@ impl ClockId {
     }
 }
 
-/// The time of one guest.
+/// What one reading says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// What the wall clock showed when the monotonic one was at 0, as far as can be told now.
+    start_ns: u64,
+    elapsed_ns: u64,
+}
+
+impl Shown {
+    pub(crate) const fn new(start_ns: u64, elapsed_ns: u64) -> Self {
+        Self { start_ns, elapsed_ns }
+    }
+
+    /// How long the guest runs, in nanoseconds.
+    pub(crate) const fn elapsed_ns(self) -> u64 {
+        self.elapsed_ns
+    }
+
+    /// What one of the clocks shows.
+    pub(crate) const fn on(self, clock: ClockId) -> u64 {
+        match clock {
+            ClockId::Wall => self.start_ns.saturating_add(self.elapsed_ns),
+            ClockId::Monotonic => self.elapsed_ns,
+        }
+    }
+
+    /// How long the guest will have run when one of its clocks shows this.
+    pub(crate) const fn when(self, clock: ClockId, shows_ns: u64) -> u64 {
+        match clock {
+            ClockId::Wall => shows_ns.saturating_sub(self.start_ns),
+            ClockId::Monotonic => shows_ns,
+        }
+    }
+}
+
+/// The time of one guest, by rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VirtualTime {
     /// Nanoseconds from 1970 to where the clocks start; at most some five centuries, which is all that a guest can be told.
@@ -61,50 +96,20 @@ pub(crate) struct VirtualTime {
     /// Nanoseconds since then.
     elapsed_ns: u64,
     was_read: bool,
-    /// Does the guest sleep in its own time alone?
-    skips_sleep: bool,
 }
 
 impl VirtualTime {
     /// Clocks that start at this moment.
     pub(crate) fn starting_at(start: Timestamp) -> Self {
         let start_ms = u64::try_from(start.unix_ms()).unwrap_or_default();
-        Self { start_ns: start_ms.saturating_mul(1_000_000), elapsed_ns: 0, was_read: false, skips_sleep: false }
+        Self { start_ns: start_ms.saturating_mul(1_000_000), elapsed_ns: 0, was_read: false }
     }
 
-    /// The same, of a guest that is not made to wait: its time moves, and nobody's else.
-    #[must_use]
-    pub(crate) const fn skipping_sleep(self, skips_sleep: bool) -> Self {
-        Self { skips_sleep, ..self }
-    }
-
-    /// Is it not made to wait?
-    pub(crate) const fn skips_sleep(&self) -> bool {
-        self.skips_sleep
-    }
-
-    /// One reading: how long the guest runs, in nanoseconds.
-    pub(crate) const fn read(&mut self) -> u64 {
+    /// One reading.
+    pub(crate) const fn read(&mut self) -> Shown {
         self.was_read = true;
         self.elapsed_ns = self.elapsed_ns.saturating_add(READING_NS);
-        self.elapsed_ns
-    }
-
-    /// The same on one of the clocks.
-    const fn read_on(&mut self, clock: ClockId) -> u64 {
-        let elapsed_ns = self.read();
-        match clock {
-            ClockId::Wall => self.start_ns.saturating_add(elapsed_ns),
-            ClockId::Monotonic => elapsed_ns,
-        }
-    }
-
-    /// How long the guest will have run when one of its clocks shows this.
-    pub(crate) const fn when(&self, clock: ClockId, shows_ns: u64) -> u64 {
-        match clock {
-            ClockId::Wall => shows_ns.saturating_sub(self.start_ns),
-            ClockId::Monotonic => shows_ns,
-        }
+        Shown::new(self.start_ns, self.elapsed_ns)
     }
 
     /// The guest has slept until it had run for so long.
@@ -166,8 +171,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                 Ok(clock) => clock,
                 Err(errno) => return Ok(errno),
             };
-            let now = caller.data_mut().time.read_on(clock);
-            answer(caller, at, now)
+            let now = caller.data_mut().time.read()?;
+            answer(caller, at, now.on(clock))
         },
     )?;
     Ok(())
@@ -184,13 +189,14 @@ mod tests {
         let mut time = VirtualTime::starting_at(Timestamp::from_unix_ms(NOON));
         let noon_ns = NOON.cast_unsigned() * 1_000_000;
         assert!(!time.was_read());
-        assert_eq!(time.read_on(ClockId::Wall), noon_ns + READING_NS);
-        assert_eq!(time.read_on(ClockId::Monotonic), 2 * READING_NS);
+        assert_eq!(time.read().on(ClockId::Wall), noon_ns + READING_NS);
+        let now = time.read();
+        assert_eq!(now.on(ClockId::Monotonic), 2 * READING_NS);
         assert!(time.was_read());
-        time.slept_until(time.when(ClockId::Wall, noon_ns + 5_000_000));
-        assert_eq!(time.read_on(ClockId::Monotonic), 5_000_000 + READING_NS);
+        time.slept_until(now.when(ClockId::Wall, noon_ns + 5_000_000));
+        assert_eq!(time.read().on(ClockId::Monotonic), 5_000_000 + READING_NS);
         time.slept_until(7);
-        assert_eq!(time.read_on(ClockId::Monotonic), 5_000_000 + 2 * READING_NS, "time never goes back");
+        assert_eq!(time.read().on(ClockId::Monotonic), 5_000_000 + 2 * READING_NS, "time never goes back");
     }
 
     #[test]
@@ -198,8 +204,9 @@ mod tests {
         for start in [Timestamp::EARLIEST, Timestamp::LATEST, Timestamp::from_unix_ms(i64::MAX)] {
             let mut time = VirtualTime::starting_at(start);
             time.slept_until(u64::MAX);
-            assert_eq!((time.read_on(ClockId::Wall), time.read_on(ClockId::Monotonic)), (u64::MAX, u64::MAX));
+            let now = time.read();
+            assert_eq!((now.on(ClockId::Wall), now.on(ClockId::Monotonic)), (u64::MAX, u64::MAX));
         }
-        assert_eq!(VirtualTime::starting_at(Timestamp::EARLIEST).when(ClockId::Wall, 9), 9);
+        assert_eq!(VirtualTime::starting_at(Timestamp::EARLIEST).read().when(ClockId::Wall, 9), 9);
     }
 }

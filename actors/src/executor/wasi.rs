@@ -1,5 +1,5 @@
-//! What a guest sees of the world: its arguments, its input, two bounded outputs, seeded randomness and virtual time. No
-//! files, no environment, no network, and nothing of the host's clocks.
+//! What a guest sees of the world: its arguments, its input, two bounded outputs, seeded randomness and virtual time, or the host's where
+//! its version asks for that ([`clocks`](super::clocks)). No files, no environment, no network.
 
 use wasmtime::{Caller, Linker};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView, p1::WasiP1Ctx, p2::pipe::MemoryInputPipe};

@@ -6,6 +6,7 @@ use wasmwiz_events::{
     event::Event,
     execution,
     id::{BootId, ExecutionId, ModuleName, NodeId},
+    settings::{Clock, Settings},
     time::Timestamp,
 };
 
@@ -98,50 +99,72 @@ pub const FUEL_MIN: u64 = 1;
 /// The most. A guest that uses up a thousand million a second meets every tier's wall time before, and the figures of an hour can be added
 /// up.
 pub const FUEL_MAX: u64 = 1_000_000_000_000;
+/// What a version has that is metered and does not say how much: about a second of computing, so that, usually and on a node with time for it,
+/// its end by it comes before the end by the time of any tier. Nothing is built on that: beside others a guest may meet its deadline first.
+pub const FUEL_DEFAULT: u64 = 1_000_000_000;
+
+/// A request for an execution of a version that has settings. Whoever is to run it prepares for them before it is admitted, and names
+/// them here: another version may be the latest by then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configured {
+    /// What the version's settings are believed to be.
+    #[serde(with = "crate::codec::json")]
+    pub settings: Settings,
+    /// How much fuel the request itself gives it, if it does.
+    pub fuel: Option<u64>,
+    /// Of which record it is made, if it is.
+    pub of: Option<Again>,
+    /// What is to run. Its engine is the metered one if it is metered, by its version or by the request.
+    pub execute: Box<Execute>,
+}
+
+impl From<Execute> for Configured {
+    fn from(execute: Execute) -> Self {
+        Self { settings: Settings::default(), fuel: None, of: None, execute: Box::new(execute) }
+    }
+}
+
+impl From<Rerun> for Configured {
+    fn from(Rerun { of, start_time, execute }: Rerun) -> Self {
+        Self { of: Some(Again { id: of, start_time }), ..Self::from(*execute) }
+    }
+}
+
+impl From<Metered> for Configured {
+    fn from(Metered { fuel, of, execute }: Metered) -> Self {
+        Self { fuel: Some(fuel), of, ..Self::from(*execute) }
+    }
+}
+
+/// How much fuel an execution has. Its version's is what it has without a word about it, and the most that it may have.
+pub(crate) fn granted(asked: Option<u64>, of_version: Option<u64>) -> Option<u64> {
+    let granted = match (asked, of_version) {
+        (Some(asked), Some(most)) => Some(asked.min(most)),
+        (asked, most) => asked.or(most),
+    };
+    granted.map(|fuel| fuel.clamp(FUEL_MIN, FUEL_MAX))
+}
 
 impl Tenant {
-    /// Admits an execution that is metered.
-    pub(super) fn admit_metered(&self, metered: Metered, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
-        let Metered { fuel, of, execute } = metered;
-        let mut events = match of {
-            Some(Again { id, start_time }) => self.admit_again(Rerun { of: id, start_time, execute }, context)?,
-            None => self.admit(*execute, context)?,
-        };
-        for event in &mut events {
-            if let Event::ExecutionAccepted(accepted) = event {
-                accepted.fuel = Some(fuel.clamp(FUEL_MIN, FUEL_MAX));
-            }
-        }
-        Ok(events)
-    }
-
-    /// Admits another execution, made of the record of an earlier one.
-    pub(super) fn admit_again(&self, rerun: Rerun, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
-        let Rerun { of, start_time, execute } = rerun;
-        let mut events = self.admit(*execute, context)?;
-        for event in &mut events {
-            if let Event::ExecutionAccepted(accepted) = event {
-                accepted.rerun_of = Some(of);
-                accepted.start_time = start_time.unwrap_or(accepted.start_time);
-            }
-        }
-        Ok(events)
-    }
-
     /// Admits an execution, or says why not.
-    pub(super) fn admit(&self, execute: Execute, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
+    pub(super) fn admit(&self, wanted: Configured, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
+        let Configured { settings: expected, fuel, of, execute } = wanted;
         let key_id = context.by.credential().ok_or(Refusal::NotAKey)?;
         let limits = self.limits(context);
         if execute.deadline.is_some_and(|deadline| deadline <= context.now) {
             return Err(Refusal::DeadlinePassed);
         }
-        let module = match execute.module {
+        let (module, settings) = match execute.module {
             ModuleChoice::Named { name, version } => self.modules.resolve(&name, version)?,
             ModuleChoice::Inline { digest, size_bytes } => {
                 modules::check_size(size_bytes, limits)?;
-                execution::ModuleRef { name: None, version: None, digest }
+                (execution::ModuleRef { name: None, version: None, digest }, Settings::default())
             }
         };
+        modules::check_clock(settings.clock, limits)?;
+        if settings != expected {
+            return Err(Refusal::OtherSettings(settings));
+        }
         executions::check_input(&execute.stdin, &execute.args, limits)?;
         let start_by = if execute.asynchronous {
             self.executions.check_queue(limits)?;
@@ -152,6 +175,9 @@ impl Tenant {
             None
         };
         let bucket_full_at = self.quota.admit(limits, context)?;
+        let (rerun_of, recorded_start) = of.map(|Again { id, start_time }| (id, start_time)).unzip();
+        // The host's clocks begin nowhere else than now, and the record must not say that they did.
+        let recorded_start = recorded_start.flatten().filter(|_| settings.clock == Clock::Virtual);
         let accepted = execution::Accepted {
             execution_id: execute.execution_id,
             attempt: 1,
@@ -161,14 +187,16 @@ impl Tenant {
             args: execute.args,
             limits: limits.grant(execute.timeout_ms),
             seed: execute.seed,
-            start_time: context.now,
+            start_time: recorded_start.unwrap_or(context.now),
             engine: execute.engine,
             node: execute.node,
             boot: execute.boot,
             bucket_full_at,
             start_by,
-            rerun_of: None,
-            fuel: None,
+            rerun_of,
+            fuel: granted(fuel, settings.fuel),
+            sleep: settings.sleep,
+            clock: settings.clock,
         };
         Ok(vec![Event::ExecutionAccepted(Box::new(accepted))])
     }
@@ -176,7 +204,7 @@ impl Tenant {
 
 #[cfg(test)]
 mod tests {
-    use wasmwiz_events::{key::Scope, tenant::Tier};
+    use wasmwiz_events::{key::Scope, settings::Sleep, tenant::Tier};
 
     use super::{super::scenario::*, *};
     use crate::{aggregate::Authority, tenant::Command};
@@ -227,6 +255,58 @@ mod tests {
         let runs = Authority::Token { key: key_id(K1), scopes: [Scope::ExecutionsRun].into_iter().collect() };
         given(ready()).on(runs.clone()).when(metered(None)).then_accepted();
         given(ready()).on(runs).when(metered(Some(again))).then_refused(Refusal::MissingScope(Scope::ExecutionsRead));
+    }
+
+    /// An execution that was prepared for these settings.
+    fn configured(settings: Settings, fuel: Option<u64>) -> Command {
+        let Command::Execute(execute) = execute(HELLO) else { unreachable!() };
+        Command::Configured(Configured { settings, fuel, of: None, execute })
+    }
+
+    #[test]
+    fn an_execution_runs_as_its_version_says_and_its_record_says_so() {
+        let skips = Settings { sleep: Sleep::Skip, ..Settings::default() };
+        let host = Settings { clock: Clock::Host, fuel: Some(100), ..Settings::default() };
+        let history = || ready().into_iter().chain([published_with(HELLO, 2, skips), published_with(HELLO, 3, host)]);
+        // Whoever was going to run it otherwise is told how, and nothing happens.
+        for command in [execute(HELLO), rerun(None), metered(None), configured(skips, None)] {
+            given(history()).by(K1).when(command).then_refused(Refusal::OtherSettings(host));
+        }
+        let accepted = given(history()).by(K1).when(configured(host, None)).accepted();
+        assert_eq!((accepted.module.version, accepted.sleep, accepted.clock), (Some(3), Sleep::Wait, Clock::Host));
+        assert_eq!(accepted.fuel, Some(100));
+        // Of a version that is named, its own.
+        let version = |version, settings| {
+            let Command::Configured(mut wanted) = configured(settings, None) else { unreachable!() };
+            wanted.execute.module = ModuleChoice::Named { name: module_name(HELLO), version: Some(version) };
+            Command::Configured(wanted)
+        };
+        let accepted = given(history()).by(K1).when(version(2, skips)).accepted();
+        assert_eq!((accepted.sleep, accepted.clock, accepted.fuel), (Sleep::Skip, Clock::Virtual, None));
+        let refused = Refusal::OtherSettings(Settings::default());
+        given(history()).by(K1).when(version(1, skips)).then_refused(refused);
+    }
+
+    #[test]
+    fn a_rerun_that_reads_the_hosts_clocks_begins_at_its_own_time() {
+        let before = Timestamp::from_unix_ms(NOON.unix_ms() - 86_400_000);
+        let again = |settings| {
+            let Command::Configured(wanted) = configured(settings, None) else { unreachable!() };
+            let of = Some(Again { id: execution_id(1), start_time: Some(before) });
+            let history = ready().into_iter().chain([published_with(HELLO, 2, settings)]);
+            given(history).by(K1).when(Command::Configured(Configured { of, ..wanted })).accepted()
+        };
+        let host = again(Settings { clock: Clock::Host, ..Settings::default() });
+        assert_eq!((host.rerun_of, host.start_time), (Some(execution_id(1)), NOON));
+        assert_eq!(again(Settings { sleep: Sleep::Skip, ..Settings::default() }).start_time, before);
+    }
+
+    #[test]
+    fn fuel_of_the_request_counts_up_to_that_of_the_version() {
+        let given = |asked, of_version| granted(asked, of_version);
+        assert_eq!([given(None, None), given(None, Some(9)), given(Some(7), None)], [None, Some(9), Some(7)]);
+        assert_eq!([given(Some(7), Some(9)), given(Some(11), Some(9))], [Some(7), Some(9)]);
+        assert_eq!([given(Some(0), None), given(Some(u64::MAX), None)], [Some(FUEL_MIN), Some(FUEL_MAX)]);
     }
 
     #[test]

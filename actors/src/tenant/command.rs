@@ -13,7 +13,8 @@ use wasmwiz_events::{
 
 use super::{
     NewKey,
-    admission::{Execute, Metered, Rerun},
+    admission::{Configured, Execute, Metered, Rerun},
+    modules::NewVersion,
 };
 
 /// What may be asked of a tenant. It may be refused.
@@ -137,15 +138,21 @@ pub enum Command {
     /// Admit an execution that is metered. A command of its own, so that an owner of before, which could not meter it, refuses
     /// what it does not know.
     Metered(Metered),
+    /// Publish a module as a version that has settings. A command of its own, so that an owner of before, which would forget them,
+    /// refuses what it does not know.
+    PublishVersion(NewVersion),
+    /// Admit an execution of a version that has settings. A command of its own for the same reason.
+    Configured(Configured),
 }
 
 impl Command {
     /// What is to be admitted, if that is what is asked for.
     pub(crate) fn execute(&self) -> Option<&Execute> {
         match self {
-            Self::Execute(execute) | Self::Rerun(Rerun { execute, .. }) | Self::Metered(Metered { execute, .. }) => {
-                Some(execute)
-            }
+            Self::Execute(execute)
+            | Self::Rerun(Rerun { execute, .. })
+            | Self::Metered(Metered { execute, .. })
+            | Self::Configured(Configured { execute, .. }) => Some(execute),
             _ => None,
         }
     }
@@ -154,7 +161,9 @@ impl Command {
     pub(super) fn also(&self) -> Option<Scope> {
         match self {
             Self::Preview(command) => command.also(),
-            Self::Rerun(_) | Self::Metered(Metered { of: Some(_), .. }) => Some(Scope::ExecutionsRead),
+            Self::Rerun(_)
+            | Self::Metered(Metered { of: Some(_), .. })
+            | Self::Configured(Configured { of: Some(_), .. }) => Some(Scope::ExecutionsRead),
             _ => None,
         }
     }
@@ -175,10 +184,13 @@ impl Command {
             | Self::Lose { .. }
             | Self::Expire => None,
             Self::IssueKey(_) | Self::RevokeKey { .. } | Self::RotateKey { .. } => Some(Scope::KeysManage),
-            Self::PublishModule { .. } | Self::RejectModule { .. } | Self::DeleteModule { .. } => {
-                Some(Scope::ModulesWrite)
+            Self::PublishModule { .. }
+            | Self::PublishVersion(_)
+            | Self::RejectModule { .. }
+            | Self::DeleteModule { .. } => Some(Scope::ModulesWrite),
+            Self::Execute(_) | Self::Rerun(_) | Self::Metered(_) | Self::Configured(_) | Self::Cancel { .. } => {
+                Some(Scope::ExecutionsRun)
             }
-            Self::Execute(_) | Self::Rerun(_) | Self::Metered(_) | Self::Cancel { .. } => Some(Scope::ExecutionsRun),
             Self::RecordVerification(_) => Some(Scope::ExecutionsRead),
         }
     }
@@ -214,6 +226,8 @@ impl Command {
             Self::RecordVerification(_) => "record_verification",
             Self::Rerun(_) => "rerun",
             Self::Metered(_) => "metered",
+            Self::PublishVersion(_) => "publish_version",
+            Self::Configured(_) => "configured",
         }
     }
 }

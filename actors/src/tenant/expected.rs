@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use wasmwiz_events::{envelope::Envelope, event::Event, revision::Revision};
 
-use super::{Command, Refusal, Tenant};
+use super::{Command, Refusal, Tenant, modules::NewVersion};
 use crate::aggregate::Context;
 
 /// The state that a caller has seen.
@@ -31,7 +31,9 @@ impl Tenant {
             }
             Command::DeleteModule { name } => self.modules.latest(name).map(Seen::Version),
             // Here what is absent is not as it was seen: there is nothing to be refused for otherwise.
-            Command::PublishModule { name, .. } => Some(self.modules.latest(name).map_or(Seen::Other, Seen::Version)),
+            Command::PublishModule { name, .. } | Command::PublishVersion(NewVersion { name, .. }) => {
+                Some(self.modules.latest(name).map_or(Seen::Other, Seen::Version))
+            }
             Command::Register { .. }
             | Command::IssueKey(_)
             | Command::RejectModule { .. }
@@ -46,7 +48,8 @@ impl Tenant {
             | Command::Expire
             | Command::RecordVerification(_)
             | Command::Rerun(_)
-            | Command::Metered(_) => None,
+            | Command::Metered(_)
+            | Command::Configured(_) => None,
         };
         match is {
             Some(is) if is != seen || seen == Seen::Other => Err(Refusal::Stale),

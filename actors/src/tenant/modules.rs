@@ -3,17 +3,53 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use wasmwiz_events::{digest::Digest, event::Event, execution::ModuleRef, id::ModuleName, module, time::Steady};
+use wasmwiz_events::{
+    digest::Digest,
+    event::Event,
+    execution::ModuleRef,
+    id::ModuleName,
+    module,
+    settings::{Clock, Settings, Sleep},
+    time::Steady,
+};
 
-use super::Refusal;
+use super::{FUEL_MAX, FUEL_MIN, Refusal};
 use crate::limits::{Policy, TierLimits};
+
+/// A module that is to be published as the next version of its name. The bytes are in the blob store already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewVersion {
+    /// The name.
+    pub name: ModuleName,
+    /// SHA-256 of the bytes.
+    pub digest: Digest,
+    /// How many.
+    pub size_bytes: u64,
+    /// What it is.
+    pub kind: module::Kind,
+    /// Its imports.
+    pub imports: Vec<String>,
+    /// Its exports.
+    pub exports: Vec<String>,
+    /// How its executions are to run.
+    #[serde(with = "crate::codec::json")]
+    pub settings: Settings,
+}
+
+/// What a version means, for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Version {
+    digest: Digest,
+    #[serde(with = "crate::codec::json")]
+    settings: Settings,
+}
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Module {
-    /// Grows also across deletions, so that a version means one digest for ever.
+    /// Grows also across deletions, so that a version means the same for ever.
     latest: u32,
     /// Live versions. Empty: the module was deleted.
-    versions: BTreeMap<u32, Digest>,
+    versions: BTreeMap<u32, Version>,
 }
 
 /// Every name that was ever published, with its live versions.
@@ -35,20 +71,12 @@ impl Modules {
         *rejected_at = rejected_at.map(|at| at.shifted_ms(ms));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of the one event it decides")]
-    pub(super) fn publish(
-        &self,
-        name: ModuleName,
-        digest: Digest,
-        size_bytes: u64,
-        kind: module::Kind,
-        imports: Vec<String>,
-        exports: Vec<String>,
-        policy: &Policy,
-    ) -> Result<Vec<Event>, Refusal> {
+    pub(super) fn publish(&self, new: NewVersion, policy: &Policy) -> Result<Vec<Event>, Refusal> {
+        let NewVersion { name, digest, size_bytes, kind, imports, exports, settings } = new;
+        let settings = within_bounds(settings);
         let known = self.by_name.get(&name);
         let current = known.and_then(|module| module.versions.get(&module.latest));
-        if current == Some(&digest) {
+        if current == Some(&Version { digest, settings }) {
             return Ok(vec![]);
         }
         if known.is_none_or(|module| module.versions.is_empty()) && self.live >= policy.modules_max as usize {
@@ -61,8 +89,17 @@ impl Modules {
             return Err(Refusal::TooManyVersions { limit: policy.versions_max });
         }
         let version = known.map_or(0, |module| module.latest).saturating_add(1);
-        let published =
-            module::Published { name, version, digest, size_bytes, kind, imports, exports, writes_full_at: None };
+        let published = module::Published {
+            name,
+            version,
+            digest,
+            size_bytes,
+            kind,
+            imports,
+            exports,
+            settings,
+            writes_full_at: None,
+        };
         Ok(vec![Event::ModulePublished(published)])
     }
 
@@ -76,13 +113,14 @@ impl Modules {
         }
     }
 
-    pub(super) fn resolve(&self, name: &ModuleName, version: Option<u32>) -> Result<ModuleRef, Refusal> {
+    /// What is run by this name, in this version or the latest one, and how.
+    pub(super) fn resolve(&self, name: &ModuleName, version: Option<u32>) -> Result<(ModuleRef, Settings), Refusal> {
         let module = self.by_name.get(name).filter(|module| !module.versions.is_empty());
         let module = module.ok_or(Refusal::ModuleUnknown)?;
         let version = version.unwrap_or(module.latest);
-        let digest = module.versions.get(&version);
-        let digest = digest.ok_or(Refusal::VersionUnknown { version, latest: module.latest })?;
-        Ok(ModuleRef { name: Some(name.clone()), version: Some(version), digest: *digest })
+        let found = module.versions.get(&version);
+        let Version { digest, settings } = found.ok_or(Refusal::VersionUnknown { version, latest: module.latest })?;
+        Ok((ModuleRef { name: Some(name.clone()), version: Some(version), digest: *digest }, *settings))
     }
 
     /// The latest version of a live module.
@@ -102,7 +140,8 @@ impl Modules {
         let module = self.by_name.entry(published.name.clone()).or_default();
         self.live += usize::from(module.versions.is_empty());
         module.latest = published.version;
-        module.versions.insert(published.version, published.digest);
+        let module::Published { version, digest, settings, .. } = *published;
+        module.versions.insert(version, Version { digest, settings });
     }
 
     pub(super) fn deleted(&mut self, name: &ModuleName) {
@@ -113,6 +152,15 @@ impl Modules {
     }
 }
 
+/// As they are kept, whatever was asked for: the host's clocks do not move for a sleep that nobody waits for, and fuel has its bounds.
+fn within_bounds(settings: Settings) -> Settings {
+    let sleep = match settings.clock {
+        Clock::Virtual => settings.sleep,
+        Clock::Host => Sleep::Wait,
+    };
+    Settings { sleep, fuel: settings.fuel.map(|fuel| fuel.clamp(FUEL_MIN, FUEL_MAX)), ..settings }
+}
+
 /// May a module of the tenant be so large?
 pub(super) const fn check_size(size_bytes: u64, limits: &TierLimits) -> Result<(), Refusal> {
     if size_bytes > limits.module_bytes {
@@ -121,12 +169,21 @@ pub(super) const fn check_size(size_bytes: u64, limits: &TierLimits) -> Result<(
     Ok(())
 }
 
+/// May guests of the tenant read this clock? Asked when a version is published, and for each execution: the operator may think otherwise by
+/// then.
+pub(super) const fn check_clock(clock: Clock, limits: &TierLimits) -> Result<(), Refusal> {
+    match clock {
+        Clock::Host if !limits.host_clock => Err(Refusal::HostClockForbidden),
+        Clock::Host | Clock::Virtual => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use wasmwiz_events::tenant::Tier;
 
     use super::*;
-    use crate::tenant::{Command, Execute, ModuleChoice, scenario::*};
+    use crate::tenant::{Command, Configured, Execute, ModuleChoice, scenario::*};
 
     #[test]
     fn other_bytes_are_the_next_version() {
@@ -136,6 +193,49 @@ mod tests {
     #[test]
     fn the_same_bytes_are_the_same_version() {
         given(ready()).by(K1).when(publish(HELLO, b"one")).then([]);
+    }
+
+    #[test]
+    fn the_same_bytes_with_other_settings_are_another_version_and_with_the_same_the_same() {
+        let skips = Settings { sleep: Sleep::Skip, fuel: Some(9), ..Settings::default() };
+        let first = given(ready()).by(K1).when(publish_with(HELLO, b"one", skips)).events();
+        let [Event::ModulePublished(published)] = &first[..] else { panic!("{first:?}") };
+        assert_eq!((published.version, published.settings), (2, skips));
+        let history = || ready().into_iter().chain(first.clone());
+        given(history()).by(K1).when(publish_with(HELLO, b"one", skips)).then([]);
+        // Whoever says nothing of them means the default.
+        given(history()).by(K1).when(publish(HELLO, b"one")).then_published(HELLO, 3);
+    }
+
+    #[test]
+    fn settings_are_kept_within_their_bounds() {
+        let kept = |settings| {
+            let events = given(ready()).by(K1).when(publish_with(HELLO, b"two", settings)).events();
+            let [Event::ModulePublished(published)] = &events[..] else { panic!("{events:?}") };
+            published.settings
+        };
+        let both = Settings { sleep: Sleep::Skip, clock: Clock::Host, fuel: Some(0) };
+        assert_eq!(kept(both), Settings { sleep: Sleep::Wait, clock: Clock::Host, fuel: Some(FUEL_MIN) });
+        let much = Settings { fuel: Some(u64::MAX), ..Settings::default() };
+        assert_eq!(kept(much).fuel, Some(FUEL_MAX));
+    }
+
+    #[test]
+    fn where_the_operator_does_not_allow_it_no_version_reads_the_hosts_clocks_and_none_that_does_is_run() {
+        let mut policy = Policy::default();
+        policy.pro.host_clock = false;
+        let host = Settings { clock: Clock::Host, ..Settings::default() };
+        let refused = || Refusal::HostClockForbidden;
+        given(ready()).by(K1).under(policy).when(publish_with(HELLO, b"two", host)).then_refused(refused());
+        given(ready()).by(K1).under(policy).when(publish(HELLO, b"two")).then_published(HELLO, 2);
+        // One that was published before, whatever it was prepared for.
+        let history = || ready().into_iter().chain([published_with(HELLO, 2, host)]);
+        given(history()).by(K1).under(policy).when(execute(HELLO)).then_refused(refused());
+        let Command::Execute(execute) = execute(HELLO) else { unreachable!() };
+        let configured = || Command::Configured(Configured { settings: host, ..Execute::clone(&execute).into() });
+        given(history()).by(K1).under(policy).when(configured()).then_refused(refused());
+        // Where nothing is said of it, it is run.
+        assert_eq!(given(history()).by(K1).when(configured()).accepted().clock, Clock::Host);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The ways in which a tenant says no.
 
 use serde::{Deserialize, Serialize};
-use wasmwiz_events::{key::Scope, time::Timestamp};
+use wasmwiz_events::{key::Scope, settings::Settings, time::Timestamp};
 
 /// Why a command was refused. Nothing is written when it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -193,4 +193,20 @@ pub enum Refusal {
         /// The attempt that reported.
         offered: u32,
     },
+    /// The version runs in another way than its runner has prepared for. It prepares for this one, and asks again.
+    #[error("the version has other settings than the execution was prepared for; send the request again")]
+    OtherSettings(#[serde(with = "crate::codec::json")] Settings),
+    /// Guests of the tenant read no clocks of the host.
+    #[error(
+        "the tenant's tier does not allow modules that read the host's clocks; publish the module with clock=virtual, or ask the \
+         platform's operator for another tier"
+    )]
+    HostClockForbidden,
+}
+
+impl Refusal {
+    /// Is it a word between nodes, after which the same is asked for again, and no refusal of what a caller wants?
+    pub(crate) const fn is_asked_again(&self) -> bool {
+        matches!(self, Self::OtherSettings(_))
+    }
 }

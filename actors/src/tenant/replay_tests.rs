@@ -10,11 +10,12 @@ use wasmwiz_events::{
     ledger::Head,
     requests,
     revision::{Position, Revision},
+    settings::{Settings, Sleep},
     tenant::Tier,
     time::{Moment, Timestamp},
 };
 
-use super::{Command, Execute, Refusal, Tenant, idempotency::Decision, scenario::*};
+use super::{Command, Configured, Execute, Refusal, Tenant, idempotency::Decision, scenario::*};
 use crate::{
     aggregate::{Authority, Context, Life},
     codec::snapshot::Snapshot,
@@ -37,7 +38,7 @@ struct Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let passes = prop_oneof![4 => 0_i64..2_000, 2 => 0_i64..120_000, 1 => 0_i64..40_000_000, 1 => -90_000_000_i64..0];
-    (0_u8..20, 0_u8..4, proptest::option::of(0_u8..3), any::<bool>(), passes)
+    (0_u8..21, 0_u8..4, proptest::option::of(0_u8..3), any::<bool>(), passes)
         .prop_map(|(which, n, once, by_key, passes_ms)| Step { which, n, once, by_key, passes_ms })
 }
 
@@ -47,6 +48,7 @@ fn command(step: &Step, asked: u128) -> Command {
         let Command::Execute(execute) = execute(HELLO) else { unreachable!() };
         Command::Execute(Box::new(Execute { execution_id: execution_id(asked), asynchronous, ..*execute }))
     };
+    let settings = Settings { sleep: Sleep::ALL[usize::from(step.n) % 2], ..Settings::default() };
     let life = n % 2 + 1;
     match step.which {
         0 => register("Acme", Tier::Free),
@@ -73,6 +75,11 @@ fn command(step: &Step, asked: u128) -> Command {
         16 => cancel(asked.saturating_sub(n + 1)),
         17 => finish(asked.saturating_sub(n + 1)),
         18 => Command::Reap,
+        19 if step.n > 1 => publish_with(HELLO, b"one", settings),
+        20 if step.n > 0 => {
+            let Command::Execute(execute) = run(step.n > 1) else { unreachable!() };
+            Command::Configured(Configured { settings, ..(*execute).into() })
+        }
         _ if step.n == 0 => {
             let counts = [("rate-limited".to_owned(), 1)].into();
             Command::RecordDenials(requests::Denied { from: NOON, to: NOON, counts })

@@ -7,11 +7,12 @@ use wasmwiz_events::{
     id::{BootId, ExecutionId, KeyId, ModuleName, NodeId, TenantId},
     key::{self, Scopes},
     module,
+    settings::Settings,
     tenant::{self, Tier},
     time::{Millis, Moment, Steady, Timestamp},
 };
 
-use super::{Command, Execute, ModuleChoice, NewKey, Refusal, Tenant};
+use super::{Command, Execute, ModuleChoice, NewKey, NewVersion, Refusal, Tenant};
 use crate::{
     aggregate::{Authority, Context, Life},
     limits::Policy,
@@ -231,6 +232,24 @@ pub(crate) fn publish(name: &str, bytes: &[u8]) -> Command {
     }
 }
 
+pub(crate) fn publish_with(name: &str, bytes: &[u8], settings: Settings) -> Command {
+    Command::PublishVersion(NewVersion {
+        name: module_name(name),
+        digest: Digest::of(bytes),
+        size_bytes: bytes.len() as u64,
+        kind: module::Kind::Core,
+        imports: vec![],
+        exports: vec!["_start".into()],
+        settings,
+    })
+}
+
+/// A version with settings.
+pub(crate) fn published_with(name: &str, version: u32, settings: Settings) -> Event {
+    let Event::ModulePublished(published) = published_as(name, version, b"one") else { unreachable!() };
+    Event::ModulePublished(module::Published { settings, ..published })
+}
+
 pub(crate) fn published(name: &str) -> Event {
     published_as(name, 1, b"one")
 }
@@ -244,6 +263,7 @@ pub(crate) fn published_as(name: &str, version: u32, bytes: &[u8]) -> Event {
         kind: module::Kind::Core,
         imports: vec![],
         exports: vec!["_start".into()],
+        settings: Default::default(),
         writes_full_at: None,
     })
 }
@@ -327,6 +347,8 @@ fn accepted_data(n: u128) -> Accepted {
         start_by: None,
         rerun_of: None,
         fuel: None,
+        sleep: Default::default(),
+        clock: Default::default(),
     }
 }
 
@@ -344,6 +366,7 @@ fn finished_data(n: u128) -> Finished {
         wall_ms: Millis::from_micros(20),
         peak_memory_bytes: 65_536,
         trace_digest: None,
+        trace_readings: None,
         deterministic: false,
         reproducibility: None,
         message: None,

@@ -35,6 +35,7 @@ use wasmwiz_events::{
     ledger::Verifier,
     log::{EventLog, memory::MemoryLog},
     revision::Epoch,
+    settings::Settings,
     shard::Shard,
     tenant::Tier,
     time::SystemClock,
@@ -367,12 +368,22 @@ impl Node {
     }
 
     pub(crate) async fn publish(&self, module: &str, wat: &str) -> Result<Decided, DispatchError> {
+        self.publish_with(module, wat, Settings::default()).await
+    }
+
+    pub(crate) async fn publish_with(
+        &self,
+        module: &str,
+        wat: &str,
+        settings: Settings,
+    ) -> Result<Decided, DispatchError> {
         let upload = Upload {
             tenant: acme(),
             by: Authority::Key(key()),
             origin: Origin::internal(Ids.command()),
             name: ModuleName::new(module).unwrap(),
             wasm: wat::parse_str(wat).unwrap().into(),
+            settings,
             hold: Hold::default(),
         };
         self.dispatch.publish(upload).await

@@ -95,6 +95,7 @@ async fn a_tenant_waits_for_its_own_uploads_and_another_does_not() {
         origin: origin(),
         name: ModuleName::new("echo").unwrap(),
         wasm: echo(),
+        settings: Settings::default(),
         hold: Hold::default(),
     };
     node.dispatch.publish(upload).await.unwrap();

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use wasmwiz_actors::executor::{Asker, ExecutorConfig, Executors, Job, PrepareError, Prepared, Ran};
+use wasmwiz_actors::executor::{Asker, Clocks, ExecutorConfig, Executors, Job, PrepareError, Prepared, Ran};
 use wasmwiz_events::{
     digest::Digest,
     execution::{Limits, Seed},
     id::ExecutionId,
+    settings::Sleep,
     time::Timestamp,
 };
 
@@ -40,7 +41,8 @@ pub(crate) fn job() -> Job {
         },
         seed: Seed::new([7; 16]),
         start_time: Timestamp::from_unix_ms(1_795_953_600_000),
-        skips_sleep: false,
+        clocks: Clocks::Virtual,
+        sleep: Sleep::Wait,
         fuel: None,
         cancel: CancellationToken::new(),
     }

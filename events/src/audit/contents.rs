@@ -1,5 +1,5 @@
-//! The contents that events name: standard input and output, and modules. Each rides with the commit that names it, or is
-//! a blob, or is gone.
+//! The contents that events name: standard input and output, what clocks said, and modules. Each rides with the commit that
+//! names it, or is a blob, or is gone.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -44,7 +44,13 @@ pub(crate) fn named(event: &Event) -> Option<Vec<Named>> {
         Event::ExecutionFinished(finished) => {
             let Finished { stdout, stderr, .. } = &**finished;
             let output = |what, output: &Output| Named::bytes(what, output.digest, output.size_bytes);
-            vec![output("standard output", stdout), output("standard error", stderr)]
+            let mut named = vec![output("standard output", stdout), output("standard error", stderr)];
+            named.extend(
+                finished
+                    .transcript()
+                    .map(|Content { digest, size_bytes }| Named::bytes("transcript", digest, size_bytes)),
+            );
+            named
         }
         Event::ModulePublished(module::Published { digest, size_bytes, .. }) => {
             vec![Named::bytes("module", *digest, *size_bytes)]

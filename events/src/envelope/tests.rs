@@ -15,6 +15,7 @@ use crate::{
     module,
     reproducibility::Reproducibility,
     requests,
+    settings::{Clock, Settings, Sleep},
     tenant::{self, Tier},
     time::Millis,
     verification::{Aspect, Difference, Verified},
@@ -162,23 +163,38 @@ fn key_event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn sleep() -> impl Strategy<Value = Sleep> {
+    proptest::sample::select(Sleep::ALL.to_vec())
+}
+
+fn clock() -> impl Strategy<Value = Clock> {
+    proptest::sample::select(Clock::ALL.to_vec())
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    (sleep(), clock(), option::of(any::<u64>())).prop_map(|(sleep, clock, fuel)| Settings { sleep, clock, fuel })
+}
+
 fn module_event() -> impl Strategy<Value = Event> {
     let kind = proptest::sample::select(vec![module::Kind::Core, module::Kind::Component]);
-    let named = (module_name(), option::of(time()));
+    let named = (module_name(), option::of(time()), settings());
     let published = (named, any::<u32>(), digest(), any::<u64>(), kind, vec(text(), 0..3), vec(text(), 0..3));
     prop_oneof![
-        published.prop_map(|((name, writes_full_at), version, digest, size_bytes, kind, imports, exports)| {
-            Event::ModulePublished(module::Published {
-                name,
-                version,
-                digest,
-                size_bytes,
-                kind,
-                imports,
-                exports,
-                writes_full_at,
-            })
-        }),
+        published.prop_map(
+            |((name, writes_full_at, settings), version, digest, size_bytes, kind, imports, exports)| {
+                Event::ModulePublished(module::Published {
+                    name,
+                    version,
+                    digest,
+                    size_bytes,
+                    kind,
+                    imports,
+                    exports,
+                    settings,
+                    writes_full_at,
+                })
+            }
+        ),
         (module_name(), digest(), any::<u64>(), text(), time(), option::of(time())).prop_map(
             |(name, digest, size_bytes, reason, at, writes_full_at)| {
                 Event::ModuleRejected(module::Rejected { name, digest, size_bytes, reason, at, writes_full_at })
@@ -204,11 +220,12 @@ fn accepted() -> impl Strategy<Value = Event> {
         text(),
         node,
         uuid(),
-        (option::of(time()), option::of(time()), option::of(execution_id()), option::of(any::<u64>())),
+        (option::of(time()), option::of(time()), option::of(execution_id()), settings()),
     );
     (what, how).prop_map(|(what, how)| {
         let (execution_id, attempt, module, key_id, stdin, args, limits) = what;
-        let (seed, start_time, engine, node, boot, (bucket_full_at, start_by, rerun_of, fuel)) = how;
+        let (seed, start_time, engine, node, boot, (bucket_full_at, start_by, rerun_of, settings)) = how;
+        let Settings { sleep, clock, fuel } = settings;
         let (seed, boot) = (Seed::new(seed), BootId::new(boot));
         Event::ExecutionAccepted(Box::new(execution::Accepted {
             execution_id,
@@ -227,6 +244,8 @@ fn accepted() -> impl Strategy<Value = Event> {
             start_by,
             rerun_of,
             fuel,
+            sleep,
+            clock,
         }))
     })
 }
@@ -254,14 +273,15 @@ fn finished() -> impl Strategy<Value = Event> {
         millis(),
         millis(),
         any::<u64>(),
-        option::of(digest()),
+        (option::of(digest()), option::of(any::<u64>())),
         any::<bool>(),
         option::of(proptest::sample::select(Reproducibility::ALL.to_vec())),
         option::of(text()),
     );
     (what, how).prop_map(|(what, how)| {
         let (execution_id, attempt, outcome, exit_code, stdout, stderr) = what;
-        let (fuel, cpu_ms, wall_ms, peak_memory_bytes, trace_digest, deterministic, reproducibility, message) = how;
+        let (fuel, cpu_ms, wall_ms, peak_memory_bytes, trace, deterministic, reproducibility, message) = how;
+        let (trace_digest, trace_readings) = trace;
         Event::ExecutionFinished(Box::new(execution::Finished {
             execution_id,
             attempt,
@@ -274,6 +294,7 @@ fn finished() -> impl Strategy<Value = Event> {
             wall_ms,
             peak_memory_bytes,
             trace_digest,
+            trace_readings,
             deterministic,
             reproducibility,
             message,

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use wasmwiz_events::{execution::Outcome, key::Scope, tenant::Tier};
+use wasmwiz_events::{
+    execution::Outcome,
+    key::Scope,
+    settings::{Clock, Sleep},
+    tenant::Tier,
+};
 
 use super::REQUEST_ID;
 use crate::problem::Kind;
@@ -123,6 +128,8 @@ fn words(set: &str) -> Vec<&'static str> {
     match set {
         "scopes" => Scope::ALL.iter().map(|scope| scope.as_str()).collect(),
         "tiers" => Tier::ALL.iter().map(|tier| tier.as_str()).collect(),
+        "sleeps" => Sleep::ALL.iter().map(|sleep| sleep.as_str()).collect(),
+        "clocks" => Clock::ALL.iter().map(|clock| clock.as_str()).collect(),
         "outcomes" => Outcome::ALL.iter().map(|outcome| outcome.as_str()).collect(),
         _ => Vec::new(),
     }

@@ -50,6 +50,7 @@ catalogue! {
     KeyRequired = FORBIDDEN "key-required" "API key required";
     WiderScopes = FORBIDDEN "wider-scopes" "Wider scopes than its issuer";
     NotAnOperator = FORBIDDEN "not-an-operator" "Not an operator";
+    HostClockForbidden = FORBIDDEN "host-clock-forbidden" "Host's clocks not allowed";
     TenantSuspended = FORBIDDEN "tenant-suspended" "Tenant suspended";
     NoSuchRoute = NOT_FOUND "no-such-route" "No such route";
     TenantNotFound = NOT_FOUND "tenant-not-found" "Tenant not found";

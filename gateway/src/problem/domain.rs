@@ -33,6 +33,7 @@ impl From<Refusal> for Problem {
             Refusal::KeyRevoked | Refusal::KeyExpired(_) => return Self::new(Kind::Unauthenticated, UNAUTHENTICATED),
             Refusal::MissingScope(_) | Refusal::NotAKey => Kind::MissingScope,
             Refusal::WiderScopes => Kind::WiderScopes,
+            Refusal::HostClockForbidden => Kind::HostClockForbidden,
             Refusal::NoScopes | Refusal::ExpiresInThePast => Kind::InvalidBody,
             Refusal::GraceTooLong { .. } => Kind::InvalidBody,
             Refusal::KeyNotLive => Kind::KeyNotLive,
@@ -55,6 +56,8 @@ impl From<Refusal> for Problem {
             Refusal::Stale => Kind::PreconditionFailed,
             // Nothing that a caller asks for is refused so.
             Refusal::DenialsRecordedLately { .. } => Kind::NodeBusy,
+            // It is prepared anew and asked for again; a name that is published anew each time is rather busy.
+            Refusal::OtherSettings(_) => return Self::busy(UNAVAILABLE_RETRY_MS),
             Refusal::IdempotencyKeyReused => Kind::IdempotencyKeyReused,
             Refusal::TooManyIdempotencyKeys { .. } => Kind::TooManyIdempotencyKeys,
         };

@@ -112,7 +112,7 @@ fn timeout(query: &mut Query) -> Option<u64> {
 }
 
 /// A guest with fuel is metered.
-fn fuel(query: &mut Query) -> Option<u64> {
+pub(super) fn fuel(query: &mut Query) -> Option<u64> {
     let fuel = query.number::<u64>("fuel");
     if fuel.is_some_and(|fuel| !may_be_given(fuel)) {
         query.fault("fuel", FUEL_RULE);

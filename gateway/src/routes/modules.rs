@@ -5,12 +5,17 @@ use poem::{Request, Response};
 use wasmwiz_actors::{
     dispatch::{Hold, Upload},
     handle::Decided,
-    tenant::Command,
+    tenant::{Command, FUEL_DEFAULT},
 };
-use wasmwiz_events::{event::Event, id::ModuleName, module::Published};
+use wasmwiz_events::{
+    event::Event,
+    id::ModuleName,
+    module::Published,
+    settings::{Clock, Settings, Sleep},
+};
 use wasmwiz_projections::views::View;
 
-use super::{json, json_in, locate, measured, of_pieces};
+use super::{executions::fuel, json, json_in, locate, measured, of_pieces};
 use crate::{
     auth::Caller,
     etag::{self, About, Tag},
@@ -37,7 +42,9 @@ const BYTES: &str = "application/octet-stream";
 
 /// PUT /v1/modules/{name}
 pub(crate) async fn publish(gateway: Gateway, caller: Caller, mut request: Request) -> Answer {
-    Query::of(&request)?.finish()?;
+    let mut query = Query::of(&request)?;
+    let settings = settings(&mut query);
+    query.finish()?;
     let name = named(&request)?;
     let expected = etag::expected(&request, About::Version)?;
     let held = read_wasm(&gateway, &caller, &mut request).await?;
@@ -47,6 +54,7 @@ pub(crate) async fn publish(gateway: Gateway, caller: Caller, mut request: Reque
         origin: Context::origin(&request).expecting(expected),
         name: name.clone(),
         wasm: held.bytes,
+        settings,
         hold: Hold::of(held.room),
     };
     let decided = gateway.deps().dispatch.publish(upload).await?;
@@ -65,6 +73,24 @@ pub(crate) async fn publish(gateway: Gateway, caller: Caller, mut request: Reque
     position::mark(&mut response, at);
     locate(&mut response, &location);
     Ok(response)
+}
+
+/// How the executions of the version are to run. What is not said is the default, whatever the version before has.
+fn settings(query: &mut Query) -> Settings {
+    let (sleep, clock): (Option<Sleep>, Option<Clock>) = (query.one("sleep"), query.one("clock"));
+    let metered = query.one::<bool>("metered");
+    let fuel = fuel(query);
+    if fuel.is_some() && metered != Some(true) {
+        query.fault("fuel", "needs metered=true: only what is metered has fuel");
+    }
+    if (sleep, clock) == (Some(Sleep::Skip), Some(Clock::Host)) {
+        query.fault(
+            "sleep",
+            "needs clock=virtual to be skip: the host's clocks do not move for a sleep that nobody waits for",
+        );
+    }
+    let fuel = (metered == Some(true)).then(|| fuel.unwrap_or(FUEL_DEFAULT));
+    Settings { sleep: sleep.unwrap_or_default(), clock: clock.unwrap_or_default(), fuel }
 }
 
 async fn read_wasm(gateway: &Gateway, caller: &Caller, request: &mut Request) -> Result<Held, Problem> {
@@ -104,9 +130,10 @@ async fn published(
 }
 
 fn shown(published: Published, created_at: String) -> Module {
-    let Published { name, version, digest, size_bytes, kind, imports, exports, writes_full_at: _ } = published;
+    let Published { name, version, digest, size_bytes, kind, imports, exports, settings, writes_full_at: _ } =
+        published;
     let (name, digest, kind) = (name.to_string(), digest.to_string(), kind.as_str().to_owned());
-    Module { name, version, digest, size_bytes, kind, imports, exports, created_at }
+    Module { name, version, digest, size_bytes, kind, imports, exports, settings: settings.into(), created_at }
 }
 
 /// The name of the module to be written: one that is none is malformed, not absent.
@@ -182,20 +209,33 @@ pub(crate) async fn delete(gateway: Gateway, caller: Caller, request: Request) -
     Ok(response)
 }
 
+/// What is said of the parameters of a version.
+const SLEEP: &str = "What sleeping is to its guests: wait, the default, or skip: their own time moves, and nobody waits. Not with clock=host.";
+const CLOCK: &str = "Which clocks its guests read: virtual, the default, which begin at the acceptance and move by rule, or host. What the \
+    host's clocks say is kept beside the record, 65,536 readings at most; with more of them an execution is unverifiable.";
+const METERED: &str = "Meter each execution of the version, as one that is given fuel.";
+const FUEL: &str = "With metered=true: how much fuel each execution has. One may ask for less, and more is cut to it. 1000000000 when it is left \
+    out.";
+
 pub(crate) fn publish_doc() -> Operation {
     Operation::new("publishModule", "modules", "Publish a module as the next version of its name")
         .describe(
             "Needs the scope modules:write. The body is the .wasm file, as application/wasm or \
              application/octet-stream. A body of no bytes is refused as empty-body, one without a length as \
-             length-required; chunked is taken.",
+             length-required; chunked is taken. The parameters say how the executions of this version run; what is left out is the \
+             default, whatever the version before has.",
         )
+        .query::<String>("sleep", SLEEP)
+        .query::<String>("clock", CLOCK)
+        .query::<bool>("metered", METERED)
+        .query::<u64>("fuel", FUEL)
         .takes_bytes(&[BYTES, WASM], "The module: a WebAssembly binary for WASI preview 1", true)
         .answers::<Module>(201, "A new version")
-        .answers::<Module>(200, "The latest version has these bytes already")
+        .answers::<Module>(200, "The latest version has these bytes and settings already")
         .conditional()
         .problem(&[Kind::EmptyBody, Kind::InvalidName, Kind::LengthRequired, Kind::UnsupportedMediaType])
         .problem(&[Kind::ModuleRejected, Kind::TooManyModules, Kind::TooManyVersions, Kind::TooManyCompilations])
-        .problem(&[Kind::RateLimited, Kind::TooManyUploads])
+        .problem(&[Kind::RateLimited, Kind::TooManyUploads, Kind::HostClockForbidden])
 }
 
 pub(crate) fn list_doc() -> Operation {

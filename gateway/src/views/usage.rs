@@ -49,6 +49,8 @@ pub(crate) struct UsageSum {
     pub(crate) stdout_bytes: u64,
     /// Standard error kept, in bytes.
     pub(crate) stderr_bytes: u64,
+    /// Kept of what guests read from the host's clocks, in bytes.
+    pub(crate) transcript_bytes: u64,
 }
 
 impl From<UsageRow> for UsageSum {
@@ -82,6 +84,7 @@ impl From<UsageRow> for UsageSum {
             stdin_bytes: row.stdin_bytes,
             stdout_bytes: row.stdout_bytes,
             stderr_bytes: row.stderr_bytes,
+            transcript_bytes: row.transcript_bytes,
         }
     }
 }

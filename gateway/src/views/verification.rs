@@ -16,7 +16,7 @@ pub(crate) struct Verification {
     pub(crate) checked: Checked,
     /// What was not the same.
     pub(crate) differences: Vec<Difference>,
-    /// What the end of the execution depended on: pure or virtual-time.
+    /// What the end of the execution depended on: pure, virtual-time or transcript.
     pub(crate) reproducibility: String,
     /// Version and settings of the engine that ran it both times, as a short fingerprint.
     pub(crate) engine: String,

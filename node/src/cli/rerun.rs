@@ -55,7 +55,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const COMPILE_LONGER: u64 = 10;
 
 /// Run every recorded execution again from a data folder, without a node, and compare how it ended with what is recorded: outcome,
-/// exit code, outputs, traps and peak memory. Only executions whose end their record decides are run (`pure` and `virtual-time`), and
+/// exit code, outputs, traps and peak memory. Only executions whose end their record decides are run (`pure`, `virtual-time` and `transcript`), and
 /// only those of this program's engine on this kind of processor; the others are counted. Exit code 0: all that were run gave what is
 /// recorded; 1: one did not, or bytes that are kept of it are not what its record names; 3: none could be run. A node may run
 /// meanwhile.
@@ -333,7 +333,8 @@ impl Walk<'_> {
                     // That something ends which never began is for `audit verify` to say.
                     let Some(Opening { accepted, riding: mut input, is_torn: was_torn }) = opening else { continue };
                     let outputs = [finished.stdout.digest, finished.stderr.digest];
-                    input.extend(riding.iter().filter(|payload| outputs.contains(&payload.digest())).cloned());
+                    let is_named = |digest| outputs.contains(&digest) || finished.trace_digest == Some(digest);
+                    input.extend(riding.iter().filter(|payload| is_named(payload.digest())).cloned());
                     let (tenant, finished) = (tenant.clone(), finished.clone());
                     let is_torn = is_torn || was_torn;
                     self.batch.push(Case { tenant, accepted, finished, riding: input, is_torn });
@@ -385,6 +386,13 @@ impl Runner {
                 return Ok(came);
             }
         }
+        let transcript = match finished.transcript() {
+            Some(Content { digest, size_bytes }) => match kept(digest, size_bytes, "transcript").await? {
+                Ok(transcript) => transcript,
+                Err(came) => return Ok(came),
+            },
+            None => Bytes::new(),
+        };
         let prepared = match self.prepared(CodeId::of(accepted)).await? {
             Ok(prepared) => prepared,
             Err(came) => return Ok(came),
@@ -396,7 +404,7 @@ impl Runner {
                     Err(busy) => tokio::time::sleep(Duration::from_millis(busy.retry_after_ms)).await,
                 }
             };
-            let job = verify::job(accepted, stdin.clone(), CancellationToken::new());
+            let job = verify::job(accepted, stdin.clone(), transcript.clone(), CancellationToken::new());
             match verify::compare(accepted, finished, &self.executors.run_again(slot, &prepared, job).await) {
                 Ok(compared) if compared.differences.is_empty() => return Ok(Came::Reproduced),
                 Ok(compared) => return Ok(Came::Differs(compared.differences)),

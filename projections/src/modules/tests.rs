@@ -1,6 +1,9 @@
 //! The view of modules: its fold and its queries, given events.
 
-use wasmwiz_events::module::Deleted;
+use wasmwiz_events::{
+    module::Deleted,
+    settings::{Clock, Sleep},
+};
 
 use super::*;
 use crate::testing::{History, module_name, module_ref, published, registered, tenant_id, views_of};
@@ -35,6 +38,22 @@ async fn a_list_shows_the_latest_version_of_each_live_name() {
     assert_eq!(module.imports, ["wasi_snapshot_preview1.fd_write"]);
     assert_eq!(module.exports, ["_start"]);
     assert!(views.modules().get(&acme, &module_name("gone")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_version_is_shown_with_how_its_executions_run() {
+    let acme = tenant_id("acme");
+    let settings = Settings { sleep: Sleep::Skip, clock: Clock::Virtual, fuel: Some(9) };
+    let Event::ModulePublished(second) = published("a", 2) else { unreachable!() };
+    let second = Event::ModulePublished(Published { settings, ..second });
+    let mut history = History::new(1);
+    let commits = [history.commit(&acme, vec![registered("Acme"), published("a", 1), second])];
+    let folder = tempfile::tempdir().unwrap();
+    let views = views_of(folder.path(), &commits).await;
+    let latest = views.modules().get(&acme, &module_name("a")).await.unwrap().unwrap();
+    assert_eq!((latest.version, latest.settings), (2, settings));
+    let listed = views.modules().versions(&acme, &module_name("a"), Page::first(5)).await.unwrap();
+    assert_eq!(listed.items.iter().map(|one| one.settings).collect::<Vec<_>>(), [settings, Settings::default()]);
 }
 
 #[tokio::test]

@@ -104,13 +104,14 @@ fn finished_counters(finished: &Finished) -> Counters {
         stdin_bytes: 0,
         stdout_bytes: finished.stdout.size_bytes,
         stderr_bytes: finished.stderr.size_bytes,
+        transcript_bytes: finished.transcript().map_or(0, |kept| kept.size_bytes),
         walls: finished.ran_for().map_or_else(Histogram::default, |wall| Histogram::of(wall.as_micros())),
     }
 }
 
 impl Projection for UsageProjection {
     const NAME: &'static str = "usage";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {

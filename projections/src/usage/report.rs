@@ -149,6 +149,7 @@ impl Sum {
             stdin_bytes: 0,
             stdout_bytes: 0,
             stderr_bytes: 0,
+            transcript_bytes: 0,
         };
         Self { row, walls: Histogram::default() }
     }
@@ -167,6 +168,7 @@ impl Sum {
         row.stdin_bytes = row.stdin_bytes.saturating_add(more.stdin_bytes);
         row.stdout_bytes = row.stdout_bytes.saturating_add(more.stdout_bytes);
         row.stderr_bytes = row.stderr_bytes.saturating_add(more.stderr_bytes);
+        row.transcript_bytes = row.transcript_bytes.saturating_add(more.transcript_bytes);
         walls.merge(&more.walls);
         Ok(())
     }

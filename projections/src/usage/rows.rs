@@ -32,13 +32,14 @@ CREATE TABLE usage (
     stdin_bytes INTEGER NOT NULL,
     stdout_bytes INTEGER NOT NULL,
     stderr_bytes INTEGER NOT NULL,
+    transcript_bytes INTEGER NOT NULL,
     walls BLOB NOT NULL,
     PRIMARY KEY (tenant, hour, key, module, outcome)
 ) WITHOUT ROWID;";
 
 /// The columns of counters, in the order in which they are read.
 pub(super) const COUNTERS: &str = "u.outcome, u.executions, u.fuel, u.cpu_us, u.wall_us, u.peak_memory_bytes, u.stdin_bytes, \
-     u.stdout_bytes, u.stderr_bytes, u.walls";
+     u.stdout_bytes, u.stderr_bytes, u.transcript_bytes, u.walls";
 
 /// The key of a row of counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,6 +62,7 @@ pub(super) struct Counters {
     pub(super) stdin_bytes: u64,
     pub(super) stdout_bytes: u64,
     pub(super) stderr_bytes: u64,
+    pub(super) transcript_bytes: u64,
     /// Of those whose time was measured.
     pub(super) walls: Histogram,
 }
@@ -75,6 +77,7 @@ impl Counters {
         self.stdin_bytes = self.stdin_bytes.saturating_add(other.stdin_bytes);
         self.stdout_bytes = self.stdout_bytes.saturating_add(other.stdout_bytes);
         self.stderr_bytes = self.stderr_bytes.saturating_add(other.stderr_bytes);
+        self.transcript_bytes = self.transcript_bytes.saturating_add(other.transcript_bytes);
         self.walls.merge(&other.walls);
     }
 
@@ -89,7 +92,8 @@ impl Counters {
             stdin_bytes: row::unsigned(found, first + 5)?,
             stdout_bytes: row::unsigned(found, first + 6)?,
             stderr_bytes: row::unsigned(found, first + 7)?,
-            walls: histogram(found, first + 8)?,
+            transcript_bytes: row::unsigned(found, first + 8)?,
+            walls: histogram(found, first + 9)?,
         })
     }
 }
@@ -142,7 +146,7 @@ pub(super) fn add(transaction: &Transaction<'_>, place: &Place<i64>, sums: &Coun
     walls.merge(&sums.walls);
     transaction
         .prepare_cached(
-            "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+            "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
              ON CONFLICT DO UPDATE SET
                 executions = executions + excluded.executions,
                 fuel = CASE WHEN fuel > 9223372036854775807 - excluded.fuel THEN 9223372036854775807 ELSE fuel + excluded.fuel END,
@@ -152,6 +156,7 @@ pub(super) fn add(transaction: &Transaction<'_>, place: &Place<i64>, sums: &Coun
                 stdin_bytes = stdin_bytes + excluded.stdin_bytes,
                 stdout_bytes = stdout_bytes + excluded.stdout_bytes,
                 stderr_bytes = stderr_bytes + excluded.stderr_bytes,
+                transcript_bytes = transcript_bytes + excluded.transcript_bytes,
                 walls = excluded.walls",
         )?
         .execute(params![
@@ -168,6 +173,7 @@ pub(super) fn add(transaction: &Transaction<'_>, place: &Place<i64>, sums: &Coun
             row::signed(sums.stdin_bytes),
             row::signed(sums.stdout_bytes),
             row::signed(sums.stderr_bytes),
+            row::signed(sums.transcript_bytes),
             walls.to_bytes(),
         ])?;
     Ok(())

@@ -62,6 +62,8 @@ pub struct StoredRow {
     pub stdout_bytes: u64,
     /// Bytes of standard error kept.
     pub stderr_bytes: u64,
+    /// Bytes kept of what guests read from the host's clocks.
+    pub transcript_bytes: u64,
     /// The bins of their times: the smallest value, in microseconds, and how many. Ascending.
     pub walls: Vec<(u64, u64)>,
 }
@@ -134,6 +136,7 @@ fn read(path: &Path) -> rusqlite::Result<Option<Stored>> {
             stdin_bytes: counters.stdin_bytes,
             stdout_bytes: counters.stdout_bytes,
             stderr_bytes: counters.stderr_bytes,
+            transcript_bytes: counters.transcript_bytes,
             walls: counters.walls.bins().collect(),
         })
     })?;

@@ -1,6 +1,6 @@
 //! The view of usage: its fold and its queries, given events.
 
-use wasmwiz_events::{digest::Digest, execution::ModuleRef};
+use wasmwiz_events::{digest::Digest, event::Event, execution::ModuleRef, transcript::READING_BYTES};
 
 use super::*;
 use crate::{
@@ -83,6 +83,29 @@ async fn executions_count_in_the_hour_in_which_they_end_under_what_they_were_acc
         assert_eq!(labels(&until_one), [(hour(0).to_string(), 1)]);
         let after_one = report(hour(1).plus_ms(1), hour(1).plus_ms(2), UsageBy::Hour).await;
         assert_eq!(labels(&after_one), [(hour(1).to_string(), 2)], "hours are whole");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_of_the_hosts_clocks_is_counted_as_what_is_written_is() {
+    let acme = tenant_id("acme");
+    let told = |n, readings| {
+        let Event::ExecutionFinished(mut finished) = finished(n, Outcome::Succeeded) else { unreachable!() };
+        (finished.trace_digest, finished.trace_readings) = (Some(Digest::of(b"readings")), Some(readings));
+        Event::ExecutionFinished(finished)
+    };
+    let mut history = History::new(1);
+    let of = |n| accepted(n, "k123", module_ref("hello", 1));
+    let events = vec![registered("Acme"), of(1), told(1, 3), of(2), finished(2, Outcome::Succeeded), of(3), told(3, 4)];
+    let commits = [history.commit(&acme, events)];
+    for batch_events in [1_000, 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let log = TestLog::of(&commits);
+        let views = log.views_with(folder.path(), Config { batch_events, ..Config::default() }).await;
+        views.wait_for(log.end(), DEADLINE).await.unwrap();
+        let usage = views.usage().usage(&acme, span(hour(0), hour(1)), UsageBy::Hour, Page::first(200)).await.unwrap();
+        let [row] = &usage.items[..] else { panic!("{:?}", usage.items) };
+        assert_eq!((row.transcript_bytes, row.stdout_bytes), (7 * READING_BYTES as u64, 9));
     }
 }
 

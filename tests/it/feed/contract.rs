@@ -45,6 +45,14 @@ async fn live(node: &NodeProcess) -> anyhow::Result<Tenant> {
         .await?
         .is(200)?;
     tenant.client.post_bytes("/v1/modules/echo.v1/executions?fuel=1000000", "counted").await?.is(200)?;
+    // Versions that say how they run, and a guest that looks at the host's clock.
+    for (module, guest, query) in
+        [("echo.v1", guests::ECHO, "sleep=skip&metered=true"), ("clock.v1", guests::CLOCK, "clock=host")]
+    {
+        let put = tenant.client.request(Method::PUT, &format!("/v1/modules/{module}?{query}"));
+        tenant.client.send(put.header("content-type", "application/wasm").body(guest.wasm()?)).await?.is(201)?;
+        tenant.client.execute(module, "as it says").await?;
+    }
     let later = tenant.client.request(Method::POST, "/v1/modules/echo.v1/executions").header("prefer", "respond-async");
     let id = tenant.client.send(later.body("hello")).await?.is(202)?["id"].as_str().context("no id")?.to_owned();
     wait::until("the end of the asynchronous execution", wait::SOON, async || {

@@ -7,6 +7,7 @@ use wasmwiz_events::{
     id::{CommandId, EventId},
     idempotency::Idempotency,
     key, module, requests,
+    settings::{Settings, Sleep},
     tenant::Tier,
 };
 
@@ -39,6 +40,7 @@ fn folded() -> Rehydrated {
         Event::KeyIssued(expiring),
         published(HELLO),
         published_as(HELLO, 2, b"two"),
+        published_with(HELLO, 3, Settings { sleep: Sleep::Skip, fuel: Some(9), ..Settings::default() }),
         published("gone"),
         deleted("gone"),
         Event::ModuleRejected(rejected),
@@ -66,7 +68,7 @@ fn folded() -> Rehydrated {
         let envelope = Envelope { id: EventId::new(id), tenant: acme(), revision, time: NOON, cause, event };
         tenant.fold(&envelope, even(NOON).steady);
     }
-    let head = Head { revision: Revision::new(17), hash: ChainHash::genesis(&acme()), epoch: Epoch::new(3) };
+    let head = Head { revision: Revision::new(18), hash: ChainHash::genesis(&acme()), epoch: Epoch::new(3) };
     let (position, kept) = (Position::new(12), Revision::NONE);
     Rehydrated { tenant, head, position, places, kept, has_unknown: false }
 }
@@ -87,7 +89,7 @@ fn the_bytes_of_this_version_do_not_change() {
     let bytes = Snapshot::of(&folded(), even(NOON)).encode().unwrap();
     assert_eq!(
         (VERSION, hex::encode(checksum(VERSION, &bytes)).as_str()),
-        (1, "edc173207172bc8acf12618b40bfe00ac1bae132f20907b495be82eb8c1e0a7e")
+        (2, "edc173207172bc8acf12618b40bfe00ac1bae132f20907b495be82eb8c1e0a7e")
     );
 }
 

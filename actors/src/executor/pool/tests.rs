@@ -9,7 +9,7 @@ use wasmwiz_events::{
 };
 
 use super::*;
-use crate::executor::{Asker, ExecutorConfig, Executors};
+use crate::executor::{Asker, Clocks, ExecutorConfig, Executors};
 
 /// Panics inside the actor, as a bug would.
 struct Crash;
@@ -36,7 +36,8 @@ fn job(wall_ms: u64) -> Job {
         limits,
         seed: Seed::new([0; 16]),
         start_time: wasmwiz_events::time::Timestamp::from_unix_ms(0),
-        skips_sleep: false,
+        clocks: Clocks::Virtual,
+        sleep: Default::default(),
         fuel: None,
         cancel: CancellationToken::new(),
     }

@@ -43,7 +43,7 @@ pub(super) fn ran(operation: Operation) -> Operation {
 /// What is said of fuel.
 const FUEL: &str = "Meter the guest: its instructions are counted, about a unit of fuel for each, and it ends as out_of_fuel when it \
     has used up as many as this, at the same one in every run. How many it used is in usage.fuel. It runs slower, and is \
-    compiled once more. The time is limited as without.";
+    compiled once more. The time is limited as without. Of a version that is metered it counts up to the version's own.";
 
 /// What is said of both doors.
 const ASYNCHRONOUS: &str = "respond-async: answer 202 once it is accepted, and run it when its turn comes, also after a \
@@ -72,7 +72,8 @@ pub(crate) fn run_doc() -> Operation {
         .query::<u32>("version", "The version to run; the latest when absent.")
         .query::<Vec<String>>("arg", "An argument; may be repeated.")
         .takes_bytes(&[BYTES], "Standard input", false)
-        .problem(&[Kind::ModuleNotFound, Kind::VersionNotFound, Kind::LengthRequired, Kind::UnsupportedMediaType]);
+        .problem(&[Kind::ModuleNotFound, Kind::VersionNotFound, Kind::HostClockForbidden])
+        .problem(&[Kind::LengthRequired, Kind::UnsupportedMediaType]);
     ran(operation)
 }
 

@@ -48,6 +48,7 @@ pub(crate) async fn rerun(gateway: Gateway, caller: Caller, mut request: Request
     let accepted = gateway.deps().dispatch.accepted(id, at).await?;
     let input_bytes = stdin.as_ref().map_or(accepted.stdin.size_bytes, |stdin| stdin.len() as u64);
     let room = gateway.memory_of(&caller).room(input_bytes)?;
+    let is_same_version = version.is_none_or(|version| accepted.module.version == Some(version));
     let code = code(accepted.module.name.clone().zip(accepted.module.version), version, accepted.module.digest)?;
     let view = as_recorded.then(|| GuestView::from(&accepted));
     let input = stdin.is_none().then_some((at, accepted.stdin));
@@ -56,8 +57,9 @@ pub(crate) async fn rerun(gateway: Gateway, caller: Caller, mut request: Request
         stdin: stdin.unwrap_or_default(),
         args: args.unwrap_or(accepted.args),
         timeout_ms,
-        // What was metered is metered again.
-        fuel: fuel.or(accepted.fuel),
+        // What was metered is metered again. Another version has fuel of its own, or none: as much may be too little for it, and who gave it,
+        // the request or the recorded version, the record does not say.
+        fuel: fuel.or(accepted.fuel.filter(|_| is_same_version)),
         rerun: Some(RerunOf { id, view, input }),
         room,
         once,
@@ -117,8 +119,9 @@ pub(crate) fn rerun_doc() -> Operation {
         .describe(
             "Needs the scopes executions:run and executions:read. A new execution, with an id, limits and a record of its own, of \
              the recorded module in the recorded version, with the recorded input and arguments, as far as the body does not \
-             say otherwise, metered if that one was; rerun_of names the earlier one, which may be open, ended or lost. With as_recorded its guest \
-             also sees the recorded time and random numbers: what differs then is due to what was changed. A body of more than \
+             say otherwise, metered if that one was, or, of another version, as that one says; rerun_of names the earlier one, which may be open, \
+             ended or lost. With as_recorded its guest also sees the recorded time and random numbers: what differs then is due to what was \
+             changed, except of a version with clock=host, whose guest sees the host's time as ever. A body of more than \
              the node's bound for JSON is refused: run the module by its name instead.",
         )
         .takes_json::<views::RerunRequest>(false)
@@ -126,6 +129,7 @@ pub(crate) fn rerun_doc() -> Operation {
             Kind::ExecutionNotFound,
             Kind::ModuleNotFound,
             Kind::VersionNotFound,
+            Kind::HostClockForbidden,
             Kind::PayloadGone,
         ]);
     document::ran(operation)

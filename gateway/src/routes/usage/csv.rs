@@ -6,7 +6,7 @@ use crate::views::UsageSum;
 pub(super) const MEDIA_TYPE: &str = "text/csv; charset=utf-8; header=present";
 
 /// The columns, in their order. Only ever added to, at the end.
-const HEADER: [&str; 21] = [
+const HEADER: [&str; 22] = [
     "bucket",
     "executions",
     "succeeded",
@@ -28,6 +28,7 @@ const HEADER: [&str; 21] = [
     "stdin_bytes",
     "stdout_bytes",
     "stderr_bytes",
+    "transcript_bytes",
 ];
 
 /// Writes a page of usage.
@@ -37,7 +38,7 @@ pub(super) fn table(items: &[UsageSum]) -> String {
     text
 }
 
-fn cells(item: &UsageSum) -> [String; 21] {
+fn cells(item: &UsageSum) -> [String; 22] {
     let optional = |number: Option<f64>| number.map(|number| number.to_string()).unwrap_or_default();
     let outcomes = &item.outcomes;
     [
@@ -62,10 +63,11 @@ fn cells(item: &UsageSum) -> [String; 21] {
         item.stdin_bytes.to_string(),
         item.stdout_bytes.to_string(),
         item.stderr_bytes.to_string(),
+        item.transcript_bytes.to_string(),
     ]
 }
 
-fn line(cells: [String; 21]) -> String {
+fn line(cells: [String; 22]) -> String {
     cells.join(",") + "\r\n"
 }
 
@@ -96,6 +98,7 @@ mod tests {
             stdin_bytes: 7,
             stdout_bytes: 3,
             stderr_bytes: 1,
+            transcript_bytes: 48,
         })
     }
 
@@ -104,7 +107,7 @@ mod tests {
         let text = table(&[item("hello")]);
         let lines: Vec<_> = text.split("\r\n").collect();
         assert_eq!(lines[0], HEADER.join(","));
-        assert_eq!(lines[1..], ["hello,3,0,0,2,0,0,0,0,0,1,9,1.5,2000,,,,65536,7,3,1", ""]);
+        assert_eq!(lines[1..], ["hello,3,0,0,2,0,0,0,0,0,1,9,1.5,2000,,,,65536,7,3,1,48", ""]);
     }
 
     #[test]

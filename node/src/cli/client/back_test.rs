@@ -41,8 +41,8 @@ const SLOWER_MS: f64 = 5.0;
 
 /// Run recorded executions of a module with another version of it, and compare how they end. The guests see the recorded input,
 /// arguments, time and random numbers, under the tenant's present limits. Each counts as an execution, and names in rerun_of the one
-/// it was made of. Those that say nothing of the version, such as one that the host failed, are left out and counted. Each takes
-/// one of the tenant's idempotency keys for a day. Exit code 1: one ended otherwise, or none could be compared.
+/// it was made of. Those that say nothing of the version, such as one that the host failed, or that now read the host's clocks, are left
+/// out and counted. Each takes one of the tenant's idempotency keys for a day. Exit code 1: one ended otherwise, or none could be compared.
 #[derive(Debug, Args)]
 pub(super) struct BackTest {
     /// The module.
@@ -234,6 +234,10 @@ fn tried(recorded: &Value, found: &Value) -> Tried {
     if is_short && outcome != "deadline_exceeded" || matches!(outcome.as_str(), "failed" | "lost" | "cancelled") {
         return Err(format!("inconclusive: {outcome}"));
     }
+    // It was told another time than the recorded one: what differs may come of that.
+    if found.get("reproducibility").and_then(Value::as_str) == Some("transcript") {
+        return Err("it read the host's clocks".to_owned());
+    }
     Ok(compared(recorded, found))
 }
 
@@ -371,6 +375,9 @@ mod tests {
         assert_eq!(tried(&recorded, &ended("failed")).unwrap_err(), "inconclusive: failed");
         let late = tried(&recorded, &ended("deadline_exceeded")).unwrap();
         assert!(matches!(&late.differences[..], [Difference { what: "outcome", .. }]), "{late:?}");
+        let mut told = execution("b", "another time", 1.0);
+        told["reproducibility"] = "transcript".into();
+        assert_eq!(tried(&recorded, &told).unwrap_err(), "it read the host's clocks");
         let mut gone = recorded.clone();
         gone["stdout"] = Value::Null;
         assert!(tried(&gone, &recorded).is_err() && tried(&recorded, &recorded).is_ok());

@@ -35,10 +35,11 @@ pub(super) struct Rerun {
     /// No arguments, instead of the recorded ones.
     #[arg(long, conflicts_with = "args")]
     no_args: bool,
-    /// Another amount of fuel, about a unit for each instruction; one that was metered has what it had then, otherwise.
+    /// Another amount of fuel, about a unit for each instruction; one that was metered has what it had then, otherwise, and another version
+    /// what that one says.
     #[arg(long, value_name = "UNITS")]
     fuel: Option<u64>,
-    /// Let the guest see the recorded time and random numbers.
+    /// Let the guest see the recorded time and random numbers; of a version with clock=host, the random numbers alone.
     #[arg(long)]
     as_recorded: bool,
 }

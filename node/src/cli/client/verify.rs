@@ -102,7 +102,7 @@ impl Verify {
         let mut ids = Vec::with_capacity(items.len());
         for item in &items {
             match item.get("reproducibility").and_then(Value::as_str) {
-                Some("pure" | "virtual-time") => ids.push(render::at(item, "/id")),
+                Some("pure" | "virtual-time" | "transcript") => ids.push(render::at(item, "/id")),
                 class => *summary.left.entry(class.unwrap_or("still running").to_owned()).or_default() += 1,
             }
         }

@@ -93,6 +93,7 @@ impl Fold {
                     ("peak_memory_bytes", end.peak_memory_bytes),
                     ("stdout_bytes", end.stdout.size_bytes),
                     ("stderr_bytes", end.stderr.size_bytes),
+                    ("transcript_bytes", end.transcript().map_or(0, |kept| kept.size_bytes)),
                 ];
                 self.end(tenant, end.execution_id, *time, end.outcome, &figures);
             }
@@ -176,6 +177,7 @@ fn figures_of(row: &StoredRow) -> impl Iterator<Item = (String, u64)> {
         ("stdin_bytes", row.stdin_bytes),
         ("stdout_bytes", row.stdout_bytes),
         ("stderr_bytes", row.stderr_bytes),
+        ("transcript_bytes", row.transcript_bytes),
     ];
     let bins = row.walls.iter().map(|(lower, count)| (bin_name(*lower), *count));
     named.into_iter().map(|(name, figure)| (name.to_owned(), figure)).chain(bins)
@@ -216,6 +218,7 @@ mod tests {
             stdin_bytes: 0,
             stdout_bytes: 0,
             stderr_bytes: 0,
+            transcript_bytes: 0,
             walls,
         }
     }
@@ -233,7 +236,7 @@ mod tests {
         let mut fold = Fold::default();
         let figures = [("executions", 2), ("wall_us[21]", 2)].map(|(name, figure)| (name.to_owned(), figure));
         fold.rows.insert(place_of(&row(0, vec![])), figures.into());
-        assert_eq!(fold.compare(&[row(2, vec![(21, 2)])]), (9, vec![]));
+        assert_eq!(fold.compare(&[row(2, vec![(21, 2)])]), (10, vec![]));
         let (_, differences) = fold.compare(&[row(3, vec![(21, 1), (22, 1)])]);
         let found: Vec<_> = differences.iter().map(|found| (found.figure.as_str(), found.log, found.view)).collect();
         assert_eq!(found, [("executions", 2, 3), ("wall_us[21]", 2, 1), ("wall_us[22]", 0, 1)]);
