@@ -20,6 +20,7 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod alternate;
 mod bare;
 mod credentials;
 mod load;
@@ -33,7 +34,8 @@ mod report;
 #[command(
     name = "bench",
     after_help = "Examples:\n  cargo xtask bench -- --seconds 10\n  cargo xtask bench -- --guests-only\n  \
-                  cargo xtask bench -- --credentials-only"
+                  cargo xtask bench -- --credentials-only\n  \
+                  cargo xtask bench -- --against ../earlier/target/release/wasmwiz"
 )]
 struct Args {
     /// Seconds of load for each number of connections.
@@ -51,6 +53,9 @@ struct Args {
     /// Measure only what it costs to know who asks.
     #[arg(long, conflicts_with = "guests_only")]
     credentials_only: bool,
+    /// Measure only this program against the one that is named, in turns: what a change costs.
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["guests_only", "credentials_only"])]
+    against: Option<PathBuf>,
     /// Serve as the bare server, on a free port that is printed. The benchmark starts itself like this.
     #[arg(long, hide = true)]
     serve_bare: bool,
@@ -65,6 +70,11 @@ fn main() -> anyhow::Result<ExitCode> {
     if args.credentials_only {
         credentials::Credentials::measure(&args.data.join("credentials"))?.print();
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(other) = &args.against {
+        let alternation = alternate::Alternation::measure(&args.data.join("alternate"), other)?;
+        alternation.print();
+        return Ok(if alternation.target_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let costs = repeatable::costs().map_err(|error| anyhow::anyhow!("{error:#}"))?;
     report::print_costs(&costs);

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -23,13 +23,22 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// The `wasmwiz` that lies beside this program.
+    pub(crate) fn program() -> anyhow::Result<PathBuf> {
+        Ok(std::env::current_exe()?.with_file_name("wasmwiz"))
+    }
+
     /// Starts `wasmwiz dev` from beside this program, on `data`.
     pub(crate) fn start(data: &Path) -> anyhow::Result<Self> {
-        let program = std::env::current_exe()?.with_file_name("wasmwiz");
+        Self::start_of(&Self::program()?, data)
+    }
+
+    /// Starts this `program` instead.
+    pub(crate) fn start_of(program: &Path, data: &Path) -> anyhow::Result<Self> {
         ensure!(program.exists(), "{} is missing; run `cargo build --release` first", program.display());
         let ready = data.with_extension("ready.json");
         let _ = std::fs::remove_file(&ready);
-        let child = Command::new(&program)
+        let child = Command::new(program)
             .args(["dev", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .arg("--ready-file")
