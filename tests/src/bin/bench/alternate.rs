@@ -4,7 +4,7 @@
 //! the two within a round, and of these the median with its interval of confidence, by order statistics: it asks nothing of how they are
 //! distributed (David and Nagaraja, Order Statistics, 7.1).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::ensure;
 use wasmwiz_tests::wire;
@@ -77,7 +77,7 @@ impl Alternation {
     }
 }
 
-fn executions_per_second(data: &Path, program: &PathBuf) -> anyhow::Result<f64> {
+fn executions_per_second(data: &Path, program: &Path) -> anyhow::Result<f64> {
     std::fs::create_dir_all(data)?;
     let seen = {
         let node = Node::start_of(program, &data.join("node"))?;
