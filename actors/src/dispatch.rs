@@ -39,7 +39,7 @@ use crate::{
     aggregate::Authority,
     bus::CommandBus,
     disk_space::{DiskSpace, Level},
-    executor::{Executors, Rejection, places::Places},
+    executor::{Executors, Rejection, budget::MemoryBudget, places::Places},
     handle::{AskError, Decided, Origin},
     ids::Ids,
     queue::Queue,
@@ -251,6 +251,17 @@ pub enum DispatchError {
         /// When to try again.
         retry_after_ms: u64,
     },
+    /// Compiling the tenant's modules has taken the processor time that it may.
+    #[error(
+        "compiling the modules of the tenant has taken more than the {ms_per_minute} ms of processor time a minute \
+         that it may, whether or not they compiled; try again in {retry_after_ms} ms"
+    )]
+    CompiledTooMuch {
+        /// What comes back in a minute, in milliseconds of processor time.
+        ms_per_minute: u64,
+        /// When to try again.
+        retry_after_ms: u64,
+    },
     /// The tenant has as many modules to be taken in as it may.
     #[error(
         "the tenant has as many modules to be taken in as the {limit} that it may; wait for one of them, or try again in \
@@ -315,8 +326,8 @@ struct Shared {
     /// How the versions run that were run lately.
     known: known::Known,
     runs: Arc<runs::Runs>,
-    /// Input of the asynchronous executions that run, in KiB.
-    input: Arc<Semaphore>,
+    /// Room for the input of the asynchronous executions that run.
+    input: Arc<MemoryBudget>,
     /// Asynchronous executions that may run.
     running: Arc<Places>,
     /// Executions on their way: a node that stops waits for them.
@@ -333,7 +344,7 @@ impl Dispatch {
         let (uploads, under_way) = (Semaphore::new(UPLOADS_AT_ONCE), TaskTracker::new());
         let upload_shares = Shares::new(UPLOADS_PER_TENANT, UPLOADS_WAITING_PER_TENANT);
         let queue = deps.bus.region().queue().clone();
-        let input = Arc::new(Semaphore::new(queued::input_permits(queue.config())));
+        let input = MemoryBudget::new(u64::from(queue.config().input_bytes_max));
         let running = Places::new(u32::try_from(queue.config().running_max).unwrap_or(u32::MAX), u32::MAX);
         let (once, known, runs) = (once::UnderWay::default(), known::Known::default(), Arc::default());
         let (lane, nudges) = (verify::Lane::default(), unended::Nudges::default());

@@ -11,7 +11,8 @@
 //! |---|---|
 //! | loops | the epoch: it yields every tick, and its future is dropped at the deadline; if it is metered, the end of its fuel |
 //! | sleeps | the same deadline, a timer beside the guest; where nobody waits for its sleep it yields instead |
-//! | grows memory or tables | its own limit and the node's budget; growth is refused, not the process |
+//! | grows memory or tables | its own limit; growth is refused, not the process |
+//! | takes memory that others need | its tenant's share of the node's budget: it is run again with more reserved for it |
 //! | recurses | the engine's stack limit |
 //! | floods its output | a sink that keeps the first bytes, counted in the node's budget, and forgets the rest |
 //! | keeps its thread busy | turns: the heavy guests of a thread share one permit |
@@ -25,7 +26,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 use wasmwiz_events::{
@@ -36,7 +37,9 @@ use wasmwiz_events::{
     time::{Millis, Timestamp},
 };
 
+mod allowance;
 mod artefact;
+pub(crate) mod budget;
 mod bulk;
 mod cache;
 mod check;
@@ -73,6 +76,9 @@ pub use self::{
     rejection::Rejection,
     slots::{Busy, Slot},
 };
+
+/// When to try again while guests of a tenant wait for memory, in milliseconds: for one of them to end.
+const MEMORY_RETRY_MS: u64 = 1_000;
 
 /// The executors could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +196,10 @@ struct Inner {
     memory_reset: MemoryReset,
     /// How memory is reset: by a scan of the pages that were written?
     scans: bool,
-    budget: Arc<limits::MemoryBudget>,
+    budget: Arc<budget::MemoryBudget>,
+    /// What the guest of the health check takes, beside the others.
+    probe: Arc<budget::MemoryBudget>,
+    memory_wait: Duration,
 }
 
 impl Executors {
@@ -223,12 +232,10 @@ impl Executors {
         let artefacts = artefact::Artefacts::open(&config, fingerprints.clone())
             .map_err(io("the folder of compiled modules cannot be opened"))?;
         let prepare = prepare::Preparer::new(engines, imports.clone(), artefacts, &config);
-        let budget = limits::MemoryBudget::new(config.memory_budget_bytes);
-        let node = run::Node {
-            ticker,
-            budget: Arc::clone(&budget),
-            heavy_after: Duration::from_millis(config.heavy_after_ms),
-        };
+        let budget = budget::MemoryBudget::new(config.memory_budget_bytes);
+        let probe = budget::MemoryBudget::new(check::MEMORY_BYTES);
+        let memory_wait = Duration::from_millis(config.memory_wait_ms);
+        let node = run::Node { ticker, heavy_after: Duration::from_millis(config.heavy_after_ms) };
         let pool = pool::Pool::start(pool::Plan {
             node: Arc::new(node),
             threads: config.threads,
@@ -240,8 +247,19 @@ impl Executors {
         let wait = Duration::from_millis(config.wait_ms);
         let slots = slots::Slots::new(config.guests_max, config.waiting_max, wait);
         let memory_max_bytes = config.memory_max_bytes;
-        let inner =
-            Inner { pool, slots, prepare, imports, budget, memory_max_bytes, fingerprints, memory_reset, scans };
+        let inner = Inner {
+            pool,
+            slots,
+            prepare,
+            imports,
+            memory_max_bytes,
+            fingerprints,
+            memory_reset,
+            scans,
+            budget,
+            probe,
+            memory_wait,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -265,9 +283,13 @@ impl Executors {
     /// The same for a tenant's guest, within what one tenant may have of the places and of the line.
     ///
     /// # Errors
-    /// [`Busy`], also when the tenant has as many as it may.
+    /// [`Busy`], also when the tenant has as many as it may, or guests of it wait for memory.
     pub async fn reserve_for(&self, tenant: &TenantId) -> Result<Slot, Busy> {
-        self.0.slots.reserve(Some(tenant.clone())).await
+        let whose = Some(tenant.clone());
+        if self.0.budget.is_waited_for(&whose) {
+            return Err(Busy { retry_after_ms: MEMORY_RETRY_MS });
+        }
+        self.0.slots.reserve(whose).await
     }
 
     /// Reads an upload: is it a module that can run here? Costs one pass over its bytes, no compilation.
@@ -305,15 +327,63 @@ impl Executors {
     /// The same of an execution that ran before, only to be compared: it counts in no figure of executions.
     #[tracing::instrument(name = "guest.run", level = "debug", skip_all, fields(execution.id = %job.execution_id))]
     pub async fn run_again(&self, slot: Slot, prepared: &Prepared, job: Job) -> Ran {
-        let (reply, ran) = oneshot::channel();
-        let launch = pool::Launch { prepared: prepared.clone(), job, slot, reply };
-        match self.0.pool.launch(launch) {
-            Ok(()) => ran.await.unwrap_or_else(|_| run::failed("the executor was lost while the guest ran")),
-            Err(_) => run::failed("no executor could take the guest"),
+        let (budget, whose) = match slot.whose() {
+            Some(whose) => (&self.0.budget, whose.clone()),
+            None => (&self.0.probe, None),
+        };
+        let most = [job.limits.memory_bytes, job.limits.stdout_bytes, job.limits.stderr_bytes];
+        let most_bytes = most.into_iter().fold(0, u64::saturating_add);
+        // Later it is not run again any more: its entity would not wait for the end of that.
+        let mut until = Instant::now() + self.0.memory_wait;
+        let (mut slot, mut job, mut account) = (slot, job, budget.account(whose.clone()));
+        let mut reserved_bytes = 0;
+        // Ends with `until`, and before that with all that it may have, as each reservation is twice the last one.
+        loop {
+            let lack = match self.launch(slot, prepared, job, account, until).await {
+                pool::Ended::Ran(ran) => return *ran,
+                pool::Ended::SetBack(kept, again, lack) => {
+                    (slot, job) = (kept, *again);
+                    lack
+                }
+            };
+            reserved_bytes = budget::reservation(lack.bytes, reserved_bytes).min(most_bytes);
+            let left = until.saturating_duration_since(Instant::now());
+            let reserved = budget.reserve(whose.clone(), reserved_bytes, left);
+            account = match job.cancel.run_until_cancelled(reserved).await {
+                Some(Ok(account)) => account,
+                Some(Err(_)) if lack.is_output => {
+                    // It has come to its end, and does so again, with as much of its output as there is room for.
+                    until = Instant::now();
+                    budget.account(whose.clone())
+                }
+                Some(Err(full)) => {
+                    set_back("failed");
+                    return run::failed(&full.to_string());
+                }
+                None => return Ran { outcome: Outcome::Cancelled, ..run::failed("the execution was cancelled") },
+            };
+            set_back("again");
         }
     }
 
-    /// Sets the gauges of what is held now. For whoever reads metrics, when it reads them.
+    async fn launch(
+        &self,
+        slot: Slot,
+        prepared: &Prepared,
+        job: Job,
+        account: Arc<budget::Account>,
+        until: Instant,
+    ) -> pool::Ended {
+        let (reply, ended) = oneshot::channel();
+        let launch = pool::Launch { prepared: prepared.clone(), job, slot, account, until, reply };
+        let failed = |message| pool::Ended::Ran(Box::new(run::failed(message)));
+        match self.0.pool.launch(launch) {
+            Ok(()) => ended.await.unwrap_or_else(|_| failed("the executor was lost while the guest ran")),
+            Err(_) => failed("no executor could take the guest"),
+        }
+    }
+
+    /// Sets the gauges of what is held now, when metrics are read.
     pub fn observe(&self) {
         let (used, max) = self.0.budget.state();
         ::metrics::gauge!(metrics::GUEST_MEMORY_BYTES).set(used as f64);
@@ -347,4 +417,8 @@ impl Executors {
         }
         self.0.pool.stop();
     }
+}
+
+fn set_back(result: &'static str) {
+    ::metrics::counter!(metrics::GUESTS_SET_BACK_TOTAL, "result" => result).increment(1);
 }

@@ -126,8 +126,8 @@ pub struct Policy {
     /// Requests with an idempotency key of one tenant that are remembered for 24 hours, about 200 bytes each in its
     /// entity's memory.
     pub idempotency_keys_max: u32,
-    /// Milliseconds past its deadline after which an execution without a word is declared lost. Longer than a compile
-    /// and the append of its end take.
+    /// Milliseconds past its deadline after which an execution without a word is declared lost. Longer than it takes to
+    /// wait for a compilation and for memory, to compile, and to append its end.
     pub lost_grace_ms: u64,
     /// Milliseconds that an asynchronous execution may wait for its turn when its caller names no shorter time. What is
     /// older is not worth running any more.
@@ -222,7 +222,7 @@ impl Default for Policy {
             module_names_max: 10_000,
             versions_max: 1_000,
             idempotency_keys_max: 100_000,
-            lost_grace_ms: 30_000,
+            lost_grace_ms: 60_000,
             start_within_ms: 3_600_000,
             attempts_max: 3,
         }

@@ -8,7 +8,7 @@ use crate::{
     auth::{self, Caller},
     gateway::Gateway,
     idempotency,
-    lease::Lease,
+    lease::{Asking, Lease},
     middleware::RouteLabel,
     openapi::Operation,
     position,
@@ -205,10 +205,16 @@ where
         let shown = auth::Shown::by(&request);
         let caller = auth::authenticate(&self.gateway, &shown).await?;
         let tenant = caller.tenant_id().clone();
+        let lease = {
+            let (gateway, tenant) = (self.gateway.clone(), tenant.clone());
+            Lease::new(move || gateway.is_active(&tenant))
+        };
+        if let Some(asking) = request.data::<Asking>() {
+            asking.rests_on(lease.clone());
+        }
         match self.answer_to(caller, request).await {
             Ok(mut response) => {
-                let gateway = self.gateway.clone();
-                response.set_data(Lease::new(move || gateway.is_active(&tenant)));
+                response.set_data(lease);
                 Ok(response)
             }
             Err(problem) => {

@@ -19,6 +19,7 @@ mod answer;
 mod config;
 mod connection;
 mod ended;
+mod frames;
 mod linger;
 mod patience;
 mod socket;

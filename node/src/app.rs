@@ -188,6 +188,7 @@ impl App {
     /// # Errors
     /// What could not be started, and what to do about it.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        config.warn();
         let metrics = telemetry::init_metrics()?;
         telemetry::keep_up(metrics.clone());
         let tls = certificates::load(config.listen.tls.as_ref()).await?;

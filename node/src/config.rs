@@ -26,6 +26,7 @@ use wasmwiz_projections::Config as ViewsConfig;
 use crate::{cluster::config::ClusterConfig, disk::DiskConfig};
 
 mod environment;
+mod fit;
 pub mod layers;
 mod read;
 mod secret;
@@ -420,8 +421,11 @@ impl Config {
         if !SHUTDOWN_MS.contains(&self.shutdown.within_ms) {
             return bad("shutdown.within_ms", "is 1000 to 3600000");
         }
-        if self.executor.threads == 0 || self.executor.guests_max == 0 {
-            return bad("executor.threads and executor.guests_max", "must not be 0");
+        if let Err((key, problem)) = self.executor.check(self.tiers.lost_grace_ms) {
+            return bad(&format!("executor.{key}"), problem);
+        }
+        if let Err((key, problem)) = self.gateway.server.check() {
+            return bad(&format!("gateway.server.{key}"), problem);
         }
         Ok(())
     }

@@ -87,3 +87,64 @@ async fn two_tenants_whose_guests_sleep_leave_places_for_one_that_wants_little()
     }
     Ok(())
 }
+
+/// Memory for all guests of the node, in bytes. One guest of a tenant has 40 MiB of it at most.
+const MEMORY_BYTES: u64 = 64 << 20;
+
+/// Guests that the tenant asks for which want all memory they can get.
+const HOARDERS: usize = 12;
+
+/// How long they may wait for it, in milliseconds: longer than one of them takes to get it, also on a machine that is
+/// busy. One that is older when it lacks some would go on without, and sleep with less.
+const MEMORY_WAIT_MS: u64 = 3_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_whose_guests_take_all_memory_leaves_some_for_others_and_for_the_health_check() -> anyhow::Result<()> {
+    let node = Launch::dev()?
+        .variable("WASMWIZ_EXECUTOR__MEMORY_BUDGET_BYTES", MEMORY_BYTES.to_string())
+        .variable("WASMWIZ_EXECUTOR__MEMORY_WAIT_MS", MEMORY_WAIT_MS.to_string())
+        .start()
+        .await?;
+    let operator = node.operator()?;
+    let greedy = register(&operator, "Greedy", "enterprise").await?;
+    greedy.client.put_module("hoard", guests::HOARD.wasm()?).await?.is(201)?;
+    let light = register(&operator, "Light", "enterprise").await?;
+    light.client.put_module("echo", guests::ECHO.wasm()?).await?.is(201)?;
+
+    let told = Arc::new(AtomicUsize::new(0));
+    let asked: Vec<_> = (0..HOARDERS)
+        .map(|_| {
+            let request = greedy.client.request(Method::POST, "/v1/modules/hoard/executions?timeout_ms=60000");
+            let told = Arc::clone(&told);
+            tokio::spawn(async move {
+                let Ok(answer) = send(request).await else { return };
+                let is_own = answer.text().contains("the guests of this tenant hold the memory");
+                if answer.status == StatusCode::SERVICE_UNAVAILABLE || is_own {
+                    told.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let held = || async {
+        let metrics = node.admin()?.get("/metrics").await?.text();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("wasmwiz_guest_memory_bytes "));
+        anyhow::Ok(line.context("no such metric")?.trim().parse::<f64>()? as u64)
+    };
+    // All but one are told that it is their own tenant whose guests hold it.
+    wait::until("the greedy one has all it gets", SOON, async || {
+        Ok((held().await? >= 39 << 20 && told.load(Ordering::Relaxed) == HOARDERS - 1).then_some(()))
+    })
+    .await?;
+    for number in 0..120 {
+        let echoed = light.client.execute("echo", format!("{number}")).await?;
+        ensure!(echoed.stdout == number.to_string() && echoed.outcome.as_deref() == Some("succeeded"), "{echoed:?}");
+    }
+    operator.anonymous().get("/readyz").await?.expect(StatusCode::OK)?;
+    let at_the_end = held().await?;
+    ensure!(at_the_end <= 41 << 20, "{at_the_end} of {MEMORY_BYTES} bytes");
+    drop(node);
+    for asked in asked {
+        asked.await?;
+    }
+    Ok(())
+}

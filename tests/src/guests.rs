@@ -54,6 +54,8 @@ guests! {
     EXIT7 = "exit7", "../guests/exit7.wat";
     /// Imports a function that does not exist.
     FOREIGN_IMPORT = "foreign-import", "../guests/foreign_import.wat";
+    /// Takes memory until it is given no more, then sleeps for ever.
+    HOARD = "hoard", "../guests/hoard.wat";
     /// Takes memory until it is given no more, then traps.
     MEMORY_BOMB = "memory-bomb", "../guests/memory_bomb.wat";
     /// Reads behind the end of its memory.

@@ -56,6 +56,17 @@ impl Connection {
         }
     }
 
+    /// The next so many bytes.
+    ///
+    /// # Errors
+    /// When they do not come in time, or the connection ends before.
+    pub async fn read(&mut self, bytes: usize, deadline: Duration) -> anyhow::Result<Vec<u8>> {
+        let mut read = vec![0; bytes];
+        let came = timeout(deadline, self.stream.read_exact(&mut read)).await;
+        came.with_context(|| format!("not {bytes} bytes in {deadline:?}"))?.context("cannot read")?;
+        Ok(read)
+    }
+
     /// The status of the next answer, of which only the status line is read.
     ///
     /// # Errors
@@ -96,7 +107,8 @@ mod tests {
         connection.send("GET / HTTP/9.9\r\n\0").await.unwrap();
         connection.finish().await.unwrap();
         assert_eq!(connection.read_status(SOON).await.unwrap(), 400);
-        assert_eq!(connection.read_to_end(SOON).await.unwrap(), b"\r\n");
+        assert_eq!(connection.read(1, SOON).await.unwrap(), b"\r");
+        assert_eq!(connection.read_to_end(SOON).await.unwrap(), b"\n");
         assert_eq!(server.await.unwrap(), b"GET / HTTP/9.9\r\n\0");
     }
 

@@ -59,7 +59,7 @@ impl Shared {
             Err(error) => Err(error),
         };
         let rejection = match inspected {
-            Ok(Inspected { kind, imports, exports }) => {
+            Ok(Inspected { kind, imports, exports, .. }) => {
                 self.take_in(&tenant, &wasm).await?;
                 let command = publication(NewVersion { name, digest, size_bytes, kind, imports, exports, settings });
                 let ask = Ask { command, by, origin, payloads: vec![] };
@@ -95,6 +95,10 @@ impl Shared {
             PrepareError::OverShare { limit } => {
                 DispatchError::TooManyCompilations { limit, retry_after_ms: COMPILE_RETRY_MS }
             }
+            PrepareError::OverAllowance { ms_per_minute, retry_after_ms } => {
+                DispatchError::CompiledTooMuch { ms_per_minute, retry_after_ms }
+            }
+            error @ PrepareError::HostShort { .. } => DispatchError::NotNow(error.to_string()),
             PrepareError::Failed(error) => DispatchError::Host(error),
         })
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tracing::Instrument as _;
 use wasmwiz_events::{
     event::Event,
@@ -29,9 +29,9 @@ use super::{
 };
 use crate::{
     aggregate::Authority,
-    executor::{Ran, Slot, places},
+    executor::{Ran, Slot, budget::Account, places},
     handle::{Ask, AskError, Decided, Origin},
-    queue::{Item, Place, Queue, QueueConfig},
+    queue::{Item, Place, Queue},
     tenant::{Command, Refusal},
     trace,
 };
@@ -52,6 +52,13 @@ const NUDGES: u32 = 60;
 /// A commit that was offered to a log elsewhere may be stored long after nobody waits for it any more.
 const LATE_COMMITS: u32 = 12;
 
+/// How long one waits for room for its input before it lets others have the place that it holds meanwhile. It keeps its
+/// turn in the line for the room.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
+
+/// How long it waits in that line before it begins there again: as long as it takes, but for a bound.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(3_600);
+
 /// How often the input of an execution is asked for: some 20 seconds, with the pauses in between.
 const INPUT_TRIES: u32 = 10;
 
@@ -66,11 +73,6 @@ pub struct Queued {
     pub position: Position,
     /// Position of the commit that holds its end, if that came while it was waited for.
     pub ended: Option<Position>,
-}
-
-/// How many permits the input of those that run has: one is a KiB.
-pub(super) const fn input_permits(config: &QueueConfig) -> usize {
-    (config.input_bytes_max / 1_024) as usize
 }
 
 /// Begins a lane for every tenant that has something to run, until the queue is closed.
@@ -100,7 +102,7 @@ struct Turn {
     slot: Slot,
     _running: places::Place,
     /// For its input, which the guest may keep: held until its end is recorded.
-    _room: OwnedSemaphorePermit,
+    _room: Arc<Account>,
 }
 
 /// What became of the wish to begin an attempt.
@@ -221,13 +223,16 @@ impl Shared {
     /// long as it takes.
     async fn turn(&self, tenant: &TenantId, accepted: &Accepted) -> Option<Turn> {
         let whose = Some(tenant.clone());
-        let most = input_permits(self.queue().config());
-        let kib = usize::try_from(accepted.stdin.size_bytes.div_ceil(1_024)).unwrap_or(most).min(most);
-        let permits = u32::try_from(kib).unwrap_or(u32::MAX);
+        // One that is larger than all that a tenant may have gets that, and runs all the same.
+        let line_up = || self.input.reserve(whose.clone(), accepted.stdin.size_bytes, ROOM_WAIT_MAX);
+        let mut in_line = std::pin::pin!(line_up());
         loop {
             let is_too_late = self.until_space(accepted.start_by).await;
             let running = self.running.acquire(&whose).await?;
-            let room = Arc::clone(&self.input).acquire_many_owned(permits).await.ok()?;
+            let Ok(given) = tokio::time::timeout(ROOM_WAIT, in_line.as_mut()).await else { continue };
+            // That one has come to its end, with or without room.
+            in_line.set(line_up());
+            let Ok(room) = given else { continue };
             match self.deps.executors.reserve_for(tenant).await {
                 // The disk may have become low while it waited for the others.
                 Ok(_) if !is_too_late && self.require_space().is_err() => {}

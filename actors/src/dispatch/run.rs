@@ -371,9 +371,12 @@ impl Shared {
                 tracing::warn!(%digest, %error, "a published module does not compile any more");
                 Err(format!("the host could not compile the published module again: {error}"))
             }
-            Err(PrepareError::Busy | PrepareError::OverShare { .. }) => {
-                Err("the host could not compile the published module again in time; run it again".into())
-            }
+            Err(
+                PrepareError::Busy
+                | PrepareError::OverShare { .. }
+                | PrepareError::OverAllowance { .. }
+                | PrepareError::HostShort { .. },
+            ) => Err("the host could not compile the published module again in time; run it again".into()),
             Err(PrepareError::Failed(error)) => {
                 tracing::error!(%digest, %error, "a module cannot be compiled");
                 Err("the host could not compile the module".into())

@@ -26,6 +26,10 @@ const INPUT: &[u8] = b"are you well?";
 /// More than it uses.
 const FUEL: u64 = 1_000_000;
 
+/// What it takes, its memory and both outputs, in bytes. It is beside what guests share: readiness does not depend on
+/// tenants.
+pub(super) const MEMORY_BYTES: u64 = LIMITS.memory_bytes + LIMITS.stdout_bytes + LIMITS.stderr_bytes;
+
 const LIMITS: Limits =
     Limits { wall_ms: 2_000, memory_bytes: 64 << 10, stdin_bytes: 64, stdout_bytes: 64, stderr_bytes: 64 };
 

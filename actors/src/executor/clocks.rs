@@ -21,7 +21,7 @@ use wasmwiz_events::{
 
 use super::{
     Job,
-    limits::MemoryBudget,
+    budget::Account,
     run::HostCallError,
     sink::Sink,
     time::{READING_NS, Shown, VirtualTime},
@@ -90,7 +90,7 @@ impl Kept {
         let Self::All(sink) = self else { return };
         sink.keep(&reading.to_bytes());
         if sink.is_truncated() {
-            let why = if sink.is_short() { Unkept::NoMemory } else { Unkept::TooMany };
+            let why = if sink.cut().is_some() { Unkept::NoMemory } else { Unkept::TooMany };
             *self = Self::Nothing(why);
         }
     }
@@ -111,13 +111,13 @@ pub(crate) enum Told {
 
 impl GuestTime {
     /// The clocks that a job asks for.
-    pub(crate) fn of(job: &Job, budget: &Arc<MemoryBudget>) -> Self {
+    pub(crate) fn of(job: &Job, account: &Arc<Account>) -> Self {
         let source = match &job.clocks {
             Clocks::Virtual => Source::Virtual(VirtualTime::starting_at(job.start_time)),
             Clocks::Host => Source::Host {
                 began_ns: host_ns(HostClock::Monotonic),
                 // No more than it may write: whoever may have a little kept does not have more kept by asking for the time.
-                kept: Kept::All(Sink::new(job.limits.stdout_bytes.min(transcript::MAX_BYTES as u64), budget)),
+                kept: Kept::All(Sink::new(job.limits.stdout_bytes.min(transcript::MAX_BYTES as u64), account)),
             },
             Clocks::Recorded(transcript) => {
                 Source::Recorded { transcript: transcript.clone(), read: 0, asked_for_more: false }
@@ -207,10 +207,13 @@ const fn whole_microseconds(ns: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::time::ClockId, *};
+    use super::{
+        super::{budget::MemoryBudget, time::ClockId},
+        *,
+    };
 
     fn host(budget: &Arc<MemoryBudget>, limit_bytes: u64) -> GuestTime {
-        let kept = Kept::All(Sink::new(limit_bytes, budget));
+        let kept = Kept::All(Sink::new(limit_bytes, &budget.account(None)));
         let began_ns = host_ns(HostClock::Monotonic);
         GuestTime { source: Source::Host { began_ns, kept }, skips_sleep: false }
     }

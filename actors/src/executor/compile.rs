@@ -2,8 +2,15 @@
 //!
 //! The child is this program under another name (the node's hidden `__compile` command calls [`worker_main`]). It limits
 //! itself before it reads the module, has an empty environment, and is killed when its time is up. Request, on standard
-//! input: magic, CPU seconds and bytes of address space (little-endian `u64`), the build, then the module. Answer: magic, the
-//! build and the artefact on standard output and exit code 0, or one of the codes below and a line of JSON on standard error.
+//! input: magic, CPU seconds, bytes of address space, bytes of data and niceness (little-endian `u64`), the build, then
+//! the module. Answer: magic, the build and the artefact on standard output and exit code 0, or one of the codes below
+//! and a line of JSON on standard error.
+//!
+//! A module that takes more CPU time or memory than it may is refused. One that was not compiled in time, or whose
+//! child somebody else killed, is not: that is the host's doing. What a child took is told however it ended.
+//!
+//! Two lanes: what looks small has a permit of its own, so that a large module on the only other one keeps
+//! nobody else's small ones waiting. One deadline holds for both.
 //!
 //! Parent and child tell each other their build, and neither works with another: what one engine compiles, another must not
 //! run.
@@ -35,7 +42,7 @@ use super::{
 use crate::shares::Place;
 
 /// What a request begins with.
-const MAGIC: &[u8; 4] = b"WWC2";
+const MAGIC: &[u8; 4] = b"WWC3";
 /// What an answer begins with.
 const ANSWER: &[u8; 4] = b"WWA2";
 /// The largest module the child reads, in bytes; uploads are far smaller.
@@ -46,6 +53,20 @@ const ARTEFACT_MAX_BYTES: u64 = 1 << 30;
 const COMPLAINT_MAX_BYTES: u64 = 16 << 10;
 /// Open files of the child: the three streams and some room.
 const FILES_MAX: u64 = 16;
+
+/// The heaviest module that looks small: it is compiled in some hundred milliseconds.
+const SMALL_WEIGHT: u64 = 512 << 10;
+/// Compilations of small modules at the same time, beside the others.
+const SMALL_PERMITS: usize = 1;
+/// What a small module may take in data, in bytes: a node has it beside what it has for the others.
+const SMALL_DATA_BYTES: u64 = 64 << 20;
+/// How nice the child is to those who serve, and the one with a large module also to the one with a small. Not nicer:
+/// beside guests that keep every core busy, it still has to be done within `wall_ms`.
+const SMALL_NICE: u64 = 5;
+const LARGE_NICE: u64 = 10;
+/// Ticks of a second in what the kernel says of a process, on all architectures that wasmtime runs on (proc(5),
+/// `USER_HZ`).
+const TICKS_PER_SECOND: u64 = 100;
 
 /// The module cannot be compiled: its own fault.
 const EXIT_REJECTED: u8 = 65;
@@ -72,28 +93,87 @@ fn build(engine: &Engine) -> Digest {
     Digest::of(format!("wasmwiz {} {}", env!("CARGO_PKG_VERSION"), engine::fingerprint(engine)).as_bytes())
 }
 
+/// Which modules a permit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Those that look small. One that takes longer is ended and goes to the other lane.
+    Small,
+    /// All.
+    Large,
+}
+
+impl Lane {
+    /// Where a module of this [weight](super::Inspected::weight) begins.
+    pub(crate) const fn of(weight: u64) -> Self {
+        if weight <= SMALL_WEIGHT { Self::Small } else { Self::Large }
+    }
+}
+
 /// The right to compile one module. Dropped, it is the next one's.
 pub(crate) struct Permit<'a> {
+    lane: Lane,
     _node: SemaphorePermit<'a>,
     _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Permit<'_> {
+    pub(crate) const fn lane(&self) -> Lane {
+        self.lane
+    }
+}
+
+/// By when a module is to be compiled, in whichever lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deadline {
+    /// It has to have its turn and its permit.
+    permit: Instant,
+    /// Its child has to have answered.
+    done: Instant,
+}
+
+/// What came of a compilation.
+pub(crate) struct Compiled {
+    pub(crate) code: Result<Code, PrepareError>,
+    /// The CPU time that it took, whatever came of it.
+    pub(crate) cpu: Duration,
 }
 
 /// Compiles, a bounded number at a time.
 pub(crate) struct Compiler {
     config: CompileConfig,
     permits: Semaphore,
+    small: Semaphore,
     waiting: AtomicU32,
 }
 
 impl Compiler {
     pub(crate) fn new(config: CompileConfig) -> Self {
-        let permits = Semaphore::new(config.permits.max(1));
-        Self { config, permits, waiting: AtomicU32::new(0) }
+        let (permits, small) = (Semaphore::new(config.permits.max(1)), Semaphore::new(SMALL_PERMITS));
+        Self { config, permits, small, waiting: AtomicU32::new(0) }
     }
 
-    /// The right to compile one module: the tenant's turn first, then the node's.
-    pub(crate) async fn permit(&self, place: Option<&Place>) -> Result<Permit<'_>, PrepareError> {
-        let until = Instant::now() + Duration::from_millis(self.config.wall_ms);
+    /// For a module that is to be compiled from now on.
+    pub(crate) fn deadline(&self) -> Deadline {
+        let permit = Instant::now() + Duration::from_millis(self.config.wait_ms);
+        Deadline { permit, done: permit + Duration::from_millis(self.config.wall_ms) }
+    }
+
+    /// For one that only looked small: the end is the same, and what it does not need before that it may wait for its
+    /// permit.
+    pub(crate) fn once_more(&self, deadline: Deadline) -> Deadline {
+        let latest = deadline.done.checked_sub(Duration::from_secs(self.config.cpu_s));
+        Deadline { permit: latest.map_or(deadline.permit, |latest| latest.max(deadline.permit)), ..deadline }
+    }
+
+    /// The right to compile one module: the tenant's turn first, then the node's. A tenant has few turns, so the node's
+    /// line, first come, first served, is one of tenants.
+    pub(crate) async fn permit(
+        &self,
+        place: Option<&Place>,
+        lane: Lane,
+        deadline: Deadline,
+    ) -> Result<Permit<'_>, PrepareError> {
+        let until = deadline.permit;
         let turn = match place {
             Some(place) => {
                 let turn = tokio::time::timeout_at(until, place.turn()).await;
@@ -103,55 +183,83 @@ impl Compiler {
         };
         let waiting_max = u32::try_from(self.config.waiting_max).unwrap_or(u32::MAX);
         let _in_line = Waiting::enter(&self.waiting, waiting_max).ok_or(PrepareError::Busy)?;
-        let node = tokio::time::timeout_at(until, self.permits.acquire()).await;
-        let node = node.map_err(|_| PrepareError::Busy)?.map_err(|_| PrepareError::Busy)?;
-        Ok(Permit { _node: node, _turn: turn.flatten() })
+        let node = tokio::time::timeout_at(until, self.node_permit(lane)).await;
+        let (lane, node) = node.map_err(|_| PrepareError::Busy)?.ok_or(PrepareError::Busy)?;
+        Ok(Permit { lane, _node: node, _turn: turn.flatten() })
+    }
+
+    /// One of the node's permits, and which lane it is of.
+    async fn node_permit(&self, lane: Lane) -> Option<(Lane, SemaphorePermit<'_>)> {
+        let any = async { Some((Lane::Large, self.permits.acquire().await.ok()?)) };
+        match lane {
+            Lane::Large => any.await,
+            Lane::Small => tokio::select! {
+                biased;
+                small = self.small.acquire() => Some((Lane::Small, small.ok()?)),
+                any = any => any,
+            },
+        }
     }
 
     /// Compiles a module that has passed inspection.
     pub(crate) async fn compile(
         &self,
-        _permit: Permit<'_>,
+        permit: Permit<'_>,
         engine: &Engine,
-        wasm: Vec<u8>,
-    ) -> Result<Code, PrepareError> {
-        let wall = Duration::from_millis(self.config.wall_ms);
+        wasm: &[u8],
+        deadline: Deadline,
+    ) -> Compiled {
+        let begun = Instant::now();
+        let mut cpu = None;
+        let until = deadline.done.min(begun + Duration::from_millis(self.config.wall_ms));
         let code = match self.config.worker.as_deref() {
-            Some([program, arguments @ ..]) => self.in_child(program, arguments, engine, wasm, wall).await?,
-            Some([]) => return Err(PrepareError::Failed("no program is set that compiles".into())),
-            None => in_process(engine.clone(), wasm).await?,
+            Some(worker) => self.in_child(worker, engine, wasm, permit.lane, until, &mut cpu).await,
+            None => in_process(engine.clone(), wasm.to_vec()).await,
         };
-        Ok(Code::compiled(code))
+        // A kernel that does not say is one of tests: it took no more than that, for it has one thread.
+        Compiled { code: code.map(Code::compiled), cpu: cpu.unwrap_or_else(|| begun.elapsed()) }
     }
 
     async fn in_child(
         &self,
-        program: &OsString,
-        arguments: &[OsString],
+        worker: &[OsString],
         engine: &Engine,
-        wasm: Vec<u8>,
-        wall: Duration,
+        wasm: &[u8],
+        lane: Lane,
+        until: Instant,
+        cpu: &mut Option<Duration>,
     ) -> Result<Vec<u8>, PrepareError> {
+        let [program, arguments @ ..] = worker else {
+            return Err(PrepareError::Failed("no program is set that compiles".into()));
+        };
         let mut command = Command::new(program);
         command.args(arguments).env_clear().current_dir("/").kill_on_drop(true);
         // The program's allocator would reserve a gibibyte of address space when it starts, and then the limit is met before
         // anything is compiled: the stack cannot grow, and the child dies of SIGSEGV.
         command.env("MIMALLOC_ARENA_RESERVE", "0");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().map_err(|error| {
+        let mut child = command.spawn().map_err(|error| {
             tracing::error!(%error, "the compile worker cannot be started");
             PrepareError::Failed("the compile worker cannot be started".into())
         })?;
-        let mut header = Vec::from(MAGIC);
-        header.extend_from_slice(&self.config.cpu_s.to_le_bytes());
-        header.extend_from_slice(&self.config.memory_bytes.to_le_bytes());
         let build = build(engine);
+        let mut header = Vec::from(MAGIC);
+        for limit in self.limits(lane) {
+            header.extend_from_slice(&limit.to_le_bytes());
+        }
         header.extend_from_slice(build.as_bytes());
-        let answer = tokio::time::timeout(wall, converse(child, &header, &wasm)).await;
-        // Out of time: the future is dropped, and the child is killed with it.
-        let answer = answer.map_err(|_| Rejection::CompileLimit { which: CompileResource::Wall })?;
-        let (status, mut answer, complaint) = answer
-            .map_err(|error| PrepareError::Failed(format!("the compile worker did not answer: {}", error.kind())))?;
+        let answer = tokio::time::timeout_at(until, converse(&mut child, &header, wasm)).await;
+        // It is there until it is waited for, whether it runs or has ended.
+        *cpu = child.id().and_then(cpu_of);
+        // Out of time: the child is dropped, and killed with that. A module that takes too long meets its limit of CPU
+        // time before that.
+        let late = |_| PrepareError::HostShort { which: CompileResource::Wall };
+        let answer = answer.map_err(late)?;
+        let broken =
+            |error: io::Error| PrepareError::Failed(format!("the compile worker did not answer: {}", error.kind()));
+        let (mut answer, complaint) = answer.map_err(broken)?;
+        // One that has closed its streams may go on all the same.
+        let status = tokio::time::timeout_at(until, child.wait()).await.map_err(late)?.map_err(broken)?;
         if !status.success() {
             return Err(verdict(status, &complaint));
         }
@@ -162,6 +270,30 @@ impl Compiler {
         answer.drain(..preface.len());
         Ok(answer)
     }
+
+    /// What a request says of its limits.
+    fn limits(&self, lane: Lane) -> [u64; 4] {
+        let CompileConfig { cpu_s, small_cpu_s, memory_bytes, .. } = self.config;
+        match lane {
+            Lane::Small => [small_cpu_s.min(cpu_s), memory_bytes, SMALL_DATA_BYTES.min(memory_bytes), SMALL_NICE],
+            Lane::Large => [cpu_s, memory_bytes, memory_bytes, LARGE_NICE],
+        }
+    }
+}
+
+/// CPU time of all threads of a process that has not been waited for.
+fn cpu_of(pid: u32) -> Option<Duration> {
+    cpu_in(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The same from what the kernel says of it: the 14th and 15th field. The second is a name in parentheses, which may
+/// have more of them in it.
+fn cpu_in(stat: &str) -> Option<Duration> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    let ticks = next()?.saturating_add(next()?);
+    Some(Duration::from_millis(ticks.saturating_mul(1_000 / TICKS_PER_SECOND)))
 }
 
 async fn in_process(engine: Engine, wasm: Vec<u8>) -> Result<Vec<u8>, PrepareError> {
@@ -171,7 +303,8 @@ async fn in_process(engine: Engine, wasm: Vec<u8>) -> Result<Vec<u8>, PrepareErr
     compiled.map_err(|error| rejected(&format!("{error:#}")).into())
 }
 
-async fn converse(mut child: Child, header: &[u8], wasm: &[u8]) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+/// Asks the child, and gives its answer and what it complains of once both have ended. It has not been waited for.
+async fn converse(child: &mut Child, header: &[u8], wasm: &[u8]) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let missing = || io::Error::other("a stream of the child is missing");
     let mut stdin = child.stdin.take().ok_or_else(missing)?;
     let stdout = child.stdout.take().ok_or_else(missing)?;
@@ -190,7 +323,7 @@ async fn converse(mut child: Child, header: &[u8], wasm: &[u8]) -> io::Result<(E
         stderr.take(COMPLAINT_MAX_BYTES).read_to_end(&mut bytes).await.map(|_| bytes)
     };
     let ((), answer, complaint) = tokio::join!(ask, answer, complain);
-    Ok((child.wait().await?, answer?, complaint?))
+    Ok((answer?, complaint?))
 }
 
 fn other_build(complaint: &str) -> PrepareError {
@@ -212,9 +345,13 @@ fn verdict(status: ExitStatus, complaint: &[u8]) -> PrepareError {
         }
         (Some(code), _) if code == i32::from(EXIT_OTHER_BUILD) => other_build(&text),
         (_, Some(SIGXCPU)) => Rejection::CompileLimit { which: CompileResource::Cpu }.into(),
-        // Rust aborts when an allocation fails; the kernel kills when it runs out itself.
+        // Rust aborts when an allocation fails.
         (_, Some(SIGABRT)) if out_of_memory => Rejection::CompileLimit { which: CompileResource::Memory }.into(),
-        (_, Some(SIGKILL)) => Rejection::CompileLimit { which: CompileResource::Memory }.into(),
+        // The kernel kills when it runs out itself, whatever has taken the memory.
+        (_, Some(SIGKILL)) => {
+            tracing::warn!("somebody killed the compile worker; the kernel does where memory runs out");
+            PrepareError::HostShort { which: CompileResource::Memory }
+        }
         _ => {
             tracing::error!(%status, complaint = %text, "the compile worker failed");
             PrepareError::Failed("the compile worker failed".into())
@@ -243,17 +380,21 @@ pub fn worker_main() -> ExitCode {
 fn request_from(
     stdin: &mut impl Read,
     stdout: &mut impl Write,
-    limit: impl FnOnce(u64, u64) -> io::Result<()>,
+    limit: impl FnOnce([u64; 4]) -> io::Result<()>,
 ) -> Result<(), (u8, String)> {
     let failed = |what: &'static str| move |error: io::Error| (EXIT_FAILED, format!("{what}: {error}"));
-    let mut header = [0; 20];
-    stdin.read_exact(&mut header).map_err(failed("reading the request"))?;
-    let (magic, limits) = header.split_at(MAGIC.len());
-    let (cpu_s, memory_bytes) = limits.split_at(8);
-    if magic != MAGIC {
+    let mut magic = [0; 4];
+    stdin.read_exact(&mut magic).map_err(failed("reading the request"))?;
+    if magic != *MAGIC {
         return Err((EXIT_FAILED, "this is no request to compile".into()));
     }
-    limit(number(cpu_s), number(memory_bytes)).map_err(failed("setting limits"))?;
+    let mut limits = [0; 4];
+    for number in &mut limits {
+        let mut bytes = [0; 8];
+        stdin.read_exact(&mut bytes).map_err(failed("reading the request"))?;
+        *number = u64::from_le_bytes(bytes);
+    }
+    limit(limits).map_err(failed("setting limits"))?;
     let mut asks = [0; 32];
     stdin.read_exact(&mut asks).map_err(failed("reading the request"))?;
     let Some((engine, build)) = engine_of(&asks)? else {
@@ -291,10 +432,6 @@ fn engine_of(asks: &[u8; 32]) -> Result<Option<(Engine, Digest)>, (u8, String)> 
     Ok(None)
 }
 
-fn number(bytes: &[u8]) -> u64 {
-    bytes.try_into().map_or(0, u64::from_le_bytes)
-}
-
 fn is_out_of_memory(error: &wasmtime::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::OutOfMemory)
@@ -302,15 +439,16 @@ fn is_out_of_memory(error: &wasmtime::Error) -> bool {
     })
 }
 
-fn limit_self(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
+fn limit_self([cpu_s, memory_bytes, data_bytes, niceness]: [u64; 4]) -> io::Result<()> {
     let exactly = |limit: u64| Rlimit { current: Some(limit), maximum: Some(limit) };
     setrlimit(Resource::Core, exactly(0))?;
     setrlimit(Resource::Nofile, exactly(FILES_MAX))?;
     setrlimit(Resource::As, exactly(memory_bytes))?;
+    setrlimit(Resource::Data, exactly(data_bytes))?;
     // The signal that says why comes at the soft limit, the one that cannot be caught a second later.
     setrlimit(Resource::Cpu, Rlimit { current: Some(cpu_s), maximum: Some(cpu_s.saturating_add(1)) })?;
     // Those who serve go first. Not being allowed to be nicer is no reason not to compile.
-    let _ = rustix::process::nice(10);
+    let _ = rustix::process::nice(i32::try_from(niceness).unwrap_or(i32::MAX));
     Ok(())
 }
 
@@ -321,11 +459,11 @@ mod tests {
     /// What the child's side makes of a request of this build. Its limits are those of this process already.
     fn asked(build: &[u8; 32]) -> Result<Vec<u8>, (u8, String)> {
         let mut request = MAGIC.to_vec();
-        request.extend_from_slice(&[0; 16]);
+        request.extend_from_slice(&[0; 32]);
         request.extend_from_slice(build);
         request.extend_from_slice(b"\0asm\x01\0\0\0");
         let mut answer = Vec::new();
-        request_from(&mut request.as_slice(), &mut answer, |_, _| Ok(())).map(|()| answer)
+        request_from(&mut request.as_slice(), &mut answer, |_| Ok(())).map(|()| answer)
     }
 
     #[test]
@@ -338,5 +476,57 @@ mod tests {
         let (code, message) = asked(&[7; 32]).unwrap_err();
         assert_eq!(code, EXIT_OTHER_BUILD);
         assert!(message.contains("another build"), "{message}");
+    }
+
+    #[test]
+    fn a_processs_time_is_read_whatever_its_name() {
+        let stat = "7 (a) b (c) R 1 7 7 0 -1 4194560 100 0 0 0 12 30 0 0 39 19 1 0 100 0 0";
+        assert_eq!(cpu_in(stat), Some(Duration::from_millis(420)));
+        assert_eq!(cpu_in("7 (a) R 1"), None);
+        assert!(cpu_of(std::process::id()).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_small_module_has_a_permit_that_no_large_one_takes() {
+        let config = CompileConfig { permits: 1, wait_ms: 10, ..CompileConfig::default() };
+        let compiler = Compiler::new(config);
+        let permit = async |lane| compiler.permit(None, lane, compiler.deadline()).await;
+        let large = permit(Lane::of(SMALL_WEIGHT + 1)).await.unwrap();
+        assert_eq!(permit(Lane::Large).await.err(), Some(PrepareError::Busy));
+        let small = permit(Lane::of(SMALL_WEIGHT)).await.unwrap();
+        assert_eq!((large.lane(), small.lane()), (Lane::Large, Lane::Small));
+        assert_eq!(permit(Lane::Small).await.err(), Some(PrepareError::Busy));
+        // A small one takes what is free.
+        drop(large);
+        assert_eq!(permit(Lane::Small).await.unwrap().lane(), Lane::Large);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_module_that_only_looked_small_has_no_more_time_than_another() {
+        let compiler = Compiler::new(CompileConfig::default());
+        let (begun, first) = (Instant::now(), compiler.deadline());
+        let CompileConfig { wait_ms, wall_ms, cpu_s, .. } = CompileConfig::default();
+        assert_eq!(first.done - begun, Duration::from_millis(wait_ms + wall_ms));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let second = compiler.once_more(first);
+        assert_eq!((second.done, second.done - second.permit), (first.done, Duration::from_secs(cpu_s)));
+        // Where a child has no more time than that, it has its permit as early as any other.
+        let tight = Compiler::new(CompileConfig { wall_ms: 100, ..CompileConfig::default() });
+        let first = tight.deadline();
+        assert_eq!(tight.once_more(first), first);
+    }
+
+    #[test]
+    fn children_with_large_modules_are_nicer_than_those_with_small_ones_and_not_the_nicest() {
+        let compiler = Compiler::new(CompileConfig::default());
+        let nice = |lane| compiler.limits(lane)[3];
+        assert!(0 < nice(Lane::Small) && nice(Lane::Small) < nice(Lane::Large) && nice(Lane::Large) <= 10);
+    }
+
+    #[test]
+    fn what_the_kernel_killed_says_nothing_about_the_module() {
+        let killed = |signal| verdict(ExitStatus::from_raw(signal), b"");
+        assert_eq!(killed(SIGKILL), PrepareError::HostShort { which: CompileResource::Memory });
+        assert_eq!(killed(SIGXCPU), PrepareError::Rejected(Rejection::CompileLimit { which: CompileResource::Cpu }));
     }
 }

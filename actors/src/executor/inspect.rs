@@ -35,6 +35,11 @@ const ELEMENT_SEGMENTS_MAX: u64 = 200;
 const ELEMENTS_MAX: u64 = 2 * TABLE_ELEMENTS_MAX as u64;
 /// Bytes of one function's body. The compiler's time grows faster than the body.
 const BODY_BYTES_MAX: u64 = 256 << 10;
+/// A function of so many bytes counts twice, one twice as long three times, and so on: the longer it is, the longer
+/// each byte takes.
+const LONG_BODY_BYTES: u64 = 8 << 10;
+/// What a function costs beside its bytes, as if it were so many more.
+const FUNCTION_BYTES: u64 = 64;
 /// Locals of one function.
 const LOCALS_MAX: u64 = 2_000;
 /// Parameters, and results, of one function.
@@ -59,6 +64,8 @@ pub struct Inspected {
     pub imports: Vec<String>,
     /// The names of its exports.
     pub exports: Vec<String>,
+    /// How much there is to compile: bytes of code, of which those in long functions count for more.
+    pub weight: u64,
 }
 
 /// Reads `wasm`. Without `known` imports are not compared: the executor does that once before it compiles.
@@ -160,6 +167,7 @@ struct Pass<'a> {
     custom_bytes: u64,
     data_bytes: u64,
     elements: u64,
+    weight: u64,
     starts: bool,
 }
 
@@ -178,6 +186,7 @@ impl<'a> Pass<'a> {
             custom_bytes: 0,
             data_bytes: 0,
             elements: 0,
+            weight: 0,
             starts: false,
         }
     }
@@ -307,6 +316,8 @@ impl<'a> Pass<'a> {
         function: wasmparser::FuncToValidate<wasmparser::ValidatorResources>,
         body: &FunctionBody<'_>,
     ) -> Result<(), Rejection> {
+        let bytes = body.range().len() as u64;
+        self.weight += FUNCTION_BYTES + bytes + bytes * bytes / LONG_BODY_BYTES;
         let mut locals = 0_u64;
         for group in body.get_locals_reader().map_err(invalid)? {
             locals += u64::from(group.map_err(invalid)?.0);
@@ -332,7 +343,7 @@ impl<'a> Pass<'a> {
         if !self.starts {
             return Err(Rejection::NoStart);
         }
-        Ok(Inspected { kind: Kind::Core, imports: self.imports, exports: self.exports })
+        Ok(Inspected { kind: Kind::Core, imports: self.imports, exports: self.exports, weight: self.weight })
     }
 }
 

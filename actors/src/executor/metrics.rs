@@ -16,10 +16,14 @@ pub const GUEST_CPU_SECONDS: &str = "wasmwiz_guest_cpu_seconds";
 pub const GUEST_MEMORY_BYTES: &str = "wasmwiz_guest_memory_bytes";
 /// Gauge: the most that they may hold together.
 pub const GUEST_MEMORY_MAX_BYTES: &str = "wasmwiz_guest_memory_max_bytes";
+/// Counter, label `result`: guests that wanted memory which others held, and were run `again` or given up as `failed`.
+pub const GUESTS_SET_BACK_TOTAL: &str = "wasmwiz_guests_set_back_total";
 /// Histogram: seconds one compilation took.
 pub const COMPILE_SECONDS: &str = "wasmwiz_compile_seconds";
+/// Histogram: seconds of processor time one compilation took, whether or not it succeeded.
+pub const COMPILE_CPU_SECONDS: &str = "wasmwiz_compile_cpu_seconds";
 /// Counter, label `result`: modules prepared by `compiled`, `artefact` (loaded from disk), `rejected`, `busy`, `over_share`,
-/// `failed`.
+/// `over_allowance`, `host_short`, `failed`.
 pub const COMPILE_RESULTS_TOTAL: &str = "wasmwiz_compile_results_total";
 /// Counter: cached artefacts that were refused and deleted, because they are not what this node wrote.
 pub const ARTEFACTS_REFUSED_TOTAL: &str = "wasmwiz_artefacts_refused_total";
@@ -36,7 +40,16 @@ pub fn describe() {
     metrics::describe_histogram!(GUEST_CPU_SECONDS, metrics::Unit::Seconds, "Processor time of one guest");
     metrics::describe_gauge!(GUEST_MEMORY_BYTES, metrics::Unit::Bytes, "What all guests hold, with kept outputs");
     metrics::describe_gauge!(GUEST_MEMORY_MAX_BYTES, metrics::Unit::Bytes, "The most that they may hold together");
+    metrics::describe_counter!(
+        GUESTS_SET_BACK_TOTAL,
+        "Guests that wanted memory which others held, by what came of it"
+    );
     metrics::describe_histogram!(COMPILE_SECONDS, metrics::Unit::Seconds, "Time one compilation took");
+    metrics::describe_histogram!(
+        COMPILE_CPU_SECONDS,
+        metrics::Unit::Seconds,
+        "Processor time one compilation took, whether or not it succeeded"
+    );
     metrics::describe_counter!(COMPILE_RESULTS_TOTAL, "Modules prepared, by result");
     metrics::describe_counter!(ARTEFACTS_REFUSED_TOTAL, "Cached artefacts refused and deleted");
     metrics::describe_counter!(EXECUTOR_RESTARTS_TOTAL, "Executors that died and were started again");

@@ -35,6 +35,13 @@ pub(crate) struct Place {
     places: Arc<Places>,
 }
 
+impl Place {
+    /// Whose it is.
+    pub(crate) const fn whose(&self) -> &Whose {
+        &self.whose
+    }
+}
+
 impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Place").field(&self.whose).finish()

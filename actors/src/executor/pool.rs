@@ -14,9 +14,12 @@ use std::{
 
 use actix::{Actor, Addr, Context, Handler, Message, dev::SendError};
 use actix_rt::{Arbiter, System};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    time::Instant,
+};
 
-use super::{Job, Prepared, Ran, Slot, metrics, run};
+use super::{Job, Prepared, Ran, Slot, budget::Account, metrics, run};
 
 /// How long an executor may take to answer that it lives. The longest step of a guest that cannot be interrupted, filling
 /// its whole memory, is well below.
@@ -27,7 +30,18 @@ pub(crate) struct Launch {
     pub(crate) prepared: Prepared,
     pub(crate) job: Job,
     pub(crate) slot: Slot,
-    pub(crate) reply: oneshot::Sender<Ran>,
+    /// What its memory and outputs are taken from.
+    pub(crate) account: Arc<Account>,
+    /// Until when it may be set back.
+    pub(crate) until: Instant,
+    pub(crate) reply: oneshot::Sender<Ended>,
+}
+
+/// What became of it.
+pub(crate) enum Ended {
+    Ran(Box<Ran>),
+    /// It was [set back](run::Ended::SetBack), and still has its place.
+    SetBack(Slot, Box<Job>, run::Lack),
 }
 
 struct Envelope {
@@ -95,12 +109,20 @@ impl Handler<Envelope> for Executor {
         let (node, turns) = (Arc::clone(&self.node), Arc::clone(&self.turns));
         let Envelope { launch, load } = envelope;
         actix_rt::spawn(async move {
-            let Launch { prepared, job, slot, mut reply } = *launch;
-            let ran = run::run(&node, turns, prepared.instance(), &job, reply.closed()).await;
-            // Free before the answer: who sees the answer finds the place free.
-            drop((slot, load));
+            let Launch { prepared, job, slot, account, until, mut reply } = *launch;
+            let memory = run::Memory { account: &account, until };
+            let ended = run::run(&node, turns, prepared.instance(), &job, memory, reply.closed()).await;
+            drop((load, account));
+            let ended = match ended {
+                run::Ended::Ran(ran) => {
+                    // Free before the answer: who sees the answer finds the place free.
+                    drop(slot);
+                    Ended::Ran(Box::new(ran))
+                }
+                run::Ended::SetBack(lack) => Ended::SetBack(slot, Box::new(job), lack),
+            };
             // Nobody may be waiting any more, then the guest was cancelled for that.
-            let _ = reply.send(ran);
+            let _ = reply.send(ended);
         });
     }
 }

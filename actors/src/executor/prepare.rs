@@ -19,12 +19,14 @@ use wasmwiz_events::{digest::Digest, id::TenantId};
 
 use super::{
     CodeId, ExecutorConfig, Rejection,
+    allowance::{Allowance, Empty},
     artefact::{Artefacts, Code},
     cache::Cache,
-    compile::Compiler,
+    compile::{Compiled, Compiler, Lane},
     engine::Imports,
     inspect, metrics,
     profile::Each,
+    rejection::CompileResource,
     run::Guest,
 };
 use crate::shares::{Full, Shares};
@@ -76,9 +78,32 @@ pub enum PrepareError {
         /// The most that wait or are being compiled.
         limit: usize,
     },
+    /// The modules of this tenant have taken the processor time that compiling them may take.
+    #[error(
+        "compiling the modules of this tenant has taken more than the {ms_per_minute} ms of processor time a minute \
+         that it may; try again in {retry_after_ms} ms"
+    )]
+    OverAllowance {
+        /// What comes back in a minute, in milliseconds of processor time.
+        ms_per_minute: u64,
+        /// When to try again.
+        retry_after_ms: u64,
+    },
+    /// The host had too little for it: that says nothing about the module. Try again.
+    #[error("this node had too little {which} to compile the module; try again later")]
+    HostShort {
+        /// What there was too little of.
+        which: CompileResource,
+    },
     /// The host could not compile or load it.
     #[error("the module could not be prepared: {0}")]
     Failed(String),
+}
+
+impl From<Empty> for PrepareError {
+    fn from(Empty { ms_per_minute, retry_after_ms }: Empty) -> Self {
+        Self::OverAllowance { ms_per_minute, retry_after_ms }
+    }
 }
 
 impl From<Full> for PrepareError {
@@ -99,8 +124,8 @@ pub enum Asker {
     Admitted(TenantId),
 }
 
-/// How long a module that was too expensive to compile is refused without trying again. A busy machine is forgiven then;
-/// a hostile tenant pays for one attempt a minute, not for each request.
+/// How long a module that was too expensive to compile is refused without trying again. That other bytes may be as
+/// expensive is what the allowance of a tenant is for.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// How many of those are remembered.
 const REFUSED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1_023);
@@ -122,6 +147,7 @@ pub(crate) struct Preparer {
     artefacts: Artefacts,
     compiler: Compiler,
     shares: Arc<Shares>,
+    allowance: Allowance,
     memory_max_bytes: u64,
     cache: Mutex<Cache>,
     refused: Mutex<LruCache<CodeId, (Instant, Rejection)>>,
@@ -138,6 +164,10 @@ impl Preparer {
         Arc::new(Self {
             compiler: Compiler::new(config.compile.clone()),
             shares: Shares::new(config.compile.permits_per_tenant, config.compile.waiting_per_tenant_max),
+            allowance: Allowance::new(
+                config.compile.cpu_ms_per_minute_per_tenant,
+                config.compile.cpu_ms_burst_per_tenant,
+            ),
             engines,
             imports,
             artefacts,
@@ -230,35 +260,62 @@ impl Preparer {
             Err(PrepareError::Rejected(_)) => "rejected",
             Err(PrepareError::Busy) => "busy",
             Err(PrepareError::OverShare { .. }) => "over_share",
+            Err(PrepareError::OverAllowance { .. }) => "over_allowance",
+            Err(PrepareError::HostShort { .. }) => "host_short",
             Err(PrepareError::Failed(_)) => "failed",
         });
         made.map(Some)
     }
 
     async fn compile(self: &Arc<Self>, asker: &Asker, id: CodeId, wasm: Bytes) -> Result<Prepared, PrepareError> {
+        self.is_allowed(asker)?;
         let place = match asker {
             Asker::Platform => None,
             Asker::Tenant(tenant) => Some(self.shares.enter(tenant, false)?),
             Asker::Admitted(tenant) => Some(self.shares.enter(tenant, true)?),
         };
-        let wasm = self
+        let (wasm, weight) = self
             .blocking(move |preparer| {
                 if Digest::of(&wasm) != id.digest {
                     return Err(PrepareError::Failed("its bytes are not those of its digest".into()));
                 }
-                inspect::inspect(&wasm, Some(&preparer.imports), preparer.memory_max_bytes)?;
-                Ok(inspect::without_custom_sections(&wasm)?)
+                let inspected = inspect::inspect(&wasm, Some(&preparer.imports), preparer.memory_max_bytes)?;
+                Ok((inspect::without_custom_sections(&wasm)?, inspected.weight))
             })
             .await?;
-        let permit = self.compiler.permit(place.as_ref()).await?;
-        // Another tenant's flight may have landed while this one waited.
-        if let Some(prepared) = self.cached(id) {
-            return Ok(prepared);
-        }
-        let started = Instant::now();
-        let compiled = self.compiler.compile(permit, &self.engines.of(id.profile).engine, wasm).await;
-        let code = compiled.inspect_err(|error| self.remember_refusal(id, error))?;
-        ::metrics::histogram!(metrics::COMPILE_SECONDS).record(started.elapsed().as_secs_f64());
+        let (mut lane, mut deadline) = (Lane::of(weight), self.compiler.deadline());
+        let mut only_looked_small = false;
+        let code = loop {
+            let permit = self.compiler.permit(place.as_ref(), lane, deadline).await?;
+            // Another tenant's flight may have landed while this one waited.
+            if let Some(prepared) = self.cached(id) {
+                return Ok(prepared);
+            }
+            // Its own others may have used up what it may. One that has begun goes on: begun again later, it would only
+            // take as much once more.
+            if !only_looked_small {
+                self.is_allowed(asker)?;
+            }
+            let (lane_had, started) = (permit.lane(), Instant::now());
+            let Compiled { code, cpu } =
+                self.compiler.compile(permit, &self.engines.of(id.profile).engine, &wasm, deadline).await;
+            ::metrics::histogram!(metrics::COMPILE_CPU_SECONDS).record(cpu.as_secs_f64());
+            // That the host had too little is not the tenant's doing.
+            if !matches!(code, Err(PrepareError::HostShort { .. })) {
+                self.charge(asker, cpu);
+            }
+            match code {
+                Err(PrepareError::Rejected(Rejection::CompileLimit { .. })) if lane_had == Lane::Small => {
+                    (lane, only_looked_small) = (Lane::Large, true);
+                    deadline = self.compiler.once_more(deadline);
+                }
+                code => {
+                    let code = code.inspect_err(|error| self.remember_refusal(id, error))?;
+                    ::metrics::histogram!(metrics::COMPILE_SECONDS).record(started.elapsed().as_secs_f64());
+                    break code;
+                }
+            }
+        };
         self.blocking(move |preparer| {
             let prepared = preparer
                 .link(id, &code)
@@ -267,6 +324,21 @@ impl Preparer {
             Ok(prepared)
         })
         .await
+    }
+
+    /// Has the tenant something left of its allowance? What is admitted is compiled in any case.
+    fn is_allowed(&self, asker: &Asker) -> Result<(), Empty> {
+        match asker {
+            Asker::Tenant(tenant) => self.allowance.has_some(tenant, Instant::now()),
+            Asker::Platform | Asker::Admitted(_) => Ok(()),
+        }
+    }
+
+    fn charge(&self, asker: &Asker, cpu: Duration) {
+        match asker {
+            Asker::Tenant(tenant) | Asker::Admitted(tenant) => self.allowance.charge(tenant, cpu, Instant::now()),
+            Asker::Platform => {}
+        }
     }
 
     fn read_from_disk(&self, id: CodeId) -> Option<Prepared> {

@@ -4,7 +4,10 @@
 //! - returned, or exit code 0: *succeeded*; another exit code: *exited*; a trap: *trapped*;
 //! - a trap after the guest was denied memory or table elements: *out of memory*. A guest that goes on without them and
 //!   ends by itself has chosen how: it has *succeeded*, or *exited* with its code, and the message tells of the denial;
-//! - but *failed* when it was denied because the guests of this node hold all there is, and did not succeed;
+//! - but *failed* when it was denied because this node never has so much for one guest, and did not succeed;
+//! - memory that others hold now is no end: the guest is [set back](Ended::SetBack), and run again when there is some;
+//!   so is one whose output was cut off for want of it. Where it is too late for that, growth is refused to the guest,
+//!   which has *failed* if it does not succeed without, and of an output that was cut off the message tells;
 //! - the last of the fuel it was given, if it is metered: *out of fuel*, whatever it was denied before;
 //! - too little memory to begin with: *out of memory*; any other failure to begin: *failed*, the host's fault;
 //! - the wall clock, which also counts instantiation and waiting for turns: *deadline exceeded*.
@@ -24,8 +27,9 @@ use wasmwiz_events::{
 
 use super::{
     Job, Ran, Stream,
+    budget::{Account, Full, MemoryBudget},
     clocks::{GuestTime, Told, Unkept},
-    limits::{Denied, Limiter, MemoryBudget},
+    limits::{Denied, Limiter},
     random,
     sink::Sink,
     ticker::Ticker,
@@ -37,7 +41,6 @@ use super::{
 /// Everything that guests of one node share.
 pub(crate) struct Node {
     pub(crate) ticker: Ticker,
-    pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) heavy_after: Duration,
 }
 
@@ -87,7 +90,8 @@ impl HostCallError {
 impl Guest {
     /// A guest that never runs: for asking the linker about types.
     pub(crate) fn nobody() -> Self {
-        let (wasi, limiter) = (WasiCtxBuilder::new().build_p1(), Limiter::new(MemoryBudget::new(0), 0));
+        let wasi = WasiCtxBuilder::new().build_p1();
+        let limiter = Limiter::new(MemoryBudget::new(0).account(None), 0, Instant::now());
         let time = GuestTime::by_rule(VirtualTime::starting_at(Timestamp::from_unix_ms(0)));
         Self { wasi, random: random::generator(Seed::new([0; 16]), b"nobody"), time, limiter }
     }
@@ -105,24 +109,51 @@ enum End {
     Cancelled,
 }
 
-/// Runs the guest to its end. `turns` is the permit of the heavy guests of this thread; `gone` resolves when nobody waits
-/// for the result any more.
+/// What became of a guest.
+pub(crate) enum Ended {
+    /// It has its end.
+    Ran(Ran),
+    /// Others hold the memory that it wanted: it has ended, has left nothing behind, and may be run from its beginning.
+    SetBack(Lack),
+}
+
+/// What a guest that was set back had too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lack {
+    /// What it would have held, in bytes.
+    pub(crate) bytes: u64,
+    /// Was it for its outputs alone? Then it ran to its end.
+    pub(crate) is_output: bool,
+}
+
+/// Where the memory of a guest comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory<'a> {
+    /// What its memory and outputs are taken from.
+    pub(crate) account: &'a Arc<Account>,
+    /// Until when it may be set back.
+    pub(crate) until: Instant,
+}
+
+/// Runs the guest to its end. `turns` is the permit of the heavy guests of this thread; `gone` resolves when nobody
+/// waits for the result any more.
 pub(crate) async fn run(
     node: &Node,
     turns: Arc<Semaphore>,
     module: &InstancePre<Guest>,
     job: &Job,
+    memory: Memory<'_>,
     gone: impl Future<Output = ()>,
-) -> Ran {
+) -> Ended {
     // What is prepared for the one is none of the other's: fuel that nobody counts must not look like fuel that was enough.
     if module.module().engine().get_consume_fuel() != job.fuel.is_some() {
-        return failed("the guest was prepared for another profile than it was to run in");
+        return Ended::Ran(failed("the guest was prepared for another profile than it was to run in"));
     }
     let started = Instant::now();
     let _ticking = node.ticker.guest_runs();
-    let stdout = Sink::new(job.limits.stdout_bytes, &node.budget);
-    let stderr = Sink::new(job.limits.stderr_bytes, &node.budget);
-    let mut store = store(node, module, job, stdout.clone(), stderr.clone());
+    let stdout = Sink::new(job.limits.stdout_bytes, memory.account);
+    let stderr = Sink::new(job.limits.stderr_bytes, memory.account);
+    let mut store = store(module, job, memory, stdout.clone(), stderr.clone());
     let (end, cpu) = {
         let mut call = std::pin::pin!(call(&mut store, module));
         let mut sliced = Sliced::new(call.as_mut(), node.heavy_after, turns);
@@ -138,11 +169,16 @@ pub(crate) async fn run(
     let (end, fuel) = metered(end, job.fuel, store.get_fuel().ok());
     // The instance goes first, then the memory it held returns to the node's budget.
     let guest = store.into_data();
+    memory.account.settle();
+    let cut = stdout.cut().or(stderr.cut());
+    if let Some(is_output) = lacks_output(&end, guest.limiter.set_back(), cut, Instant::now() < memory.until) {
+        return Ended::SetBack(Lack { bytes: memory.account.lacked_bytes(), is_output });
+    }
     let (outcome, exit_code, message) = judge(&end, guest.limiter.denied(), job);
-    let is_short = guest.limiter.is_short() || stdout.is_short() || stderr.is_short();
     let told = guest.time.told();
-    let message = remarked(outcome, message, &told);
-    Ran {
+    let message = remarked(outcome, with_cut(message, cut), &told);
+    let is_short = guest.limiter.is_short() || cut.is_some();
+    Ended::Ran(Ran {
         outcome,
         exit_code,
         reproducibility: reproducibility(outcome, is_short, &told),
@@ -156,17 +192,38 @@ pub(crate) async fn run(
         wall: Millis::from(started.elapsed()),
         peak_memory_bytes: guest.limiter.peak_bytes(),
         message,
+    })
+}
+
+/// Is it to be run again, because others hold memory that it wanted? And was that for its outputs alone? Its time, or
+/// somebody who has ended it, decides before that.
+const fn lacks_output(end: &End, set_back: Option<Full>, cut: Option<Full>, is_early: bool) -> Option<bool> {
+    match (end, set_back, cut) {
+        (End::Deadline | End::Cancelled, ..) => None,
+        (End::HostCall(_) | End::NotInstantiated, Some(_), _) => Some(false),
+        (_, _, Some(Full::Tenant | Full::Node)) if is_early => Some(true),
+        _ => None,
     }
 }
 
-fn store(node: &Node, module: &InstancePre<Guest>, job: &Job, stdout: Sink, stderr: Sink) -> Store<Guest> {
-    let limiter = Limiter::new(Arc::clone(&node.budget), job.limits.memory_bytes);
+/// What is said of an end, and of an output that was cut off before its limit.
+fn with_cut(message: Option<String>, cut: Option<Full>) -> Option<String> {
+    let Some(cut) = cut else { return message };
+    let cut = format!("not all of its output was kept: {cut}");
+    Some(match message {
+        Some(message) => format!("{message}; {cut}"),
+        None => cut,
+    })
+}
+
+fn store(module: &InstancePre<Guest>, job: &Job, memory: Memory<'_>, stdout: Sink, stderr: Sink) -> Store<Guest> {
+    let limiter = Limiter::new(Arc::clone(memory.account), job.limits.memory_bytes, memory.until);
     let mut store = Store::new(
         module.module().engine(),
         Guest {
             wasi: wasi::context(job, stdout, stderr),
             random: random::generator(job.seed, b"secure"),
-            time: GuestTime::of(job, &node.budget),
+            time: GuestTime::of(job, memory.account),
             limiter,
         },
     );
@@ -238,10 +295,11 @@ fn judge(end: &End, denied: Option<Denied>, job: &Job) -> (Outcome, Option<i32>,
             let given = job.fuel.unwrap_or_default();
             (Outcome::OutOfFuel, None, Some(format!("the guest used up the {given} units of fuel it was given")))
         }
-        // That its neighbours hold the node's memory is not the guest's doing.
-        (End::Exit(_) | End::Trap(_) | End::HostCall(_) | End::NotInstantiated, Some(why @ Denied::Node)) => {
-            (Outcome::Failed, None, said(why))
-        }
+        // That the node has so little is not the guest's doing.
+        (
+            End::Exit(_) | End::Trap(_) | End::HostCall(_) | End::NotInstantiated,
+            Some(why @ (Denied::Node { .. } | Denied::Now(_))),
+        ) => (Outcome::Failed, None, said(why)),
         // It went on without, and chose how to end: that is its own word.
         (End::Exit(code), Some(why)) => {
             let message = format!("the guest exited with code {code}; before that, {why}");

@@ -21,18 +21,32 @@ use super::{
 /// The right to run one guest. Dropped, it is the next one's.
 #[derive(Debug)]
 pub struct Slot {
-    _kept: Kept,
+    kept: Kept,
 }
 
 #[derive(Debug)]
 enum Kept {
-    Place { _place: Place },
+    Place { place: Place },
     Spare { _permit: OwnedSemaphorePermit },
 }
 
-/// The node runs as many guests as it may, or as many of this tenant, and enough requests wait already.
+impl Slot {
+    /// Whose guest it is for; `None` for the one of the health check, which takes nothing that others need.
+    pub(crate) const fn whose(&self) -> Option<&Whose> {
+        match &self.kept {
+            Kept::Place { place } => Some(place.whose()),
+            Kept::Spare { .. } => None,
+        }
+    }
+}
+
+/// The node runs as many guests as it may, or as many of this tenant, and enough requests wait already; or guests of
+/// this tenant that run here wait for memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this node runs as many guests as it may, or as many of this tenant; try again in {retry_after_ms} ms")]
+#[error(
+    "this node runs as many guests as it may, or as many of this tenant, or guests of this tenant wait for memory; try \
+     again in {retry_after_ms} ms"
+)]
 pub struct Busy {
     /// When it makes sense to try again, in milliseconds.
     pub retry_after_ms: u64,
@@ -58,7 +72,7 @@ impl Slots {
             None => tokio::time::timeout(self.wait, self.places.acquire(&whose)).await.ok().flatten(),
         };
         ::metrics::histogram!(metrics::EXECUTOR_WAIT_SECONDS).record(started.elapsed().as_secs_f64());
-        place.map(|place| Slot { _kept: Kept::Place { _place: place } }).ok_or_else(|| {
+        place.map(|place| Slot { kept: Kept::Place { place } }).ok_or_else(|| {
             // That a tenant has its share is its own affair, and not the node's.
             if self.places.are_taken() {
                 ::metrics::counter!(metrics::EXECUTOR_BUSY_TOTAL).increment(1);
@@ -70,7 +84,7 @@ impl Slots {
     /// The place of the health check.
     pub(crate) async fn spare(&self) -> Option<Slot> {
         let permit = Arc::clone(&self.spare).acquire_owned().await.ok()?;
-        Some(Slot { _kept: Kept::Spare { _permit: permit } })
+        Some(Slot { kept: Kept::Spare { _permit: permit } })
     }
 
     /// Lets nobody in any more, and waits until nobody runs.

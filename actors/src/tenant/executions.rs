@@ -393,9 +393,9 @@ mod tests {
     #[test]
     fn silence_past_the_deadline_and_its_grace_is_a_loss() {
         let at = |ms: u64| NOON.plus_ms(30_000 + ms);
-        given(running()).at(at(29_999)).when(Command::Expire).then([]);
+        given(running()).at(at(59_999)).when(Command::Expire).then([]);
         let lost = Lost { reason: "its node gave no outcome by its deadline".into(), ..lost_data(1) };
-        given(running()).at(at(30_000)).when(Command::Expire).then([Event::ExecutionLost(lost)]);
+        given(running()).at(at(60_000)).when(Command::Expire).then([Event::ExecutionLost(lost)]);
     }
 
     #[test]

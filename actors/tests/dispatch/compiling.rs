@@ -49,8 +49,9 @@ async fn an_upload_that_does_not_compile_now_is_neither_accepted_nor_charged_and
     let errors: Vec<_> = errors.collect();
     let over_share = |error: &&DispatchError| matches!(error, DispatchError::TooManyCompilations { limit: 2, .. });
     assert!(errors.iter().filter(over_share).count() >= 1, "{errors:?}");
-    // None of them was refused for the one slot there is: nobody held it.
+    // None of them was refused for the one slot there is: nobody held it. And none for what the host was too slow for.
     assert!(errors.iter().all(|error| !matches!(error, DispatchError::Busy { .. })), "{errors:?}");
+    assert!(errors.iter().any(|error| matches!(error, DispatchError::NotNow(_))), "{errors:?}");
     assert_eq!(node.events().len(), before);
 }
 

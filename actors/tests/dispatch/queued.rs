@@ -108,6 +108,35 @@ async fn an_attempt_does_not_begin_before_there_is_room_for_its_input() {
 }
 
 #[tokio::test]
+async fn one_tenants_input_that_finds_no_room_keeps_no_other_tenants_waiting() {
+    let queue = QueueConfig { input_bytes_max: 96 << 10, ..QueueConfig::default() };
+    let node = Node::with_queue(queue, executors()).await;
+    let ajax = TenantId::new("ajax").unwrap();
+    let first_key = NewKey {
+        key_id: KeyId::new("key2").unwrap(),
+        name: "first".into(),
+        scopes: Scopes::TENANT,
+        hash: Digest::of(b"another secret"),
+        expires_at: None,
+    };
+    let command = Command::Register { name: "Ajax".into(), tier: Tier::Basic, first_key: Some(first_key) };
+    let ask = Ask { command, by: Authority::System, origin: origin(), payloads: vec![] };
+    node.region.ask(&ajax, ask).await.unwrap();
+
+    // Given a tenant with one that runs for long, and one whose input finds no room beside that.
+    let first = node.enqueue(endless(), vec![1; 40 << 10]).await.unwrap();
+    node.eventually("the first's attempt", |events| begun(events, first).is_some()).await;
+    let second = node.enqueue(endless(), vec![2; 60 << 10]).await.unwrap();
+    // When another tenant has one run, then it does not wait for either.
+    let by = Authority::Key(KeyId::new("key2").unwrap());
+    let other = Request { tenant: ajax, by, ..request(Code::Inline(echo()), vec![3; 10 << 10], 10_000) };
+    let other = node.dispatch.enqueue(other, None).await.unwrap().accepted.execution_id;
+    node.eventually("the other's end", |events| ended(events, other).is_some()).await;
+    let events = node.events();
+    assert!(ended(&events, first).is_none() && begun(&events, second).is_none(), "{events:?}");
+}
+
+#[tokio::test]
 async fn a_node_that_stops_waits_for_what_is_just_beginning() {
     let (node, first, waited_for) = Node::with_its_slot_taken().await;
     let id = node.enqueue(named(None), "hello").await.unwrap();

@@ -134,6 +134,10 @@ impl From<DispatchError> for Problem {
                 let problem = Self::new(Kind::TooManyCompilations, sentence(&error.to_string()));
                 limited(problem, "compilations-concurrent", limit as u64, None, retry_after_ms)
             }
+            DispatchError::CompiledTooMuch { ms_per_minute, retry_after_ms } => {
+                let problem = Self::new(Kind::TooManyCompilations, sentence(&error.to_string()));
+                limited(problem, "compilation-cpu-ms", ms_per_minute, Some(60), retry_after_ms)
+            }
             DispatchError::TooManyUploads { limit, retry_after_ms } => {
                 let problem = Self::new(Kind::TooManyUploads, sentence(&error.to_string()));
                 limited(problem, "uploads-concurrent", limit as u64, None, retry_after_ms)
@@ -336,6 +340,10 @@ mod tests {
         assert_eq!((written.status().as_u16(), &written.headers()["retry-after"]), (429, &"1".parse().unwrap()));
         assert_eq!(written.headers()["ratelimit-policy"], "\"compilations-concurrent\";q=5");
         assert_eq!(Problem::from(DispatchError::Busy { retry_after_ms: 1_000 }).kind().status(), 503);
+        let cpu = DispatchError::CompiledTooMuch { ms_per_minute: 10_000, retry_after_ms: 18_001 };
+        let written = Problem::from(cpu).write("/", &RequestId::new("r").unwrap());
+        assert_eq!((written.status().as_u16(), &written.headers()["retry-after"]), (429, &"19".parse().unwrap()));
+        assert_eq!(written.headers()["ratelimit-policy"], "\"compilation-cpu-ms\";q=10000;w=60");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -25,6 +25,9 @@ use crate::lease::Lease;
 /// The most that is given out at a time, in bytes: what one stream holds whose client opens no window. The largest frame
 /// that every client must take.
 const PIECE_BYTES: usize = 16 << 10;
+
+/// What the error says that ends a stream.
+const SUSPENDED: &str = "the answer is for a tenant that has been suspended";
 
 type Inner = BoxBody<Bytes, io::Error>;
 
@@ -59,7 +62,12 @@ struct Entry {
     patience: Patience,
     /// Is there more to be given out?
     is_open: bool,
+    is_http2: bool,
     lease: Option<Lease>,
+    /// Must it not go on? Then its stream ends where the next piece would be given out.
+    is_over: bool,
+    /// Who waits for that piece.
+    waits: Option<Waker>,
 }
 
 impl Answers {
@@ -73,18 +81,34 @@ impl Answers {
         self.under_way().answers.is_empty()
     }
 
-    /// Why the connection has to end, if it has to: one waits longer than it may, or must not go on.
-    pub(super) fn verdict(&self) -> Option<Ended> {
+    /// Why the connection has to end, if it has to: an answer waits longer than it may, or must not go on. Where
+    /// answers that may go on are on it, too, or requests of others are under way (`is_shared`), only the streams of
+    /// those end that must not.
+    pub(super) fn verdict(&self, is_shared: bool) -> Option<Ended> {
         let now = Instant::now();
         let leases: Vec<_> = {
             let under_way = self.under_way();
             if under_way.answers.values().any(|answer| answer.until.is_some_and(|until| until <= now)) {
                 return Some(Ended::SlowReader);
             }
-            under_way.answers.values().filter_map(|answer| answer.lease.clone()).collect()
+            let leased = |(id, answer): (&u64, &Entry)| Some((*id, answer.is_http2, answer.lease.clone()?));
+            under_way.answers.iter().filter_map(leased).collect()
         };
         // Asked outside of the lock: what they ask has locks of its own.
-        leases.iter().any(|lease| !lease.holds()).then_some(Ended::Suspended)
+        let (on, over): (Vec<_>, Vec<_>) = leases.into_iter().partition(|(_, _, lease)| lease.holds());
+        if over.is_empty() {
+            return None;
+        }
+        if over.iter().any(|(_, is_http2, _)| !is_http2) || (on.is_empty() && !is_shared) {
+            return Some(Ended::Suspended);
+        }
+        let mut under_way = self.under_way();
+        for (id, ..) in over {
+            let Some(answer) = under_way.answers.get_mut(&id) else { continue };
+            answer.is_over = true;
+            answer.waits.take().into_iter().for_each(Waker::wake);
+        }
+        None
     }
 
     /// The body of an answer that rests on `lease`, watched if it is one of HTTP/2, or large.
@@ -95,7 +119,9 @@ impl Answers {
             let mut under_way = self.under_way();
             under_way.next = under_way.next.wrapping_add(1);
             let id = under_way.next;
-            under_way.answers.insert(id, Entry { pieces: 0, until: None, patience, is_open: true, lease });
+            let entry =
+                Entry { pieces: 0, until: None, patience, is_open: true, is_http2, lease, is_over: false, waits: None };
+            under_way.answers.insert(id, entry);
             Watched { answers: self.clone(), id, is_http2, rest: Bytes::new() }
         });
         Answer { body, watched }
@@ -133,6 +159,20 @@ impl Watched {
             }
         }
         Bytes::from_owner(Given { bytes, answers: self.answers.clone(), id: self.id })
+    }
+}
+
+impl Watched {
+    /// Must it not go on? The task that waits for its next piece is woken when that comes to be.
+    fn is_over(&self, context: &Context<'_>) -> bool {
+        let mut under_way = self.answers.under_way();
+        let Some(entry) = under_way.answers.get_mut(&self.id).filter(|entry| entry.lease.is_some()) else {
+            return false;
+        };
+        if !entry.waits.as_ref().is_some_and(|waits| waits.will_wake(context.waker())) {
+            entry.waits = Some(context.waker().clone());
+        }
+        entry.is_over
     }
 }
 
@@ -184,6 +224,9 @@ impl Body for Answer {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Self { body, watched } = self.get_mut();
         let Some(watched) = watched else { return Pin::new(body).poll_frame(context) };
+        if watched.is_over(context) {
+            return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::PermissionDenied, SUSPENDED))));
+        }
         if watched.rest.is_empty() {
             match std::task::ready!(Pin::new(body).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -256,11 +299,11 @@ mod tests {
             // Wherever the piece waits: also when all of the answer was given out.
             drop(answer);
             tokio::time::advance(GRACE - Duration::from_millis(1)).await;
-            assert_eq!(answers.verdict(), None);
+            assert_eq!(answers.verdict(false), None);
             tokio::time::advance(Duration::from_millis(2)).await;
-            assert_eq!(answers.verdict(), Some(Ended::SlowReader));
+            assert_eq!(answers.verdict(false), Some(Ended::SlowReader));
             drop(piece);
-            assert_eq!((answers.verdict(), answers.is_empty()), (None, true));
+            assert_eq!((answers.verdict(false), answers.is_empty()), (None, true));
         }
     }
 
@@ -273,11 +316,11 @@ mod tests {
         while !answer.is_end_stream() {
             let next = piece(&mut answer).await;
             tokio::time::advance(Duration::from_secs(9)).await;
-            assert_eq!(answers.verdict(), None);
+            assert_eq!(answers.verdict(false), None);
             waiting = next;
         }
         tokio::time::advance(GRACE).await;
-        assert_eq!((waiting.is_empty(), answers.verdict()), (false, Some(Ended::SlowReader)));
+        assert_eq!((waiting.is_empty(), answers.verdict(false)), (false, Some(Ended::SlowReader)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -286,7 +329,7 @@ mod tests {
         let pieces = futures_util::stream::pending::<Result<Bytes, io::Error>>();
         let mut answer = answers.watch(poem::Body::from_bytes_stream(pieces).into(), true, None);
         assert!(tokio::time::timeout(GRACE * 2, answer.frame()).await.is_err());
-        assert_eq!(answers.verdict(), None);
+        assert_eq!(answers.verdict(false), None);
     }
 
     #[tokio::test]
@@ -295,6 +338,54 @@ mod tests {
         let mut answer = answer(&answers, 40_000, false);
         assert_eq!(piece(&mut answer).await.len(), 40_000);
         assert!(answer.is_end_stream() && answers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_lease_has_ended_ends_alone_beside_those_of_others() {
+        let answers = Answers::new(GRACE, 1_000);
+        let leased = |holds: &Arc<AtomicBool>| {
+            let holds = Arc::clone(holds);
+            let body = Full::new(Bytes::from(vec![b'x'; 100_000])).map_err(|never| match never {}).boxed();
+            answers.watch(body, true, Some(Lease::new(move || holds.load(Ordering::Relaxed))))
+        };
+        let (holds, others) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
+        let (mut answer, mut other) = (leased(&holds), leased(&others));
+        drop((piece(&mut answer).await, piece(&mut other).await));
+        holds.store(false, Ordering::Relaxed);
+        assert_eq!(answers.verdict(false), None);
+        let ended = answer.frame().await.unwrap().unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::PermissionDenied);
+        drop(answer);
+        // The other goes on to its end.
+        assert_eq!(
+            (answers.verdict(false), other.collect().await.unwrap().to_bytes().len()),
+            (None, 100_000 - PIECE_BYTES)
+        );
+
+        // So does a request of another that has no answer yet; what nobody shares ends as a whole.
+        holds.store(true, Ordering::Relaxed);
+        let _answer = leased(&holds);
+        holds.store(false, Ordering::Relaxed);
+        assert_eq!((answers.verdict(true), answers.verdict(false)), (None, Some(Ended::Suspended)));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_piece_is_woken_when_its_answer_must_not_go_on() {
+        let answers = Answers::new(GRACE, 1_000);
+        let holds = Arc::new(AtomicBool::new(true));
+        let lease = {
+            let holds = Arc::clone(&holds);
+            Lease::new(move || holds.load(Ordering::Relaxed))
+        };
+        let pieces = futures_util::stream::pending::<Result<Bytes, io::Error>>();
+        let mut answer = answers.watch(poem::Body::from_bytes_stream(pieces).into(), true, Some(lease));
+        let ending = async {
+            tokio::task::yield_now().await;
+            holds.store(false, Ordering::Relaxed);
+            answers.verdict(true)
+        };
+        let (ended, verdict) = tokio::join!(answer.frame(), ending);
+        assert!(ended.unwrap().is_err() && verdict.is_none());
     }
 
     #[tokio::test]
@@ -310,11 +401,11 @@ mod tests {
             let mut answer = answers.watch(body, is_http2, Some(lease));
             let piece = piece(&mut answer).await;
             drop(answer);
-            assert_eq!(answers.verdict(), None);
+            assert_eq!(answers.verdict(false), None);
             holds.store(false, Ordering::Relaxed);
-            assert_eq!(answers.verdict(), Some(Ended::Suspended));
+            assert_eq!(answers.verdict(false), Some(Ended::Suspended));
             drop(piece);
-            assert_eq!(answers.verdict(), None);
+            assert_eq!(answers.verdict(false), None);
         }
     }
 }

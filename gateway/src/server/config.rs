@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// What a client of HTTP/2 must be able to send before its first request, in frames: settings, windows, and what
+/// libraries add.
+const IDLE_FRAMES_MIN: u32 = 100;
+
 /// What the listener takes from its clients. Every bound is a number with a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,6 +32,12 @@ pub struct ServerConfig {
     pub http2_connection_window_bytes: u32,
     /// Streams that a client reset before they were served, until the connection is closed (rapid reset).
     pub http2_resets_max: usize,
+    /// Frames of HTTP/2 that are of no request (pings, settings, windows, priorities, resets) that a client may send at
+    /// once. Each request brings it 8 more, and each KiB of an answer one, but at least 4 for a piece of it.
+    pub http2_idle_frames_max: u32,
+    /// How many of these it may send in a second, on average, and not 0. More than what keeps a connection alive; a
+    /// client that sends more is cut off.
+    pub http2_idle_frames_per_second: u32,
     /// Between two pings of an HTTP/2 connection, in milliseconds.
     pub http2_ping_every_ms: u64,
     /// For the answer to a ping, in milliseconds.
@@ -75,6 +85,8 @@ impl Default for ServerConfig {
             http2_stream_window_bytes: 256 << 10,
             http2_connection_window_bytes: 1 << 20,
             http2_resets_max: 20,
+            http2_idle_frames_max: 1_000,
+            http2_idle_frames_per_second: 20,
             http2_ping_every_ms: 20_000,
             http2_ping_timeout_ms: 10_000,
             idle_ms: 75_000,
@@ -95,6 +107,20 @@ impl Default for ServerConfig {
 }
 
 impl ServerConfig {
+    /// Is every value in its range?
+    ///
+    /// # Errors
+    /// The first setting that is not, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.http2_idle_frames_max < IDLE_FRAMES_MIN {
+            return Err(("http2_idle_frames_max", "is less than 100: clients begin with some of these"));
+        }
+        if self.http2_idle_frames_per_second == 0 {
+            return Err(("http2_idle_frames_per_second", "must not be 0: pings keep an idle connection alive"));
+        }
+        Ok(())
+    }
+
     pub(super) const fn header_read_timeout(&self) -> Duration {
         Duration::from_millis(self.header_read_timeout_ms)
     }

@@ -1,11 +1,12 @@
 //! One connection, from its first byte to its last.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     net::SocketAddr,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -31,11 +32,16 @@ use super::{
     ServerConfig,
     answer::Answers,
     ended::Ended,
+    frames::Counted,
     linger::Linger,
     socket::{Endless, Socket},
     tls::Handshakes,
 };
-use crate::{lease::Lease, shares::ConnectionId, stream};
+use crate::{
+    lease::{Asking, Lease},
+    shares::ConnectionId,
+    stream,
+};
 
 /// How often the answers of an HTTP/2 connection are looked at, in milliseconds: so much later than it could be is one
 /// cut off that is not taken.
@@ -59,22 +65,43 @@ pub(super) struct Stop {
 struct Pulse {
     begun: AtomicU64,
     under_way: AtomicUsize,
+    /// Who asks, by the number of the request: as many as are under way.
+    asking: Mutex<HashMap<u64, Asking>>,
+}
+
+impl Pulse {
+    fn asking(&self) -> MutexGuard<'_, HashMap<u64, Asking>> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is a request under way of which it is known that its answer may go out? Those of a tenant that is suspended, and
+    /// those that nobody has signed for, do not keep the connection for its answers.
+    fn is_shared(&self) -> bool {
+        let asking: Vec<_> = self.asking().values().cloned().collect();
+        // Asked outside of the lock: what they ask has locks of its own.
+        asking.iter().any(Asking::holds)
+    }
 }
 
 /// One request under way, also when it is dropped half-way.
-struct Beat(Arc<Pulse>);
+struct Beat {
+    pulse: Arc<Pulse>,
+    number: u64,
+}
 
 impl Beat {
-    fn begin(pulse: &Arc<Pulse>) -> Self {
-        pulse.begun.fetch_add(1, Ordering::Relaxed);
+    fn begin(pulse: &Arc<Pulse>, asking: Asking) -> Self {
+        let number = pulse.begun.fetch_add(1, Ordering::Relaxed);
         pulse.under_way.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(pulse))
+        pulse.asking().insert(number, asking);
+        Self { pulse: Arc::clone(pulse), number }
     }
 }
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.pulse.asking().remove(&self.number);
+        self.pulse.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -157,6 +184,7 @@ async fn speak<E: Endpoint + 'static>(
     endless: Endless,
     listening: Arc<Listening<E>>,
 ) -> Ended {
+    let socket = Counted::new(socket, &listening.config);
     let Listening { protocol, config, stop, .. } = &*listening;
     let pulse = Arc::new(Pulse::default());
     let answers = Answers::new(config.write_stall(), config.write_rate_bytes);
@@ -164,7 +192,8 @@ async fn speak<E: Endpoint + 'static>(
     let service = service_fn({
         let (pulse, answers, listening) = (Arc::clone(&pulse), answers.clone(), Arc::clone(&listening));
         move |request: http::Request<Incoming>| {
-            let beat = Beat::begin(&pulse);
+            let asking = Asking::default();
+            let beat = Beat::begin(&pulse, asking.clone());
             let (listening, answers, scheme) = (Arc::clone(&listening), answers.clone(), scheme.clone());
             let endless = endless.clone();
             let (local, remote) = between.clone();
@@ -172,6 +201,7 @@ async fn speak<E: Endpoint + 'static>(
                 let is_http2 = request.version() == Version::HTTP_2;
                 let mut request = poem::Request::from((request, local, remote, scheme));
                 request.set_data(id);
+                request.set_data(asking);
                 listening.linger.over(&mut request);
                 endless.set(false);
                 let response = listening.endpoint.get_response(request).await;
@@ -198,7 +228,7 @@ async fn speak<E: Endpoint + 'static>(
             }
             () = aborted.as_mut() => return Ended::Aborted,
             () = look.as_mut() => {
-                if let Some(ended) = answers.verdict() {
+                if let Some(ended) = answers.verdict(pulse.is_shared()) {
                     return ended;
                 }
                 let again = if answers.is_empty() { look_every } else { look_every.min(LOOK_CLOSELY) };
@@ -222,7 +252,32 @@ async fn speak<E: Endpoint + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+
+    #[test]
+    fn requests_of_a_suspended_tenant_or_of_nobody_do_not_share_a_connection() {
+        let pulse = Arc::new(Pulse::default());
+        let (own, other) = (Asking::default(), Asking::default());
+        let _unknown = Beat::begin(&pulse, Asking::default());
+        let _own = Beat::begin(&pulse, own.clone());
+        assert!(!pulse.is_shared(), "nobody is known to ask");
+        let is_active = Arc::new(AtomicBool::new(true));
+        own.rests_on({
+            let is_active = Arc::clone(&is_active);
+            Lease::new(move || is_active.load(Ordering::Relaxed))
+        });
+        assert!(pulse.is_shared());
+        is_active.store(false, Ordering::Relaxed);
+        assert!(!pulse.is_shared(), "its tenant is suspended");
+        let beat = Beat::begin(&pulse, other.clone());
+        other.rests_on(Lease::new(|| true));
+        assert!(pulse.is_shared());
+        drop(beat);
+        assert!(!pulse.is_shared());
+        assert_eq!((pulse.asking().len(), pulse.under_way.load(Ordering::Relaxed)), (2, 2));
+    }
 
     #[tokio::test]
     async fn small_answers_are_sent_without_delay() {

@@ -13,6 +13,8 @@ pub(super) enum Ended {
     NoHead,
     /// The client did not take its answer in time.
     SlowReader,
+    /// The client sent more frames of HTTP/2 that are of no request than it may.
+    Flood,
     /// An answer was on its way to a tenant that has been suspended.
     Suspended,
     /// What came was no HTTP, or not of the measure that is taken.
@@ -36,8 +38,12 @@ impl Ended {
                     _ => None,
                 };
             }
-            let timed_out = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
-            cause.downcast_ref().is_some_and(timed_out).then_some(Self::SlowReader)
+            // Of our own errors the library keeps the kind and the text.
+            match cause.downcast_ref::<io::Error>()?.kind() {
+                io::ErrorKind::TimedOut => Some(Self::SlowReader),
+                io::ErrorKind::QuotaExceeded => Some(Self::Flood),
+                _ => None,
+            }
         });
         ended.unwrap_or(Self::Closed)
     }
@@ -48,6 +54,7 @@ impl Ended {
             Self::Closed => return,
             Self::NoHead => "no_head",
             Self::SlowReader => "slow_reader",
+            Self::Flood => "flood",
             Self::Suspended => "suspended",
             Self::Malformed => "malformed",
             Self::NoTls => "no_tls",
@@ -60,10 +67,12 @@ impl Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::frames::Flood;
 
     #[test]
     fn a_write_that_was_given_up_is_a_slow_reader() {
         assert_eq!(Ended::of(&io::Error::from(io::ErrorKind::TimedOut)), Ended::SlowReader);
         assert_eq!(Ended::of(&io::Error::from(io::ErrorKind::ConnectionReset)), Ended::Closed);
+        assert_eq!(Ended::of(&io::Error::from(Flood)), Ended::Flood);
     }
 }

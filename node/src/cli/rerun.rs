@@ -226,6 +226,7 @@ impl Rerun {
         // As many at a time as there are threads, and memory for each: what a guest is given must not depend on the others.
         let at_once = config.threads.max(1);
         // A module that compiled where it was published is given more here, if it needs it.
+        config.compile.wait_ms = config.compile.wait_ms.saturating_mul(COMPILE_LONGER);
         config.compile.wall_ms = config.compile.wall_ms.saturating_mul(COMPILE_LONGER);
         config.compile.cpu_s = config.compile.cpu_s.saturating_mul(COMPILE_LONGER);
         let memory_max_bytes = config.memory_max_bytes;
@@ -427,7 +428,12 @@ impl Runner {
                 Ok(prepared) => return Ok(Ok(prepared)),
                 // It was compiled where it was published: this machine has less to give.
                 Err(PrepareError::Rejected(_)) => break,
-                Err(PrepareError::Busy | PrepareError::OverShare { .. }) => tokio::time::sleep(PAUSE).await,
+                Err(
+                    PrepareError::Busy
+                    | PrepareError::OverShare { .. }
+                    | PrepareError::OverAllowance { .. }
+                    | PrepareError::HostShort { .. },
+                ) => tokio::time::sleep(PAUSE).await,
                 Err(error @ PrepareError::Failed(_)) => {
                     bail!("module {} cannot be compiled here: {error}", code.digest)
                 }

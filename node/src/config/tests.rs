@@ -60,6 +60,7 @@ fn the_settings_of_the_manifests_are_settings() {
         assert!(variables.len() > 5, "{variables:?}");
         let Loaded { config, .. } = loaded_with(file, &variables).unwrap();
         config.check().unwrap();
+        assert_eq!(config.warnings(), Vec::<String>::new());
         assert_eq!(config.log.kind, LogKind::Jetstream);
     }
 }
@@ -267,4 +268,21 @@ fn a_secret_may_come_from_a_file() {
     assert_eq!(config.auth.pepper.unwrap().reveal(), "0123456789abcdef0123456789abcdef");
     let error = loaded("[auth]\npepper_file = \"/does/not/exist\"\n").unwrap_err().to_string();
     assert_eq!(error, "/does/not/exist cannot be read; auth.pepper_file names it");
+}
+
+#[test]
+fn settings_that_do_not_go_with_each_other_are_refused() {
+    for (text, key) in [
+        ("executor.guests_max = 0", "executor.threads and executor.guests_max"),
+        ("executor.compile.small_cpu_s = 11", "executor.compile.small_cpu_s"),
+        ("executor.compile.wall_ms = 9999", "executor.compile.wall_ms"),
+        ("executor.memory_wait_ms = 30000", "executor.memory_wait_ms"),
+        ("tiers.lost_grace_ms = 35000", "executor.memory_wait_ms"),
+        ("gateway.server.http2_idle_frames_max = 99", "gateway.server.http2_idle_frames_max"),
+        ("gateway.server.http2_idle_frames_per_second = 0", "gateway.server.http2_idle_frames_per_second"),
+    ] {
+        let error = loaded(text).unwrap_err().to_string();
+        assert!(error.contains(key), "{text}: {error}");
+    }
+    loaded("executor.memory_wait_ms = 29999").unwrap();
 }

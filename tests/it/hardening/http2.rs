@@ -8,9 +8,12 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Types of frames (RFC 9113, section 6).
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 pub(super) const END_STREAM: u8 = 1;
@@ -122,4 +125,79 @@ async fn a_client_that_opens_no_window_is_cut_off() -> anyhow::Result<()> {
     }
     until_counted(&node.admin()?, "wasmwiz_http_connections_cut_off_total", "slow_reader", 10.0).await?;
     growth.is_small("streams without a window").await
+}
+
+/// Frames that a client sends in a flood: far more than any client needs.
+const FLOOD: usize = 200_000;
+
+/// How many frames go in one piece.
+const PIECE: usize = 100;
+
+#[tokio::test]
+async fn frames_that_cost_nothing_to_send_end_the_connection() -> anyhow::Result<()> {
+    let node = NodeProcess::dev().await?;
+    let growth = Growth::begin(&node)?;
+    let one = 1_u32.to_be_bytes();
+    let floods = [
+        ("SETTINGS", frame(SETTINGS, 0, 0, &[])),
+        ("SETTINGS that are acknowledged", frame(SETTINGS, 1, 0, &[])),
+        ("PING", frame(PING, 0, 0, &[7; 8])),
+        ("PING that is answered", frame(PING, 1, 0, &[7; 8])),
+        ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 0, &one)),
+        ("PRIORITY", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7])),
+        ("a frame that nobody knows", frame(200, 0, 0, &[])),
+        ("empty DATA", frame(DATA, 0, 1, &[])),
+    ];
+    for (what, flood) in floods {
+        let mut connection = open(&node, &[]).await?;
+        // A request that waits for its body, so that there is a stream to send them to.
+        connection.send(frame(HEADERS, END_HEADERS, 1, &get("/livez"))).await?;
+        let piece = flood.repeat(PIECE);
+        let mut is_cut_off = false;
+        for _ in 0..FLOOD / PIECE {
+            is_cut_off = connection.send(&piece).await.is_err();
+            if is_cut_off {
+                break;
+            }
+        }
+        // It may all have been taken by the system before the node closed.
+        connection.read_to_end(SOON).await.with_context(|| format!("{what}: it goes on"))?;
+        eprintln!("{what}: cut off while it sent: {is_cut_off}");
+    }
+    until_counted(&node.admin()?, "wasmwiz_http_connections_cut_off_total", "flood", 5.0).await?;
+    growth.is_small("frames that cost nothing").await?;
+    node.client()?.get("/livez").await?.is(200)?;
+    Ok(())
+}
+
+/// Reads until the answer of a stream has ended.
+async fn answered(connection: &mut Connection, stream: u32) -> anyhow::Result<()> {
+    loop {
+        let head = connection.read(9, SOON).await?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        connection.read(length, SOON).await?;
+        let is_its_end =
+            matches!(head[3], DATA | HEADERS) && head[4] & END_STREAM != 0 && head[5..] == stream.to_be_bytes();
+        if is_its_end {
+            return Ok(());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_its_connection_alive_is_answered_on() -> anyhow::Result<()> {
+    let node = NodeProcess::dev().await?;
+    let mut connection = open(&node, &[]).await?;
+    // A library that pings, and opens its windows again after each answer: as often as it asks.
+    for number in 0..1_000_u32 {
+        let stream = number * 2 + 1;
+        let mut sent = frame(HEADERS, END_STREAM | END_HEADERS, stream, &get("/livez"));
+        sent.extend(frame(PING, 0, 0, &[7; 8]));
+        for window_of in [0, stream] {
+            sent.extend(frame(WINDOW_UPDATE, 0, window_of, &1_u32.to_be_bytes()));
+        }
+        connection.send(sent).await?;
+        answered(&mut connection, stream).await.with_context(|| format!("request {number}"))?;
+    }
+    Ok(())
 }

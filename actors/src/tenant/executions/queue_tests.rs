@@ -104,8 +104,8 @@ fn what_waited_past_its_deadline_ends_without_a_run() {
     with([queued(1)]).at(NOON.plus_ms(3_599_999)).when(Command::Expire).then([]);
     let events = with([queued(1)]).at(late).when(Command::Expire).events();
     assert_eq!(outcome(&events), Some(Outcome::DeadlineExceeded));
-    with([queued(1), started(1, 1, 1)]).at(late.plus_ms(29_999)).when(Command::Expire).then([]);
-    let events = with([queued(1), started(1, 1, 1)]).at(late.plus_ms(30_000)).when(Command::Expire).events();
+    with([queued(1), started(1, 1, 1)]).at(late.plus_ms(59_999)).when(Command::Expire).then([]);
+    let events = with([queued(1), started(1, 1, 1)]).at(late.plus_ms(60_000)).when(Command::Expire).events();
     assert!(matches!(events[..], [Event::ExecutionLost(_)]), "{events:?}");
 }
 

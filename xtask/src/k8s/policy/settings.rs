@@ -41,8 +41,9 @@ const BOUNDS: [&str; 5] = [
     "WASMWIZ_LOG__JETSTREAM__WAITING_BYTES_MAX",
 ];
 
-/// What is left beside them for the program itself, its tenants and its stacks.
-const BESIDE_BYTES: u64 = 192 << 20;
+/// What is left beside them for the program itself, its tenants and its stacks, and for the compilation of a small
+/// module.
+const BESIDE_BYTES: u64 = (192 + 64) << 20;
 
 /// How much longer the kubelet waits than a stop may take.
 const GRACE_MS: u64 = 5_000;
