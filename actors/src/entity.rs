@@ -45,8 +45,10 @@ mod flight;
 mod keep;
 mod places;
 mod rehydrate;
+mod skips;
 
 pub(crate) use places::Places;
+pub(crate) use skips::Skips;
 
 /// Everything an entity needs from its node.
 pub(crate) struct World {
@@ -64,6 +66,8 @@ pub(crate) struct World {
     /// Where asynchronous executions are offered to be run.
     pub(crate) queue: Queue,
     pub(crate) kept: Kept,
+    /// What operators have let be passed over.
+    pub(crate) skips: Skips,
 }
 
 /// What an entity receives.
@@ -94,7 +98,7 @@ pub(crate) struct Rehydrated {
     pub(crate) places: Places,
     /// Up to where the state is kept in a snapshot, or on its way there.
     pub(crate) kept: Revision,
-    /// Is there an event in its past whose meaning this version does not know?
+    /// Is there an event in its past whose meaning this version does not know, or that was passed over?
     pub(crate) has_unknown: bool,
 }
 

@@ -5,6 +5,10 @@ use wasmwiz_events::{execution::Limits, tenant::Tier, time::Timestamp};
 
 const MIB: u64 = 1 << 20;
 
+/// The most live versions that a tier may allow a tenant. The digest of each, 32 bytes, is in its entity's memory and in every
+/// snapshot of it, and more beside it.
+pub const MODULE_VERSIONS_MAX: u32 = 1_000_000;
+
 /// What a tenant of one tier may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +34,8 @@ pub struct TierLimits {
     pub memory_bytes: u64,
     /// Size of a module, in bytes.
     pub module_bytes: u64,
+    /// Live versions of all modules of the tenant together: the digest of each, 32 bytes, is in its entity's memory.
+    pub module_versions: u32,
     /// Standard input, in bytes.
     pub stdin_bytes: u64,
     /// Standard output kept, in bytes.
@@ -162,6 +168,7 @@ impl Default for Policy {
             wall_ms: 5_000,
             memory_bytes: 64 * MIB,
             module_bytes: 4 * MIB,
+            module_versions: 1_000,
             stdin_bytes: MIB,
             stdout_bytes: MIB,
             stderr_bytes: MIB,
@@ -178,6 +185,7 @@ impl Default for Policy {
             wall_ms: 10_000,
             memory_bytes: 128 * MIB,
             module_bytes: 10 * MIB,
+            module_versions: 5_000,
             ..free
         };
         let pro = TierLimits {
@@ -191,6 +199,7 @@ impl Default for Policy {
             wall_ms: 30_000,
             memory_bytes: 256 * MIB,
             module_bytes: 32 * MIB,
+            module_versions: 20_000,
             stdin_bytes: 4 * MIB,
             stdout_bytes: 4 * MIB,
             stderr_bytes: 4 * MIB,
@@ -207,6 +216,7 @@ impl Default for Policy {
             wall_ms: 300_000,
             memory_bytes: 1_024 * MIB,
             module_bytes: 64 * MIB,
+            module_versions: 100_000,
             stdin_bytes: 16 * MIB,
             stdout_bytes: 16 * MIB,
             stderr_bytes: 16 * MIB,

@@ -25,7 +25,7 @@ use wasmwiz_events::{
 
 use crate::{
     ahead::Ahead,
-    entity::{Kept, Message, World},
+    entity::{Kept, Message, Skips, World},
     handle::{Answer, Ask, AskError, Decided, Full, Handle},
     ids::Ids,
     limits::Policy,
@@ -159,6 +159,7 @@ impl Region {
             live: Arc::clone(&live),
             queue: queue.clone(),
             kept: Kept::new(deps.snapshots, config.snapshots),
+            skips: Skips::new(),
         };
         let RegionConfig { entities_max, mailbox_max, .. } = config;
         let supervisor = Supervisor { world: Arc::new(world), entities_max, mailbox_max };

@@ -34,15 +34,16 @@ pub mod refusal;
 mod replay_tests;
 #[cfg(test)]
 pub(crate) mod scenario;
+#[cfg(test)]
+mod size_tests;
+pub mod skips;
 mod verification;
 
 pub use admission::{Again, Configured, Execute, FUEL_DEFAULT, FUEL_MAX, FUEL_MIN, Metered, ModuleChoice, Rerun};
 pub use command::Command;
 pub use modules::NewVersion;
 pub use refusal::Refusal;
-
-/// The tenant whose keys operate the platform.
-pub const SYSTEM: &str = "system";
+pub use wasmwiz_events::tenant::SYSTEM;
 
 /// The longest name of a tenant or a key, in characters.
 pub const NAME_MAX_CHARS: usize = 100;
@@ -85,6 +86,7 @@ pub struct Tenant {
     quota: quota::Quota,
     requests: idempotency::Requests,
     denials: denials::Denials,
+    skips: skips::Skips,
 }
 
 impl Tenant {
@@ -102,6 +104,7 @@ impl Tenant {
             quota: quota::Quota::default(),
             requests: idempotency::Requests::default(),
             denials: denials::Denials::default(),
+            skips: skips::Skips::default(),
         }
     }
 
@@ -174,6 +177,7 @@ impl Tenant {
             Command::Lose { execution_id, node, boot } => self.executions.lose(execution_id, &Life { node, boot }),
             Command::Expire => Ok(self.executions.expire(context.steady, context.policy.lost_grace_ms)),
             Command::RecordVerification(verified) => self.verified(*verified, context),
+            Command::SkipCommit(skipped) => self.skips.skip(&self.id, skipped),
         }
     }
 
@@ -231,6 +235,7 @@ impl Tenant {
                 self.quota.wrote(rotated.writes_full_at, at);
             }
             Event::RequestsDenied(_) => self.denials.recorded(at.steady),
+            Event::CommitSkipped(skipped) => self.skips.skipped(skipped),
             Event::Unknown(_) => {}
             Event::KeyRevoked(revoked) => self.keys.revoked(&self.id, &revoked.key_id),
             Event::ModulePublished(published) => {
@@ -313,9 +318,10 @@ impl Tenant {
     }
 
     fn publish(&self, version: NewVersion, context: &Context<'_>) -> Result<Vec<Event>, Refusal> {
-        modules::check_size(version.size_bytes, self.limits(context))?;
-        modules::check_clock(version.settings.clock, self.limits(context))?;
-        self.modules.publish(version, context.policy)
+        let limits = self.limits(context);
+        modules::check_size(version.size_bytes, limits)?;
+        modules::check_clock(version.settings.clock, limits)?;
+        self.modules.publish(version, limits, context.policy)
     }
 
     fn change(&self, name: Option<String>, tier: Option<Tier>) -> Result<Vec<Event>, Refusal> {

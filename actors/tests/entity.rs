@@ -30,6 +30,8 @@ use wasmwiz_events::{
 
 #[path = "entity/long.rs"]
 mod long;
+#[path = "entity/skips.rs"]
+mod skips;
 #[path = "entity/snapshots.rs"]
 mod snapshots;
 

@@ -14,6 +14,7 @@ use std::{collections::HashMap, fmt, path::Path};
 use contents::{Blobs, Kept, Named};
 use executions::Executions;
 use heads::{Expected, Order};
+use skips::Skips;
 
 use crate::{
     commit::{Commit, Header},
@@ -29,9 +30,11 @@ pub(crate) mod contents;
 mod executions;
 mod heads;
 mod log;
+mod skips;
 
 pub use heads::{Heads, KeptHead};
 pub use log::{Unfinished, verify_log};
+pub use skips::Skip;
 
 /// The most findings that a report lists; more are counted. So with contents that are gone.
 const MAX_FINDINGS: usize = 1_000;
@@ -62,6 +65,8 @@ pub struct Report {
     pub missing: Vec<Finding>,
     /// Such contents beyond the thousand that are listed.
     pub more_missing: u64,
+    /// Commits that operators have let be passed over; the first thousand. A broken one is a finding all the same.
+    pub skipped: Vec<Skip>,
     /// Where the streams end, to be kept elsewhere. Of a history that is broken it says nothing.
     #[serde(skip)]
     pub heads: Option<Heads>,
@@ -114,6 +119,9 @@ pub struct Finding {
     pub position: Option<Position>,
     /// What is wrong.
     pub what: String,
+    /// The operator's word that the commit may be passed over; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Skip>,
 }
 
 impl fmt::Display for Finding {
@@ -128,7 +136,8 @@ impl fmt::Display for Finding {
         if let Some(position) = self.position {
             write!(f, ", position {position}")?;
         }
-        write!(f, ": {}", self.what)
+        write!(f, ": {}", self.what)?;
+        self.skipped.as_ref().map_or(Ok(()), |skip| write!(f, "; {skip}"))
     }
 }
 
@@ -165,6 +174,7 @@ struct Audit<'a> {
     blobs: Option<Blobs>,
     order: Order,
     expected: Option<Expected<'a>>,
+    skips: Skips,
 }
 
 /// How far the walk has come in one stream.
@@ -227,7 +237,7 @@ impl Audit<'_> {
             return;
         }
         let position = at.and_then(|position| u64::try_from(position).ok()).map(Position::new);
-        self.report.findings.push(Finding { tenant, revision, position, what });
+        self.report.findings.push(Finding { tenant, revision, position, what, skipped: None });
     }
 
     fn stream(&mut self, tenant: &TenantId) -> &mut Stream {
@@ -235,6 +245,17 @@ impl Audit<'_> {
     }
 
     fn row(&mut self, row: StoredRow) {
+        let found = |audit: &Self| audit.report.findings.len() as u64 + audit.report.more_findings;
+        let (position, before) = (u64::try_from(row.position), found(self));
+        self.check(row);
+        if let Ok(position) = position
+            && found(self) == before
+        {
+            self.skips.verified(position);
+        }
+    }
+
+    fn check(&mut self, row: StoredRow) {
         let at = Some(row.position);
         let commit = match row.commit {
             Ok(commit) => owned(commit, self, at),
@@ -258,6 +279,7 @@ impl Audit<'_> {
         }
         if sound {
             self.promises(&commit, at);
+            self.skips.note(&commit);
         }
         self.meets(&commit, at);
         match unpacked(row.payloads) {
@@ -328,6 +350,7 @@ impl Audit<'_> {
             let head = stream.verifier.head();
             (tenant, KeptHead::new(head.revision, head.hash))
         });
+        self.report.skipped = self.skips.mark(&mut self.report.findings);
         self.report.heads = Some(Heads { position, commits, order: self.order.digest(), heads: heads.collect() });
         self.report
     }
@@ -394,6 +417,7 @@ impl Audit<'_> {
                 revision: Some(revision),
                 position: u64::try_from(position).ok().map(Position::new),
                 what: format!("{what} {digest} is gone"),
+                skipped: None,
             }),
         }
     }

@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::{execution, id::TenantId, key, module, requests, tenant, upcast, verification};
+use crate::{execution, id::TenantId, key, module, requests, skip, tenant, upcast, verification};
 
 /// Everything that can happen in a tenant's stream.
 #[derive(Debug, Clone)]
@@ -42,6 +42,8 @@ pub enum Event {
     ExecutionVerified(verification::Verified),
     /// See [`requests::Denied`].
     RequestsDenied(requests::Denied),
+    /// See [`skip::Skipped`].
+    CommitSkipped(skip::Skipped),
     /// An event of a type that this version does not know. It is kept, shown and hashed, and changes no state.
     Unknown(Unknown),
 }
@@ -129,6 +131,7 @@ known_events! {
     ExecutionLost = "dev.wasmwiz.execution.lost.v1";
     ExecutionVerified = "dev.wasmwiz.execution.verified.v1";
     RequestsDenied = "dev.wasmwiz.requests.denied.v1";
+    CommitSkipped = "dev.wasmwiz.commit.skipped.v1";
 }
 
 impl Event {
@@ -153,6 +156,7 @@ impl Event {
             Self::ExecutionLost(lost) => format!("executions/{}", lost.execution_id),
             Self::ExecutionVerified(verified) => format!("executions/{}", verified.execution_id),
             Self::RequestsDenied(_) => format!("requests/{tenant}"),
+            Self::CommitSkipped(skipped) => format!("commits/{}", skipped.position),
         }
     }
 }

@@ -169,6 +169,20 @@ impl Verifier {
         &self.head
     }
 
+    /// Goes on behind a commit that is passed over: what `next` says of the one before it is taken on trust.
+    ///
+    /// # Errors
+    /// [`Broken`] unless `next` lies at least one event further on. The walk stays where it was.
+    pub fn pass_over(&mut self, next: &Commit) -> Result<(), Broken> {
+        let (header, expected) = (next.header(), self.head.revision.next());
+        if header.first_revision <= expected {
+            let fault = Fault::Gap { expected: expected.next(), found: header.first_revision };
+            return Err(Broken { tenant: self.tenant.clone(), revision: expected, fault });
+        }
+        self.head = Head { revision: header.first_revision.previous(), hash: header.prev_hash, ..self.head };
+        Ok(())
+    }
+
     /// Checks the next commit: place, predecessor, epoch, hash, and that its body holds what its header says.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ pub mod module;
 pub mod reproducibility;
 pub mod requests;
 pub mod settings;
+pub mod skip;
 pub mod tenant;
 pub mod transcript;
 pub mod verification;

@@ -103,7 +103,7 @@ pub enum ReadError {
     /// when the first one that it would give is damaged.
     #[error("the log is damaged at position {position}: {what}")]
     Damaged {
-        /// Where.
+        /// Where. If one stream is read and nothing says where its commit is, the place behind which it is.
         position: Position,
         /// What was found.
         what: Arc<str>,
@@ -143,6 +143,16 @@ pub trait EventLog: Send + Sync + 'static {
         &self,
         tenant: &TenantId,
         from: Revision,
+        limit: ReadLimit,
+    ) -> Result<Vec<Arc<Recorded>>, ReadError>;
+
+    /// The same of the commits that lie behind `after`: what comes before it is not read, whatever it is. For who knows where the
+    /// commit is that `from` follows, and past a commit that cannot be read.
+    async fn read_stream_behind(
+        &self,
+        tenant: &TenantId,
+        from: Revision,
+        after: Position,
         limit: ReadLimit,
     ) -> Result<Vec<Arc<Recorded>>, ReadError>;
 

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The tenant whose keys operate the platform. Its stream says what operators do that no other stream can say.
+pub const SYSTEM: &str = "system";
+
 /// A class of limits. What each tier allows is configuration; which tier a tenant has is an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -36,6 +36,7 @@ pub(crate) fn table() -> Vec<Route> {
         key(&post, "/v1/tenants/{tenant}/resume", Operator, tenants::resume, tenants::resume_doc).writing(Writes::Ends),
         key(&get, "/v1/views", Operator, projections::list, projections::list_doc),
         key(&post, "/v1/views/retry", Operator, projections::retry, projections::retry_doc).writing(Writes::Ends),
+        key(&post, "/v1/views/skip", Operator, projections::skip, projections::skip_doc).writing(Writes::Ends),
         key(&post, "/v1/keys", KeysManage, keys::issue, keys::issue_doc),
         key(&get, "/v1/keys", KeysManage, keys::list, keys::list_doc),
         key(&get, "/v1/keys/{key_id}", KeysManage, keys::get, keys::get_doc),

@@ -14,7 +14,7 @@ mod usage;
 mod verification;
 
 pub(crate) use execution::{Execution, ExecutionSummary, Output, Resource, Streams};
-pub(crate) use standing::Views;
+pub(crate) use standing::{SkipRequest, Views};
 pub(crate) use usage::{Usage, UsageSum};
 pub(crate) use verification::Verification;
 

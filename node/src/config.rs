@@ -373,6 +373,9 @@ impl Config {
             if limits.executions_queued > QUEUED_MAX {
                 return bad(&key("executions_queued"), "is at most 10000: a tenant's queue is in its entity's memory");
             }
+            if !(1..=wasmwiz_actors::limits::MODULE_VERSIONS_MAX).contains(&limits.module_versions) {
+                return bad(&key("module_versions"), "is from 1 to 1000000: they are in the entity's memory");
+            }
             if limits.wall_ms == 0 || limits.executions_concurrent == 0 {
                 return bad(&key("wall_ms and executions_concurrent"), "must not be 0");
             }

@@ -237,6 +237,11 @@ impl Keys {
         self.readers.quarantine().of_key(id)
     }
 
+    /// Has an operator skipped this commit of the tenant's, as far as this view has folded the log?
+    pub fn has_skipped(&self, tenant: &TenantId, position: Position) -> bool {
+        self.readers.quarantine().has_skipped(tenant, position)
+    }
+
     /// The key with this id, of whatever tenant, for authentication: the caller names the tenant by the key. In memory, and
     /// `None` once it is revoked. Of a tenant whose stream is set aside it is the key as it was: see [`Keys::set_aside`].
     pub fn authenticate_lookup(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {

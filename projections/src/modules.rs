@@ -240,7 +240,7 @@ pub(crate) struct ModulesProjection {
 
 impl Projection for ModulesProjection {
     const NAME: &'static str = "modules";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SCHEMA: &'static str = SCHEMA;
 
     fn fold(&mut self, _recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
@@ -268,6 +268,7 @@ impl Projection for ModulesProjection {
                 | Event::ExecutionLost(_)
                 | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
+                | Event::CommitSkipped(_)
                 | Event::Unknown(_) => {}
             }
         }

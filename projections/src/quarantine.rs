@@ -6,6 +6,9 @@
 //!
 //! The ids of keys that such commits issue are remembered too: who shows one is told that the stream is set aside, and not
 //! that there is no such key.
+//!
+//! What operators have skipped is remembered as their stream says it. Where a commit of the stream cannot be folded that is among it,
+//! the stream is folded on behind it, if it goes on there: its newest commit is never passed over.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,9 +22,11 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 use wasmwiz_events::{
     commit::Recorded,
+    envelope::Envelope,
     event::Event,
     id::{KeyId, TenantId},
     revision::{Position, Revision},
+    tenant::SYSTEM,
 };
 
 use crate::{metrics, readers::QueryError, row};
@@ -33,12 +38,18 @@ CREATE TABLE quarantine (
     position INTEGER NOT NULL,
     first_revision INTEGER,
     reason TEXT NOT NULL,
-    commits INTEGER NOT NULL
+    commits INTEGER NOT NULL,
+    behind INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE quarantined_keys (
     id TEXT NOT NULL,
     tenant TEXT NOT NULL,
     PRIMARY KEY (id, tenant)
+) WITHOUT ROWID;
+CREATE TABLE skipped (
+    tenant TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (tenant, position)
 ) WITHOUT ROWID;";
 
 /// The longest reason that is kept, in characters.
@@ -49,7 +60,7 @@ const REASON_CHARS: usize = 500;
 pub struct SetAside {
     /// Whose stream.
     pub tenant: TenantId,
-    /// The commit that is in the way.
+    /// The commit that cannot be folded; or the last one before commits that the log has lost, see [`SetAside::names_fault`].
     pub position: Position,
     /// Revision of the first event that is not folded: there folding goes on. `None` while the commit at `position`, which says
     /// it, cannot be read; then nothing behind it is folded.
@@ -58,6 +69,9 @@ pub struct SetAside {
     pub reason: Arc<str>,
     /// How many commits of the stream the view has passed over and not folded since.
     pub commits: u64,
+    /// Once something of it was folded, or passed over for good: the place behind which that goes on.
+    #[serde(skip)]
+    pub(crate) behind: Option<Position>,
 }
 
 /// What the thread of a view writes of its quarantine in one transaction.
@@ -67,8 +81,8 @@ pub(crate) enum Change {
     PassedOver(PassedOver),
     /// One more stream, or another place in one. With the keys that the commit issues.
     SetAside(SetAside, PassedOver),
-    /// The stream is folded to its end.
-    Released(TenantId),
+    /// The stream is folded to its end, and what its last page says of others.
+    Released(TenantId, PassedOver),
 }
 
 /// Commits that one batch passes over.
@@ -76,9 +90,29 @@ pub(crate) enum Change {
 pub(crate) struct PassedOver {
     commits: BTreeMap<TenantId, u64>,
     keys: Vec<(KeyId, TenantId)>,
+    skipped: Vec<Place>,
 }
 
+/// A commit of a tenant.
+type Place = (TenantId, Position);
+
 impl PassedOver {
+    /// Is there nothing to write?
+    fn is_empty(&self) -> bool {
+        self.commits.is_empty() && self.keys.is_empty() && self.skipped.is_empty()
+    }
+
+    /// Remembers what operators skip by a commit of their own stream; others' say nothing. Gives whose streams these are.
+    pub(crate) fn note_skips(&mut self, tenant: &TenantId, events: &[Envelope]) -> impl Iterator<Item = &TenantId> {
+        let before = self.skipped.len();
+        for envelope in events.iter().filter(|_| tenant.as_str() == SYSTEM) {
+            if let Event::CommitSkipped(skipped) = &envelope.event {
+                self.skipped.push((skipped.tenant.clone(), skipped.position));
+            }
+        }
+        self.skipped.iter().skip(before).map(|(tenant, _)| tenant)
+    }
+
     /// Counts a commit.
     pub(crate) fn count(&mut self, tenant: &TenantId) {
         let count = self.commits.entry(tenant.clone()).or_default();
@@ -106,6 +140,11 @@ impl PassedOver {
                 .prepare_cached("INSERT OR IGNORE INTO quarantined_keys VALUES (?1, ?2)")?
                 .execute([id.as_str(), tenant.as_str()])?;
         }
+        for (tenant, position) in &self.skipped {
+            connection
+                .prepare_cached("INSERT OR IGNORE INTO skipped VALUES (?1, ?2)")?
+                .execute(params![tenant.as_str(), row::signed(position.get())])?;
+        }
         Ok(())
     }
 }
@@ -115,21 +154,22 @@ impl Change {
         match self {
             Self::PassedOver(passed_over) => passed_over.write(connection),
             Self::SetAside(aside, keys) => {
-                connection.prepare_cached("INSERT OR REPLACE INTO quarantine VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
-                    params![
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO quarantine VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                    .execute(params![
                         aside.tenant.as_str(),
                         row::signed(aside.position.get()),
                         aside.first_revision.map(|revision| row::signed(revision.get())),
                         &*aside.reason,
                         row::signed(aside.commits),
-                    ],
-                )?;
+                        aside.behind.map(|position| row::signed(position.get())),
+                    ])?;
                 keys.write(connection)
             }
-            Self::Released(tenant) => {
+            Self::Released(tenant, notes) => {
                 connection.execute("DELETE FROM quarantine WHERE tenant = ?1", [tenant.as_str()])?;
                 connection.execute("DELETE FROM quarantined_keys WHERE tenant = ?1", [tenant.as_str()])?;
-                Ok(())
+                notes.write(connection)
             }
         }
     }
@@ -139,7 +179,13 @@ impl SetAside {
     /// A stream whose commit at `position` is the first that cannot be folded.
     pub(crate) fn at(position: Position, tenant: TenantId, first_revision: Option<Revision>, reason: &str) -> Self {
         let reason = reason.chars().take(REASON_CHARS).collect::<String>().into();
-        Self { tenant, position, first_revision, reason, commits: 1 }
+        Self { tenant, position, first_revision, reason, commits: 1, behind: None }
+    }
+
+    /// Is the commit at `position` the one that cannot be folded? Otherwise it is folded, and what the log has lost lies behind it: a
+    /// skip would change nothing.
+    pub fn names_fault(&self) -> bool {
+        self.behind.is_none_or(|behind| behind < self.position)
     }
 }
 
@@ -159,6 +205,7 @@ struct Inner {
 struct Held {
     streams: BTreeMap<TenantId, SetAside>,
     keys: BTreeMap<KeyId, BTreeSet<TenantId>>,
+    skipped: BTreeSet<Place>,
 }
 
 impl Held {
@@ -182,29 +229,37 @@ impl Quarantine {
         while let Some(found) = rows.next()? {
             held.note(row::parsed(found, 0)?, row::parsed(found, 1)?);
         }
+        let mut skipped = connection.prepare("SELECT tenant, position FROM skipped")?;
+        let mut rows = skipped.query([])?;
+        while let Some(found) = rows.next()? {
+            held.skipped.insert((row::parsed(found, 0)?, Position::new(row::unsigned(found, 1)?)));
+        }
         self.replace(|before| *before = held);
         Ok(())
     }
 
     /// Takes note of what was written.
     pub(crate) fn apply(&self, change: Change) {
-        if matches!(&change, Change::PassedOver(passed) if passed.commits.is_empty() && passed.keys.is_empty()) {
+        if matches!(&change, Change::PassedOver(passed) if passed.is_empty()) {
             return;
         }
         self.replace(|held| match change {
-            Change::PassedOver(PassedOver { commits, keys }) => {
+            Change::PassedOver(PassedOver { commits, keys, skipped }) => {
                 for (tenant, more) in commits {
                     if let Some(aside) = held.streams.get_mut(&tenant) {
                         aside.commits = aside.commits.saturating_add(more);
                     }
                 }
                 keys.into_iter().for_each(|(key, tenant)| held.note(key, tenant));
+                held.skipped.extend(skipped);
             }
-            Change::SetAside(aside, PassedOver { keys, .. }) => {
+            Change::SetAside(aside, PassedOver { keys, skipped, .. }) => {
                 keys.into_iter().for_each(|(key, tenant)| held.note(key, tenant));
+                held.skipped.extend(skipped);
                 held.streams.insert(aside.tenant.clone(), aside);
             }
-            Change::Released(tenant) => {
+            Change::Released(tenant, PassedOver { skipped, .. }) => {
+                held.skipped.extend(skipped);
                 held.keys.retain(|_, holders| {
                     holders.remove(&tenant);
                     !holders.is_empty()
@@ -239,6 +294,12 @@ impl Quarantine {
         self.look(|held| held.streams.contains_key(tenant).then_some(())).is_some()
     }
 
+    /// Has an operator skipped this commit, as far as the view has folded the operators' stream?
+    pub(crate) fn has_skipped(&self, tenant: &TenantId, position: Position) -> bool {
+        let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.skipped.contains(&(tenant.clone(), position))
+    }
+
     /// The stream that issued a key in a commit which was passed over.
     pub(crate) fn of_key(&self, id: &KeyId) -> Option<SetAside> {
         self.look(|held| held.keys.get(id)?.iter().find_map(|holder| held.streams.get(holder)).cloned())
@@ -260,16 +321,17 @@ impl Quarantine {
 
 /// What the file of a view says of its quarantine, in the order of the tenants.
 pub(crate) fn all(connection: &Connection) -> rusqlite::Result<Vec<SetAside>> {
-    let sql = "SELECT tenant, position, first_revision, reason, commits FROM quarantine ORDER BY tenant";
+    let sql = "SELECT tenant, position, first_revision, reason, commits, behind FROM quarantine ORDER BY tenant";
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |found| {
-        let revision: Option<i64> = found.get(2)?;
+        let (revision, behind): (Option<i64>, Option<i64>) = (found.get(2)?, found.get(5)?);
         Ok(SetAside {
             tenant: row::parsed(found, 0)?,
             position: Position::new(row::unsigned(found, 1)?),
             first_revision: revision.and_then(|revision| u64::try_from(revision).ok()).map(Revision::new),
             reason: found.get::<_, String>(3)?.into(),
             commits: row::unsigned(found, 4)?,
+            behind: behind.and_then(|position| u64::try_from(position).ok()).map(Position::new),
         })
     })?;
     rows.collect()

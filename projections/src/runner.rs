@@ -92,12 +92,14 @@ struct Batch {
     events: usize,
     delta: Delta,
     passed_over: PassedOver,
+    /// Was a commit of a stream that is set aside skipped?
+    skips: bool,
 }
 
 impl Batch {
     fn beginning_at(checkpoint: &Checkpoint) -> Self {
         let (delta, passed_over) = (Delta::beginning_at(checkpoint), PassedOver::default());
-        Self { commits: Vec::new(), events: 0, delta, passed_over }
+        Self { commits: Vec::new(), events: 0, delta, passed_over, skips: false }
     }
 }
 
@@ -328,6 +330,10 @@ impl<P: Projection> Runner<P> {
                 return Err(End::Unfoldable { recorded, fault });
             }
             batch.commits.push(recorded);
+            // The stream is tried again right behind the skip, wherever batches are cut; what was read beyond it is read again.
+            if batch.skips {
+                return Err(End::TryAgain);
+            }
         }
         Ok(())
     }
@@ -343,7 +349,10 @@ impl<P: Projection> Runner<P> {
             }
             return Ok(());
         }
-        self.fold_events(recorded)
+        self.fold_events(recorded)?;
+        let mut skips = batch.passed_over.note_skips(&header.tenant, recorded.commit.events()?);
+        batch.skips |= skips.any(|tenant| self.quarantine.holds(tenant));
+        Ok(())
     }
 
     fn fold_events(&mut self, recorded: &Recorded) -> Result<(), Fault> {

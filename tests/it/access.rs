@@ -18,7 +18,7 @@ use wasmwiz_tests::{
 mod kinds;
 
 /// Parameters and members of bodies that name nothing of a tenant's.
-const NAMES_NOTHING: [&str; 30] = [
+const NAMES_NOTHING: [&str; 31] = [
     "limit",
     "timeout_ms",
     "fuel",
@@ -49,6 +49,7 @@ const NAMES_NOTHING: [&str; 30] = [
     "If-None-Match",
     "grace_seconds",
     "ttl_seconds",
+    "position",
 ];
 
 /// Parameters that say where to go on or how far: tried by themselves.

@@ -21,6 +21,7 @@ use wasmwiz_tests::{
 };
 
 mod asynchronous;
+mod between;
 mod large_log;
 
 /// Clients at work when the node is killed.

@@ -22,10 +22,10 @@ const SEND: &[&str] = &["write", "writev", "sendto", "sendmsg"];
 
 /// A system call that succeeded: the lines of the trace where it began and ended, and its text.
 #[derive(Debug)]
-struct Call {
+pub(crate) struct Call {
     began: usize,
     ended: usize,
-    text: String,
+    pub(crate) text: String,
 }
 
 impl Call {
@@ -35,7 +35,7 @@ impl Call {
 }
 
 /// Reads what `strace -f` has written: `<thread> <call>(…) = <result>`, cut in two when another thread came between.
-fn calls(trace: &str) -> Vec<Call> {
+pub(crate) fn calls(trace: &str) -> Vec<Call> {
     let (mut begun, mut calls) = (HashMap::<&str, (usize, &str)>::new(), Vec::new());
     for (line, text) in trace.lines().enumerate() {
         let Some((thread, text)) = text.split_once(' ') else { continue };

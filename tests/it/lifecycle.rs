@@ -221,7 +221,7 @@ async fn a_node_whose_views_are_behind_starts_all_the_same_and_stops_in_order() 
         ensure!(node.terminate().await?.code() == Some(0), "the node ended with another status");
         fs::remove_dir_all(&views)?;
         fs::rename(&old, &views)?;
-        let holder = rusqlite::Connection::open(views.join("keys.v3.db"))?;
+        let holder = rusqlite::Connection::open(views.join("keys.v4.db"))?;
         holder.execute_batch("BEGIN IMMEDIATE")?;
 
         // Told to end while it waits for its views, it ends in order.

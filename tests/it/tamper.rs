@@ -14,6 +14,8 @@ use wasmwiz_tests::{
     tenants::{Tenant, register},
 };
 
+mod heads;
+
 /// Columns of a stored commit.
 const COLUMNS: [&str; 11] = [
     "position",

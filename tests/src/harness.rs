@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 use crate::{cli::Ended, client::Client, wait};
 
+mod strace;
+
 /// How long a node may take until it serves. Generous: it compiles its examples first, on a machine that runs tests.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -134,32 +136,6 @@ impl Launch {
         let program = std::mem::replace(&mut self.program, PathBuf::from(ip));
         let own = std::mem::take(&mut self.arguments);
         self.arguments.extend(rest);
-        self.arguments.push(program.into());
-        self.arguments.extend(own);
-        self
-    }
-
-    /// Under `strace`, which writes these system calls of all its threads to a file, with the paths of descriptors. The node
-    /// stays this process's own child, so that signals reach it.
-    #[must_use]
-    pub fn traced(self, calls: &str, to: &Path) -> Self {
-        let options = ["-D", "-f", "-y", "-s", "64", "-e", &format!("trace={calls}"), "-o"].map(OsString::from);
-        self.under_strace(options.into_iter().chain([to.into()]))
-    }
-
-    /// On a slow disk: `strace` holds up every sync for so long. Other system calls are not stopped.
-    #[must_use]
-    pub fn with_slow_syncs(self, by: Duration) -> Self {
-        const SYNCS: &str = "fsync,fdatasync,msync,sync_file_range";
-        let (trace, inject) = (format!("trace={SYNCS}"), format!("inject={SYNCS}:delay_enter={}", by.as_micros()));
-        let options = ["-D", "-f", "--seccomp-bpf", "-e", &trace, "-e", &inject, "-o", "/dev/null"];
-        self.under_strace(options.into_iter().map(OsString::from))
-    }
-
-    fn under_strace(mut self, options: impl Iterator<Item = OsString>) -> Self {
-        let program = std::mem::replace(&mut self.program, PathBuf::from("strace"));
-        let own = std::mem::take(&mut self.arguments);
-        self.arguments.extend(options);
         self.arguments.push(program.into());
         self.arguments.extend(own);
         self

@@ -7,6 +7,7 @@ pub mod guests;
 pub mod wait;
 
 pub mod cli;
+pub mod damage;
 pub mod disk;
 pub mod harness;
 pub mod hosts;

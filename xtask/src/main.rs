@@ -5,6 +5,7 @@
 
 mod advisories;
 mod bench;
+mod campaign;
 mod chaos;
 mod checks;
 mod ci;
@@ -50,6 +51,7 @@ On a fresh machine with the Rust toolchain, a C compiler and python3:
   cargo xtask ci workflows    only the check of that name
   cargo xtask load            whether the node has become slower than its baseline
   cargo xtask chaos           whether it keeps its promises when it is killed, stopped, out of room, slow, out of time
+  cargo xtask campaign heads  what the night does under this name, at its size; without a name they are listed
   cargo xtask mutant          whether the checker of histories catches a node without its fences
   cargo xtask mutant ends     whether `chaos` catches a node that does not end what it lost
   cargo xtask openapi         write docs/openapi.json anew, after a change of the API
@@ -65,6 +67,7 @@ enum Chore {
     Test(test::Arguments),
     Ci(ci::Arguments),
     Bench(bench::Arguments),
+    Campaign(campaign::Arguments),
     Load(load::Arguments),
     Chaos(chaos::Arguments),
     Openapi(openapi::Arguments),
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Chore::Test(arguments) => test::run(&arguments),
         Chore::Ci(arguments) => ci::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Campaign(arguments) => campaign::run(&arguments),
         Chore::Mutant(arguments) => mutant::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Load(arguments) => load::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Chaos(arguments) => chaos::run(&arguments).map(|()| ExitCode::SUCCESS),
@@ -202,7 +206,8 @@ mod tests {
 
     #[test]
     fn what_the_night_sets_is_what_the_tests_read() {
-        let sources = checks::texts_below(&workspace::root().join("tests"), ".rs").unwrap();
+        let below = |folder: &str| checks::texts_below(&workspace::root().join(folder), ".rs").unwrap();
+        let sources = [below("tests"), below("actors/tests")].concat();
         let night = workflow("nightly.yml");
         let set: Vec<_> = night.lines().filter_map(|line| line.trim().split_once(": ")).collect();
         let set: Vec<_> = set.iter().map(|(name, _)| name).filter(|name| name.starts_with("WASMWIZ_TESTS_")).collect();

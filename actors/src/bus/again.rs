@@ -15,6 +15,8 @@ pub(super) fn may_be(ask: &Ask) -> bool {
         Command::Preview(_) | Command::Authorise(_) => true,
         // What they record has happened already, and is recorded once: the second finds it so.
         Command::Finish(_) | Command::Reap | Command::Lose { .. } | Command::Expire => true,
+        // So is a skip.
+        Command::SkipCommit(_) => true,
         // The second would be told which execution came of the request, and not what it is to run: it would never end.
         Command::Execute(execute)
         | Command::Rerun(Rerun { execute, .. })
@@ -48,7 +50,9 @@ pub(super) fn may_be(ask: &Ask) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use wasmwiz_events::{digest::Digest, idempotency::Idempotency, tenant::Tier};
+    use wasmwiz_events::{
+        digest::Digest, id::TenantId, idempotency::Idempotency, revision::Position, skip::Skipped, tenant::Tier,
+    };
 
     use super::*;
     use crate::{
@@ -73,7 +77,10 @@ mod tests {
     #[test]
     fn what_changes_nothing_or_reports_is_sent_again_without_a_key() {
         let lose = Command::Lose { execution_id: execution_id(1), node: node(), boot: boot(1) };
-        for command in [finish(1), Command::Reap, lose, Command::Expire, Command::Preview(Box::new(execute(HELLO)))] {
+        let (tenant, position) = (TenantId::new("acme").unwrap(), Position::new(7));
+        let skip = Command::SkipCommit(Skipped { tenant, position, reason: "gone".to_owned() });
+        let preview = Command::Preview(Box::new(execute(HELLO)));
+        for command in [finish(1), Command::Reap, lose, Command::Expire, preview, skip] {
             assert!(repeatable(command, false));
         }
     }

@@ -11,6 +11,7 @@ use wasmwiz_events::{
     reproducibility::Reproducibility,
     requests::Denied,
     settings::{Clock, Settings, Sleep},
+    skip::Skipped,
     tenant::Tier,
     time::Millis,
     verification::{Aspect, Difference, Verified},
@@ -188,6 +189,11 @@ impl Stuff {
                 of: self.maybe(Again { id: execution_id, start_time: self.maybe(self.time()) }),
                 execute: Box::new(self.execute()),
             }),
+            Command::SkipCommit(Skipped {
+                tenant: TenantId::new("acme").unwrap(),
+                position: Position::new(self.number),
+                reason: self.text.clone(),
+            }),
         ];
         let names: std::collections::BTreeSet<_> = all.iter().map(Command::name).collect();
         assert_eq!(names.len(), COMMANDS, "one of each");
@@ -239,6 +245,9 @@ impl Stuff {
             Refusal::StaleAttempt { offered: number },
             Refusal::OtherSettings(self.settings()),
             Refusal::HostClockForbidden,
+            Refusal::NotSkippable,
+            Refusal::InvalidReason,
+            Refusal::TooManySkips { limit: 10_000 },
         ];
         let numbers: std::collections::BTreeSet<_> = all.iter().map(number_of).collect();
         assert_eq!(numbers.len(), REFUSALS, "one of each");
@@ -292,10 +301,11 @@ impl Stuff {
     }
 }
 
-const COMMANDS: usize = 25;
-const REFUSALS: usize = 40;
+const COMMANDS: usize = 26;
+const REFUSALS: usize = 43;
 
-/// Fails to compile when there is another: then it has to be among [`Stuff::refusals`], and the frames are of a new version.
+/// Fails to compile when there is another: then it has to be among [`Stuff::refusals`], and the frames are of a new version, unless it
+/// answers a new command alone.
 fn number_of(refusal: &Refusal) -> usize {
     match refusal {
         Refusal::NotRegistered => 0,
@@ -338,6 +348,9 @@ fn number_of(refusal: &Refusal) -> usize {
         Refusal::StaleAttempt { .. } => 37,
         Refusal::OtherSettings(_) => 38,
         Refusal::HostClockForbidden => 39,
+        Refusal::NotSkippable => 40,
+        Refusal::InvalidReason => 41,
+        Refusal::TooManySkips { .. } => 42,
     }
 }
 

@@ -148,6 +148,7 @@ fn text_size(command: &Command) -> usize {
         }
         Command::Suspend { reason } => reason.as_deref().map_or(0, escaped_size),
         Command::RejectModule { reason, .. } => escaped_size(reason),
+        Command::SkipCommit(skipped) => escaped_size(&skipped.reason),
         // Each reason has its number, of at most 20 digits.
         Command::RecordDenials(denied) => denied.counts.keys().map(|reason| escaped_size(reason) + 24).sum(),
         Command::Register { .. }

@@ -34,6 +34,7 @@ impl Places {
             | Event::ModuleRejected(_)
             | Event::ModuleDeleted(_)
             | Event::RequestsDenied(_)
+            | Event::CommitSkipped(_)
             | Event::Unknown(_) => return None,
         };
         self.0.remove(&ended).map(|_| ended)

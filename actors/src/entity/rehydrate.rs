@@ -1,6 +1,7 @@
 //! Folding a stream back into a live tenant, and checking its chain on the way.
 //!
-//! It begins at the newest snapshot that is whole and that the log agrees with, or else at the first event.
+//! It begins at the newest snapshot that is whole and that the log agrees with, or else at the first event. A commit that cannot be
+//! folded ends it, unless an operator has skipped that one and the stream goes on behind it.
 
 use std::sync::Arc;
 
@@ -9,9 +10,9 @@ use wasmwiz_events::{
     commit::Recorded,
     event::Event,
     id::TenantId,
-    ledger::{Verifier, chain_hash},
-    log::ReadLimit,
-    revision::Revision,
+    ledger::{Broken, Fault, Verifier, chain_hash},
+    log::{ReadError, ReadLimit},
+    revision::{Position, Revision},
     time::Moment,
 };
 
@@ -48,7 +49,7 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
         None => Rehydrated::genesis(id),
     };
     let verifier = Verifier::resume(id.clone(), begin.head);
-    let mut fold = Fold { folded: begin, verifier, now };
+    let mut fold = Fold { after: begin.position, folded: begin, verifier, now, has_skipped: false };
     loop {
         if !is_wanted() {
             return Err("nobody waits for it any more".into());
@@ -56,9 +57,19 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
         // A turn is a page, so that a few long streams do not keep all others waiting until they are through.
         let _turn = world.rehydrations.acquire().await.map_err(|_| Arc::from("the node is stopping"))?;
         let from = fold.verifier.head().revision.next();
-        let commits = world.log.read_stream(id, from, ReadLimit::default()).await;
-        let commits = commits.map_err(|error| Arc::from(error.to_string()))?;
+        let commits = match world.log.read_stream_behind(id, from, fold.after, ReadLimit::default()).await {
+            Ok(commits) => commits,
+            Err(ReadError::Damaged { position, what }) => {
+                let reason = format!("the log is damaged at position {position}: {what}");
+                fold.pass_over(id, world, Unfolded { at: Some(position), reason: reason.into() }).await?;
+                continue;
+            }
+            Err(error) => return Err(error.to_string().into()),
+        };
         if commits.is_empty() {
+            if fold.has_skipped {
+                return Err("its newest commit was skipped: nothing that can be read says where the stream ends".into());
+            }
             let Fold { mut folded, verifier, .. } = fold;
             folded.tenant.resume(world.clock.steady());
             folded.head = *verifier.head();
@@ -66,7 +77,11 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
         }
         // Decoding and hashing a long stream is work for a thread that may be busy.
         let folded = tokio::task::spawn_blocking(move || fold.all(&commits)).await;
-        fold = folded.map_err(|error| Arc::from(error.to_string()))??;
+        let (further, came) = folded.map_err(|error| Arc::from(error.to_string()))?;
+        fold = further;
+        if let Err(unfolded) = came {
+            fold.pass_over(id, world, unfolded).await?;
+        }
     }
 }
 
@@ -78,19 +93,17 @@ async fn from_snapshot(id: &TenantId, world: &World, now: Moment) -> Result<Opti
         let (kept, tenant) = (world.kept.clone(), id.clone());
         let newest = tokio::task::spawn_blocking(move || kept.newest(&tenant, before)).await;
         let Some(snapshot) = newest.map_err(|error| Arc::from(error.to_string()))? else { return Ok(None) };
-        let found = world.log.read_at(snapshot.position).await;
-        match found.map_err(|error| Arc::from(error.to_string()))? {
-            Some(recorded) if stands_on(&snapshot, &recorded) => return Ok(Some(snapshot.wake(now))),
-            _ => {
-                before = snapshot.head.revision;
-                let (kept, tenant) = (world.kept.clone(), id.clone());
-                let removed = tokio::task::spawn_blocking(move || {
-                    let what = "the log does not have the commit that it stands on";
-                    kept.useless(&tenant, before, "other_history", &what);
-                });
-                removed.await.map_err(|error| Arc::from(error.to_string()))?;
-            }
-        }
+        let what = match world.log.read_at(snapshot.position).await {
+            Ok(Some(recorded)) if stands_on(&snapshot, &recorded) => return Ok(Some(snapshot.wake(now))),
+            Ok(_) => "the log does not have the commit that it stands on",
+            // An older one may stand on a commit that can be read.
+            Err(ReadError::Damaged { .. }) => "the commit that it stands on is damaged",
+            Err(error @ ReadError::Unavailable(_)) => return Err(error.to_string().into()),
+        };
+        before = snapshot.head.revision;
+        let (kept, tenant) = (world.kept.clone(), id.clone());
+        let removed = tokio::task::spawn_blocking(move || kept.useless(&tenant, before, "other_history", &what));
+        removed.await.map_err(|error| Arc::from(error.to_string()))?;
     }
 }
 
@@ -119,20 +132,89 @@ struct Fold {
     verifier: Verifier,
     /// From when the history is looked at.
     now: Moment,
+    /// What lies behind it is read next.
+    after: Position,
+    /// Was a commit passed over, and none folded since?
+    has_skipped: bool,
+}
+
+/// Why folding does not go on.
+struct Unfolded {
+    /// The commit that cannot be folded; `None` where commits are missing, so that there is none that could be skipped.
+    at: Option<Position>,
+    reason: Arc<str>,
 }
 
 impl Fold {
-    fn all(mut self, commits: &[Arc<Recorded>]) -> Result<Self, Arc<str>> {
+    /// Folds commits up to the first that cannot be.
+    fn all(mut self, commits: &[Arc<Recorded>]) -> (Self, Result<(), Unfolded>) {
         for recorded in commits {
-            self.verifier.step(&recorded.commit).map_err(|broken| Arc::from(broken.to_string()))?;
-            let events = recorded.commit.events().map_err(|error| Arc::from(error.to_string()))?;
-            for envelope in events.iter() {
-                self.folded.tenant.fold(envelope, self.now.of_record(envelope.time).steady);
-                self.folded.places.note(&envelope.event, recorded.position);
-                self.folded.has_unknown |= matches!(envelope.event, Event::Unknown(_));
+            if let Err(unfolded) = self.one(recorded) {
+                return (self, Err(unfolded));
             }
-            self.folded.position = recorded.position;
         }
-        Ok(self)
+        (self, Ok(()))
+    }
+
+    fn one(&mut self, recorded: &Recorded) -> Result<(), Unfolded> {
+        let commit = &recorded.commit;
+        if self.has_skipped {
+            let mut behind = self.verifier.clone();
+            let stepped = behind.pass_over(commit).and_then(|()| behind.step(commit));
+            stepped.map_err(|broken| self.unfolded(recorded, &broken))?;
+            (self.verifier, self.has_skipped) = (behind, false);
+        } else {
+            let stepped = self.verifier.step(commit);
+            stepped.map_err(|broken| self.unfolded(recorded, &broken))?;
+        }
+        let events = commit.events().map_err(|error| {
+            let reason = format!("at position {}: {error}", recorded.position);
+            Unfolded { at: Some(recorded.position), reason: reason.into() }
+        })?;
+        for envelope in events.iter() {
+            self.folded.tenant.fold(envelope, self.now.of_record(envelope.time).steady);
+            self.folded.places.note(&envelope.event, recorded.position);
+            self.folded.has_unknown |= matches!(envelope.event, Event::Unknown(_));
+        }
+        (self.folded.position, self.after) = (recorded.position, recorded.position);
+        Ok(())
+    }
+
+    /// Where a commit does not begin at the revision that follows and is as it was sealed, it is sound: others are missing before it.
+    fn unfolded(&self, recorded: &Recorded, broken: &Broken) -> Unfolded {
+        let (commit, position) = (&recorded.commit, recorded.position);
+        let is_sealed = chain_hash(commit.header(), commit.body()) == commit.hash();
+        if matches!(broken.fault, Fault::Gap { .. }) && is_sealed {
+            let reason = format!(
+                "commits of the stream are missing between positions {} and {position}, where no skip helps: {broken}",
+                self.after
+            );
+            return Unfolded { at: None, reason: reason.into() };
+        }
+        Unfolded { at: Some(position), reason: format!("at position {position}: {broken}").into() }
+    }
+
+    /// Goes on behind a commit that cannot be folded, if an operator has skipped it.
+    async fn pass_over(
+        &mut self,
+        id: &TenantId,
+        world: &World,
+        Unfolded { at, reason }: Unfolded,
+    ) -> Result<(), Arc<str>> {
+        let Some(position) = at.filter(|position| *position > self.after) else { return Err(reason) };
+        if !world.skips.hold(&*world.log, id, position).await? {
+            return Err(reason);
+        }
+        // A place that another tenant's commit has is none of this stream, whatever was skipped.
+        let whose = world.log.tenant_at(position).await;
+        let whose = whose.map_err(|error| -> Arc<str> { error.to_string().into() })?;
+        if whose.as_ref() != Some(id) {
+            return Err(reason);
+        }
+        tracing::warn!(tenant.id = %id, %position, %reason, "the entity passes over a commit that an operator has skipped");
+        (self.after, self.has_skipped) = (position, true);
+        // What it said is not known. Once it can be read again, it counts again: no state without it is kept.
+        self.folded.has_unknown = true;
+        Ok(())
     }
 }

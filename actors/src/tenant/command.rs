@@ -7,6 +7,7 @@ use wasmwiz_events::{
     id::{BootId, ExecutionId, KeyId, ModuleName, NodeId},
     key::Scope,
     module, requests,
+    skip::Skipped,
     tenant::Tier,
     verification::Verified,
 };
@@ -143,6 +144,9 @@ pub enum Command {
     PublishVersion(NewVersion),
     /// Admit an execution of a version that has settings. A command of its own for the same reason.
     Configured(Configured),
+    /// Let views and entities pass over a commit of another tenant's stream that cannot be folded. Asked of the operators' own
+    /// tenant.
+    SkipCommit(#[serde(with = "crate::codec::json")] Skipped),
 }
 
 impl Command {
@@ -182,7 +186,8 @@ impl Command {
             | Self::Finish(_)
             | Self::Reap
             | Self::Lose { .. }
-            | Self::Expire => None,
+            | Self::Expire
+            | Self::SkipCommit(_) => None,
             Self::IssueKey(_) | Self::RevokeKey { .. } | Self::RotateKey { .. } => Some(Scope::KeysManage),
             Self::PublishModule { .. }
             | Self::PublishVersion(_)
@@ -228,6 +233,7 @@ impl Command {
             Self::Metered(_) => "metered",
             Self::PublishVersion(_) => "publish_version",
             Self::Configured(_) => "configured",
+            Self::SkipCommit(_) => "skip_commit",
         }
     }
 }

@@ -49,7 +49,8 @@ impl Tenant {
             | Command::RecordVerification(_)
             | Command::Rerun(_)
             | Command::Metered(_)
-            | Command::Configured(_) => None,
+            | Command::Configured(_)
+            | Command::SkipCommit(_) => None,
         };
         match is {
             Some(is) if is != seen || seen == Seen::Other => Err(Refusal::Stale),
@@ -77,6 +78,7 @@ impl Tenant {
             | Event::ExecutionLost(_)
             | Event::ExecutionVerified(_)
             | Event::RequestsDenied(_)
+            | Event::CommitSkipped(_)
             | Event::Unknown(_) => {}
         }
     }

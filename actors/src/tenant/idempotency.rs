@@ -53,6 +53,7 @@ impl Came {
             | Event::ExecutionLost(_)
             | Event::ExecutionVerified(_)
             | Event::RequestsDenied(_)
+            | Event::CommitSkipped(_)
             | Event::Unknown(_) => Self::Change,
         }
     }

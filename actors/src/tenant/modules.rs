@@ -58,6 +58,8 @@ pub struct Modules {
     by_name: BTreeMap<ModuleName, Module>,
     /// Names with live versions.
     live: usize,
+    /// Live versions of all of them.
+    versions: usize,
     rejected_at: Option<Steady>,
 }
 
@@ -67,11 +69,16 @@ const REJECTION_EVERY_MS: u64 = 60_000;
 impl Modules {
     /// Moves every time onto a clock that is ahead by `ms`.
     pub(super) fn shift(&mut self, ms: i64) {
-        let Self { rejected_at, by_name: _, live: _ } = self;
+        let Self { rejected_at, by_name: _, live: _, versions: _ } = self;
         *rejected_at = rejected_at.map(|at| at.shifted_ms(ms));
     }
 
-    pub(super) fn publish(&self, new: NewVersion, policy: &Policy) -> Result<Vec<Event>, Refusal> {
+    pub(super) fn publish(
+        &self,
+        new: NewVersion,
+        limits: &TierLimits,
+        policy: &Policy,
+    ) -> Result<Vec<Event>, Refusal> {
         let NewVersion { name, digest, size_bytes, kind, imports, exports, settings } = new;
         let settings = within_bounds(settings);
         let known = self.by_name.get(&name);
@@ -87,6 +94,9 @@ impl Modules {
         }
         if known.is_some_and(|module| module.versions.len() >= policy.versions_max as usize) {
             return Err(Refusal::TooManyVersions { limit: policy.versions_max });
+        }
+        if self.versions >= limits.module_versions as usize {
+            return Err(Refusal::TooManyVersions { limit: limits.module_versions });
         }
         let version = known.map_or(0, |module| module.latest).saturating_add(1);
         let published = module::Published {
@@ -141,12 +151,14 @@ impl Modules {
         self.live += usize::from(module.versions.is_empty());
         module.latest = published.version;
         let module::Published { version, digest, settings, .. } = *published;
-        module.versions.insert(version, Version { digest, settings });
+        let is_new = module.versions.insert(version, Version { digest, settings }).is_none();
+        self.versions += usize::from(is_new);
     }
 
     pub(super) fn deleted(&mut self, name: &ModuleName) {
         if let Some(module) = self.by_name.get_mut(name) {
             self.live = self.live.saturating_sub(usize::from(!module.versions.is_empty()));
+            self.versions = self.versions.saturating_sub(module.versions.len());
             module.versions.clear();
         }
     }
@@ -289,6 +301,33 @@ mod tests {
         let full_again = || with_room().chain([published(HELLO)]);
         given(full_again()).by(K1).when(publish("module00007", b"one")).then_refused(refusal);
         given(full_again()).by(K1).when(publish(HELLO, b"two")).then_published(HELLO, 2);
+    }
+
+    #[test]
+    fn there_is_a_most_of_versions_by_tier_and_deleting_a_module_makes_room_for_all_of_its() {
+        let mut policy = crate::limits::Policy::default();
+        (policy.pro.module_versions, policy.free.module_versions) = (5, 3);
+        let refusal = |limit| Refusal::TooManyVersions { limit };
+        let versions = |name: &'static str, of: std::ops::RangeInclusive<u32>| {
+            of.map(move |version| published_as(name, version, format!("{name}{version}").as_bytes()))
+        };
+        let full = || {
+            let tenant = [registered("Acme", Tier::Pro), key_issued(K1)].into_iter();
+            tenant.chain(versions(HELLO, 1..=3)).chain(versions("other", 1..=2))
+        };
+        given(full()).by(K1).under(policy).when(publish("third", b"new")).then_refused(refusal(5));
+        given(full()).by(K1).under(policy).when(publish(HELLO, b"new")).then_refused(refusal(5));
+        // What is so already is no new version.
+        given(full()).by(K1).under(policy).when(publish(HELLO, b"hello3")).then([]);
+        let with_room = || full().chain([deleted(HELLO), deleted(HELLO)]);
+        given(with_room()).by(K1).under(policy).when(publish(HELLO, b"new")).then_published(HELLO, 4);
+        let almost = || with_room().chain(versions("third", 1..=2));
+        given(almost()).by(K1).under(policy).when(publish("other", b"new")).then_published("other", 3);
+        // A tenant that has more than its tier allows, by an earlier rule or a change of the tier, keeps and runs what it has.
+        let smaller = Event::TenantTierChanged(wasmwiz_events::tenant::TierChanged { tier: Tier::Free });
+        let over = || full().chain([smaller.clone()]);
+        given(over()).by(K1).under(policy).when(publish(HELLO, b"new")).then_refused(refusal(3));
+        given(over()).by(K1).under(policy).when(execute(HELLO)).then_accepted();
     }
 
     #[test]

@@ -155,6 +155,7 @@ pub(super) const fn write_note(event: &mut Event) -> Option<&mut Option<Timestam
         | Event::ExecutionLost(_)
         | Event::ExecutionVerified(_)
         | Event::RequestsDenied(_)
+        | Event::CommitSkipped(_)
         | Event::Unknown(_) => None,
     }
 }

@@ -88,8 +88,11 @@ pub enum Refusal {
         /// The most.
         limit: u32,
     },
-    /// Too many versions of one module.
-    #[error("the module has {limit} versions, which is the most; publish under another name, or delete this one first")]
+    /// Too many versions of one module, or live ones of all modules together. One refusal for both, as nodes of before read no other.
+    #[error(
+        "the module, or all modules of the tenant together, have {limit} versions, which is the most; delete modules that are \
+         not needed any more"
+    )]
     TooManyVersions {
         /// The most.
         limit: u32,
@@ -202,6 +205,20 @@ pub enum Refusal {
          platform's operator for another tier"
     )]
     HostClockForbidden,
+    /// Not in this stream, or not of it. This one and those behind it answer `SkipCommit` alone: who sends that can read them.
+    #[error(
+        "the stream of the system tenant cannot be skipped past: it holds the operators' keys; restore it from a backup"
+    )]
+    NotSkippable,
+    /// A reason that is empty, too long, or holds control characters.
+    #[error("a reason has 1 to 500 characters and no control characters")]
+    InvalidReason,
+    /// More places were skipped than anybody looks at.
+    #[error("{limit} commits were skipped, which is the most that is remembered; restore the log from a backup")]
+    TooManySkips {
+        /// The most.
+        limit: usize,
+    },
 }
 
 impl Refusal {

@@ -94,6 +94,7 @@ fn policy() -> Policy {
         Policy { keys_max: 3, modules_max: 3, versions_max: 4, idempotency_keys_max: 2, ..Policy::default() };
     for tier in [&mut policy.free, &mut policy.basic] {
         (tier.executions_burst, tier.executions_per_day, tier.executions_queued, tier.writes_burst) = (3, 9, 3, 4);
+        tier.module_versions = 5;
     }
     policy
 }
@@ -138,6 +139,29 @@ fn lived(steps: &[Step]) -> (Tenant, Vec<Envelope>, Timestamp) {
     (tenant, history, now)
 }
 
+/// At every so many events of a history a snapshot is taken.
+const SNAPSHOT_EVERY: usize = 7;
+
+/// From each snapshot point a tenant is read back to be `whole`; with any byte of the snapshot changed, nothing is read from it.
+fn every_snapshot_gives(history: &[Envelope], whole: &Tenant, flip: &prop::sample::Index) -> Result<(), TestCaseError> {
+    let mut so_far = Tenant::new(acme());
+    for (at, envelope) in history.iter().enumerate() {
+        so_far.fold(envelope, even(envelope.time).steady);
+        if at % SNAPSHOT_EVERY != 0 {
+            continue;
+        }
+        let moment = even(envelope.time);
+        let mut bytes = snapshot(so_far.clone(), moment).encode().unwrap();
+        let mut woken = Snapshot::decode(&bytes, &acme()).unwrap().wake(moment).tenant;
+        history.iter().skip(at + 1).for_each(|envelope| woken.fold(envelope, even(envelope.time).steady));
+        prop_assert_eq!(format!("{woken:?}"), format!("{whole:?}"), "from the snapshot after {} events", at + 1);
+        let place = flip.index(bytes.len());
+        bytes[place] ^= 1 << (at % 8);
+        prop_assert!(Snapshot::decode(&bytes, &acme()).is_err(), "byte {} of {} was changed", place, bytes.len());
+    }
+    Ok(())
+}
+
 /// As an entity would have it kept that stands where the log does.
 fn snapshot(tenant: Tenant, now: Moment) -> Snapshot {
     let head = Head::genesis(&acme());
@@ -157,6 +181,7 @@ proptest! {
         steps in vec(step(), 1..80),
         probes in vec(step(), 20),
         cut in any::<prop::sample::Index>(),
+        flip in any::<prop::sample::Index>(),
     ) {
         let (tenant, history, end) = lived(&steps);
         let as_stored = |events: &[Envelope]| envelope::decode(&envelope::encode(events).unwrap()).unwrap();
@@ -177,6 +202,7 @@ proptest! {
         let mut kept = Snapshot::decode(&bytes, &acme()).unwrap().wake(now).tenant;
         as_stored(after).iter().for_each(|envelope| kept.fold(envelope, seen(envelope).shifted_ms(apart_ms)));
         let third = kept.shifted(-apart_ms);
+        every_snapshot_gives(&history, &whole, &flip)?;
         for read_back in [&whole, &second, &third] {
             prop_assert_eq!(format!("{read_back:?}"), format!("{tenant:?}"));
             let mut at = end;

@@ -18,6 +18,10 @@ use super::*;
 
 const PAST: (&str, u64) = ("WASMWIZ_TESTS_PAST_EVENTS", 20_000);
 
+/// What waking from a state that was kept may take, however long the past. A build without optimisation takes some times longer. Held
+/// against a long past alone, which runs by itself: beside other tests it would say how busy they are.
+const AWAKE_WITHIN: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1_000 } else { 200 });
+
 /// Executions of one commit: each has two events.
 const EXECUTIONS: u64 = 200;
 
@@ -99,5 +103,8 @@ async fn however_long_its_past_a_tenant_wakes_from_what_was_kept() {
     .unwrap();
     let kept = wake("from what was kept").await;
     // With a short past the one sync of the answer is as long.
-    assert!(events < 1_000_000 || kept * 10 < whole, "{kept:?} with a state that was kept, {whole:?} without");
+    if events >= 1_000_000 {
+        assert!(kept < AWAKE_WITHIN, "{kept:?} with a state that was kept");
+        assert!(kept * 10 < whole, "{kept:?} with a state that was kept, {whole:?} without");
+    }
 }

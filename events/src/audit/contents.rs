@@ -70,7 +70,8 @@ pub(crate) fn named(event: &Event) -> Option<Vec<Named>> {
         | Event::ExecutionStarted(_)
         | Event::ExecutionLost(_)
         | Event::ExecutionVerified(_)
-        | Event::RequestsDenied(_) => Vec::new(),
+        | Event::RequestsDenied(_)
+        | Event::CommitSkipped(_) => Vec::new(),
         Event::Unknown(_) => return None,
     })
 }

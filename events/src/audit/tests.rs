@@ -123,6 +123,52 @@ async fn a_log_is_audited_while_it_is_written() {
     }
 }
 
+#[tokio::test]
+async fn a_broken_commit_that_was_skipped_is_as_broken_and_says_by_whom() {
+    let (dir, [a, b]) = log().await;
+    let log: conformance::Log = Arc::new(SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap());
+    let skipped = |tenant: &TenantId, position, reason: &str| {
+        let (tenant, position) = (tenant.clone(), Position::new(position));
+        Event::CommitSkipped(crate::skip::Skipped { tenant, position, reason: reason.to_owned() })
+    };
+    for (of, event) in [("system", skipped(&a, 3, "a lost sector")), ("tenant-c", skipped(&b, 4, "I say so"))] {
+        let stream = conformance::Stream::of(TenantId::new(of).unwrap());
+        let commit = stream.seal_events(vec![event]);
+        log.append(Append { commit, payloads: vec![] }).await.unwrap();
+    }
+    let sound = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
+    assert!(sound.is_clean() && sound.skipped.len() == 1, "{sound:?}");
+    assert!(sound.skipped[0].intact, "nothing is wrong with it");
+    drop(log);
+
+    let rows = open(dir.path());
+    rows.connection().execute_batch("UPDATE commits SET hash = zeroblob(32) WHERE position IN (3, 4)").unwrap();
+    let report = verify(&rows);
+    let said = |position| {
+        let found = report.findings.iter().find(|found| found.position == Some(Position::new(position))).unwrap();
+        (found.skipped.as_ref().map(|skip| (skip.by.as_str(), skip.reason.as_str())), found.to_string())
+    };
+    assert_eq!(said(3).0, Some(("system", "a lost sector")), "{}", said(3).1);
+    assert!(said(3).1.contains("skipped by system at 2026-") && said(4).0.is_none(), "nobody but the system says so");
+    assert!(!report.skipped[0].intact, "{report:?}");
+}
+
+#[test]
+fn of_a_skipped_commit_whose_finding_is_not_listed_it_is_not_said_that_nothing_is_wrong() {
+    let of = conformance::Stream::of(TenantId::new("system").unwrap());
+    let tenant = TenantId::new("tenant-a").unwrap();
+    let skipped = |position| {
+        let (tenant, position) = (tenant.clone(), Position::new(position));
+        Event::CommitSkipped(crate::skip::Skipped { tenant, position, reason: "a lost sector".to_owned() })
+    };
+    let mut skips = Skips::default();
+    [1, 2, 4].into_iter().for_each(|position| skips.verified(position));
+    skips.note(&of.seal_events(vec![skipped(2), skipped(3), skipped(4), skipped(5)]));
+    // There are more findings than are listed.
+    let intact: Vec<_> = skips.mark(&mut []).into_iter().map(|skip| skip.intact).collect();
+    assert_eq!(intact, [true, false, true, false]);
+}
+
 /// Every value that a column has with one byte of it changed.
 fn flips(value: &Value) -> Vec<Value> {
     let flipped = |bytes: &[u8]| -> Vec<Vec<u8>> {

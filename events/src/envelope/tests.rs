@@ -15,7 +15,9 @@ use crate::{
     module,
     reproducibility::Reproducibility,
     requests,
+    revision::Position,
     settings::{Clock, Settings, Sleep},
+    skip,
     tenant::{self, Tier},
     time::Millis,
     verification::{Aspect, Difference, Verified},
@@ -147,6 +149,9 @@ fn tenant_event() -> impl Strategy<Value = Event> {
         Just(Event::TenantResumed(tenant::Resumed {})),
         (time(), time(), proptest::collection::btree_map(text(), any::<u64>(), 0..4))
             .prop_map(|(from, to, counts)| Event::RequestsDenied(requests::Denied { from, to, counts })),
+        (tenant_id(), any::<u64>(), text()).prop_map(|(tenant, position, reason)| {
+            Event::CommitSkipped(skip::Skipped { tenant, position: Position::new(position), reason })
+        }),
     ]
 }
 

@@ -53,6 +53,23 @@ fn a_sealed_stream_verifies_and_its_heads_agree() {
 }
 
 #[test]
+fn a_walk_goes_on_behind_a_commit_that_is_passed_over() {
+    let mut stream = stream();
+    let mut verifier = Verifier::new(stream.tenant.clone());
+    let mut commits = vec![];
+    for events in [1, 3, 2] {
+        commits.push(stream.seal(events));
+        stream.head = commits.last().unwrap().head();
+    }
+    verifier.step(&commits[0]).unwrap();
+    assert!(verifier.pass_over(&commits[1]).is_err(), "nothing lies before it that could be passed over");
+    verifier.pass_over(&commits[2]).unwrap();
+    verifier.step(&commits[2]).unwrap();
+    assert_eq!(*verifier.head(), stream.head);
+    assert!(verifier.pass_over(&commits[1]).is_err(), "it does not go back");
+}
+
+#[test]
 fn the_chain_is_computed_as_another_implementation_computes_it() {
     let golden: Value = serde_json::from_str(include_str!("../../golden/commit.v1.json")).unwrap();
     let text = |name: &str| golden[name].as_str().unwrap();

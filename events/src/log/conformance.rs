@@ -62,6 +62,7 @@ macro_rules! event_log_conformance {
             a_commit_of_another_chain_is_refused
             what_is_too_large_is_refused
             a_stream_is_read_from_any_revision
+            a_stream_is_read_behind_any_position
             a_read_respects_its_limits
             commits_are_read_in_the_order_of_their_positions
             payloads_come_back
@@ -308,6 +309,30 @@ pub async fn a_stream_is_read_from_any_revision(log: Log) {
     for from in [7, 1 << 40] {
         let found = within(log.read_stream(&stream.tenant, Revision::new(from), ReadLimit::default())).await.unwrap();
         assert!(found.is_empty(), "from {from}");
+    }
+}
+
+/// Behind each of its commits, also when it is asked for from a revision that lies before; and behind one of somebody else's.
+pub async fn a_stream_is_read_behind_any_position(log: Log) {
+    let (mut stream, mut other) = (Stream::fresh(), Stream::fresh());
+    let mut places = vec![(Position::START, 1)];
+    for (events, next) in [(2, 3), (3, 6), (1, 7)] {
+        places.push((stream.append(&log, events).await.0, next));
+        places.push((other.append(&log, 1).await.0, next));
+    }
+    for (after, next) in places {
+        for from in [Revision::NONE, Revision::new(next)] {
+            let found =
+                within(log.read_stream_behind(&stream.tenant, from, after, ReadLimit::default())).await.unwrap();
+            let first = found.first().map_or(7, |first| first.commit.header().first_revision.get());
+            assert_eq!(first, next, "from {from} behind {after}");
+            assert!(found.iter().all(|it| it.position > after && *it.commit.tenant() == stream.tenant));
+            assert!(found.is_empty() || found.last().unwrap().commit.last_revision() == Revision::new(6));
+        }
+        // Who asks for less gets less.
+        let last = within(log.read_stream_behind(&stream.tenant, Revision::new(6), after, ReadLimit::default())).await;
+        let last = last.unwrap();
+        assert_eq!(last.len(), usize::from(next < 7), "behind {after}");
     }
 }
 

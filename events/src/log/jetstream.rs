@@ -163,7 +163,17 @@ impl EventLog for JetstreamLog {
         from: Revision,
         limit: ReadLimit,
     ) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        read::stream(&self.shared, tenant, from, limit).await
+        read::stream(&self.shared, tenant, from, Position::START, limit).await
+    }
+
+    async fn read_stream_behind(
+        &self,
+        tenant: &TenantId,
+        from: Revision,
+        after: Position,
+        limit: ReadLimit,
+    ) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        read::stream(&self.shared, tenant, from, after, limit).await
     }
 
     async fn read_all(&self, after: Position, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {

@@ -1,7 +1,7 @@
 //! A log in memory, for tests: the same promises but durability, and faults on demand.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -48,6 +48,8 @@ struct Stored {
     /// Indices into `commits`.
     streams: HashMap<TenantId, Vec<usize>>,
     faults: VecDeque<Fault>,
+    /// Places that cannot be read.
+    damaged: BTreeSet<Position>,
 }
 
 #[derive(Debug)]
@@ -139,6 +141,17 @@ impl MemoryLog {
         *last = Arc::new(Recorded { position: last.position, commit });
     }
 
+    /// The commit at `position` cannot be read any more: reads that begin with it fail, as on a disk.
+    pub fn damage(&self, position: Position) {
+        self.shared.stored().damaged.insert(position);
+    }
+
+    /// Reads of its stream do not find the commit at `position` any more.
+    pub fn lose(&self, position: Position) {
+        let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        self.shared.stored().streams.values_mut().for_each(|stream| stream.retain(|it| Some(*it) != index));
+    }
+
     /// All commits there are.
     pub fn commits(&self) -> Vec<Arc<Recorded>> {
         self.shared.stored().commits.clone()
@@ -209,6 +222,21 @@ impl Stored {
         Some(Appended { position: found.position, repeated: true })
     }
 
+    /// Those before the first that cannot be read, which fails a read that begins with it.
+    fn readable(&self, mut found: Vec<Arc<Recorded>>) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        match found.iter().position(|found| self.damaged.contains(&found.position)) {
+            Some(0) => {
+                let position = found.first().map_or(Position::START, |found| found.position);
+                Err(ReadError::Damaged { position, what: "its bytes cannot be read".into() })
+            }
+            Some(readable) => {
+                found.truncate(readable);
+                Ok(found)
+            }
+            None => Ok(found),
+        }
+    }
+
     fn after(&self, after: Position, limit: ReadLimit) -> Vec<Arc<Recorded>> {
         // Positions are 1, 2, 3 …, so the commit after `after` has the index `after`.
         let skip = usize::try_from(after.get()).unwrap_or(usize::MAX);
@@ -265,21 +293,40 @@ impl EventLog for MemoryLog {
         limit: ReadLimit,
     ) -> Result<Vec<Arc<Recorded>>, ReadError> {
         let stored = self.shared.stored();
-        Ok(limited(stored.stream(tenant).filter(|found| found.commit.last_revision() >= from), limit))
+        let found = limited(stored.stream(tenant).filter(|found| found.commit.last_revision() >= from), limit);
+        stored.readable(found)
+    }
+
+    async fn read_stream_behind(
+        &self,
+        tenant: &TenantId,
+        from: Revision,
+        after: Position,
+        limit: ReadLimit,
+    ) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        let stored = self.shared.stored();
+        let behind = stored.stream(tenant).filter(|found| found.position > after);
+        let found = limited(behind.filter(|found| found.commit.last_revision() >= from), limit);
+        stored.readable(found)
     }
 
     async fn read_all(&self, after: Position, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        Ok(self.shared.stored().after(after, limit))
+        let stored = self.shared.stored();
+        stored.readable(stored.after(after, limit))
     }
 
     async fn read_at(&self, position: Position) -> Result<Option<Arc<Recorded>>, ReadError> {
         let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
-        Ok(index.and_then(|index| self.shared.stored().commits.get(index).cloned()))
+        let stored = self.shared.stored();
+        let found = index.and_then(|index| stored.commits.get(index).cloned());
+        Ok(stored.readable(found.into_iter().collect())?.pop())
     }
 
-    async fn tenant_at(&self, _position: Position) -> Result<Option<TenantId>, ReadError> {
-        // It keeps nothing beside the commits.
-        Ok(None)
+    async fn tenant_at(&self, position: Position) -> Result<Option<TenantId>, ReadError> {
+        let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        let stored = self.shared.stored();
+        let whose = stored.streams.iter().find(|(_, indices)| index.is_some_and(|index| indices.contains(&index)));
+        Ok(whose.map(|(tenant, _)| tenant.clone()))
     }
 
     async fn payloads(&self, position: Position) -> Result<Vec<Payload>, ReadError> {

@@ -349,7 +349,17 @@ impl EventLog for SqliteLog {
         from: Revision,
         limit: ReadLimit,
     ) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        self.shared.readers.stream(tenant.clone(), from, limit).await
+        self.shared.readers.stream(tenant.clone(), from, Position::START, limit).await
+    }
+
+    async fn read_stream_behind(
+        &self,
+        tenant: &TenantId,
+        from: Revision,
+        after: Position,
+        limit: ReadLimit,
+    ) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        self.shared.readers.stream(tenant.clone(), from, after, limit).await
     }
 
     async fn read_all(&self, after: Position, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {

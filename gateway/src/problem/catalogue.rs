@@ -69,6 +69,9 @@ catalogue! {
     TooManyKeys = CONFLICT "too-many-keys" "Too many keys";
     TooManyModules = CONFLICT "too-many-modules" "Too many modules";
     TooManyVersions = CONFLICT "too-many-versions" "Too many versions";
+    TooManySkips = CONFLICT "too-many-skips" "Too many skipped commits";
+    CommitNotSetAside = CONFLICT "commit-not-set-aside" "Commit not set aside";
+    NewestCommit = CONFLICT "newest-commit" "Newest commit of its stream";
     ExecutionRunning = CONFLICT "execution-running" "Execution still running";
     ExecutionEnded = CONFLICT "execution-ended" "Execution ended already";
     NotVerifiable = CONFLICT "not-verifiable" "Execution not verifiable";

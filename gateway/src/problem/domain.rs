@@ -52,7 +52,9 @@ impl From<Refusal> for Problem {
             Refusal::DeadlinePassed => Kind::DeadlinePassed,
             Refusal::ExecutionStarted => Kind::ExecutionRunning,
             Refusal::ExecutionNotOpen | Refusal::StaleAttempt { .. } => Kind::ExecutionNotOpen,
-            Refusal::SystemTenant => Kind::SystemTenant,
+            Refusal::SystemTenant | Refusal::NotSkippable => Kind::SystemTenant,
+            Refusal::InvalidReason => Kind::InvalidBody,
+            Refusal::TooManySkips { .. } => Kind::TooManySkips,
             Refusal::Stale => Kind::PreconditionFailed,
             // Nothing that a caller asks for is refused so.
             Refusal::DenialsRecordedLately { .. } => Kind::NodeBusy,
@@ -86,6 +88,7 @@ impl From<Refusal> for Problem {
                 problem.at("/grace_seconds", format!("is a number from 0 to {limit_seconds}"))
             }
             Refusal::NoScopes => problem.at("/scopes", "must name at least one scope"),
+            Refusal::InvalidReason => problem.at("/reason", "has 1 to 500 characters and no control characters"),
             Refusal::ExpiresInThePast => problem.at("/expires_at", "must lie in the future"),
             _ => problem,
         }

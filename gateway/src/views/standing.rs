@@ -9,6 +9,18 @@ use super::written;
 /// Streams that are named of one view: an event of a newer version may be in those of all tenants.
 const STREAMS_SHOWN: usize = 100;
 
+/// Has a commit passed over that cannot be folded.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct SkipRequest {
+    /// Whose stream it is in.
+    pub(crate) tenant: String,
+    /// Where it is: the position that GET /v1/views names.
+    pub(crate) position: u64,
+    /// Why, in the operator's words: 1 to 500 characters.
+    pub(crate) reason: String,
+}
+
 /// How the views of a node stand.
 #[derive(Debug, Serialize, Object)]
 pub(crate) struct Views {
@@ -44,7 +56,7 @@ pub(crate) struct ViewStanding {
 pub(crate) struct StreamSetAside {
     /// Whose stream.
     pub(crate) tenant: String,
-    /// The position of the commit that is in the way.
+    /// The position of the commit that cannot be folded, or of the last one before commits that are missing: reason says which.
     pub(crate) position: u64,
     /// Revision of the first event that is not folded; null while the commit cannot be read.
     pub(crate) first_revision: Option<u64>,

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use wasmwiz_events::{
-    audit::{self, Checks, FileCheck, Heads, Report},
+    audit::{self, Checks, FileCheck, Heads, Report, Skip},
     blobs::Blobs,
     commit::Commit,
     envelope::Envelope,
@@ -174,6 +174,10 @@ impl Head {
 fn print_report(report: &Report) {
     for finding in &report.findings {
         output::line(format_args!("{finding}"));
+    }
+    for skip in report.skipped.iter().filter(|skip| skip.intact) {
+        let Skip { tenant, position, .. } = skip;
+        output::line(format_args!("tenant {tenant}, position {position}: nothing is wrong with it; {skip}"));
     }
     if let Some(first) = report.missing.first() {
         let count = report.missing();

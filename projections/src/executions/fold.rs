@@ -147,7 +147,7 @@ fn lost_end(lost: &Lost, finished_at: Timestamp, finished_position: Position) ->
 
 impl Projection for ExecutionsProjection {
     const NAME: &'static str = "executions";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
@@ -186,6 +186,7 @@ impl Projection for ExecutionsProjection {
                 | Event::ModuleDeleted(_)
                 | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
+                | Event::CommitSkipped(_)
                 | Event::Unknown(_) => {}
             }
         }

@@ -136,7 +136,7 @@ impl KeysProjection {
 
 impl Projection for KeysProjection {
     const NAME: &'static str = "keys";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SCHEMA: &'static str = rows::SCHEMA;
     const KNOWS_KEYS: bool = true;
 
@@ -177,6 +177,7 @@ impl Projection for KeysProjection {
                 | Event::ExecutionLost(_)
                 | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
+                | Event::CommitSkipped(_)
                 | Event::Unknown(_) => {}
             }
         }

@@ -1,13 +1,13 @@
 //! How a view sets a stream aside, and how it takes it up again: see [`crate::quarantine`].
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use wasmwiz_events::{
     commit::Recorded,
     ledger::chain_hash,
     log::{ReadError, ReadLimit},
-    revision::{Position, Revision},
+    revision::Position,
 };
 
 use super::{End, Order, READ_BYTES, Runner, broken, unreadable};
@@ -91,17 +91,35 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    /// Folds a stream from where it was set aside up to where the view is, some pages of it. Where it cannot be folded, it
-    /// stays aside.
-    async fn catch_up(&mut self, mut aside: SetAside) -> Result<Turn, End> {
-        match self.log.read_at(aside.position).await {
-            Ok(Some(recorded)) if *recorded.commit.tenant() == aside.tenant => {
-                aside.first_revision.get_or_insert(recorded.commit.header().first_revision);
+    /// Takes a stream up again for a turn. If that skipped commits of other streams, there is another turn: those that came before
+    /// this one are tried anew.
+    async fn catch_up(&mut self, aside: SetAside) -> Result<Turn, End> {
+        let mut skips = false;
+        let turn = self.fold_a_turn(aside, &mut skips).await?;
+        Ok(if skips { Turn::GoesOn } else { turn })
+    }
+
+    /// Folds a stream from where it was set aside up to where the view is, some pages of it. Where it cannot be folded, and no
+    /// operator has skipped the place, it stays aside. `skips` is set once a folded page skips something.
+    async fn fold_a_turn(&mut self, mut aside: SetAside, skips: &mut bool) -> Result<Turn, End> {
+        if aside.behind.is_none() {
+            let place = aside.position;
+            let fault = match self.log.read_at(place).await {
+                Ok(Some(recorded)) if *recorded.commit.tenant() == aside.tenant => {
+                    aside.first_revision.get_or_insert(recorded.commit.header().first_revision);
+                    None
+                }
+                // A log that has lost the commit ends before it, or goes on behind it: neither is the whole stream.
+                Ok(_) => Some("the log does not have the commit any more".to_owned()),
+                Err(ReadError::Damaged { what, .. }) => Some(damaged(&what)),
+                Err(error) => return Ok(hindered::<P>(&aside, &error)),
+            };
+            if let Some(reason) = fault {
+                aside = match self.pass_over(aside, place, &reason).await? {
+                    ControlFlow::Continue(further) => further,
+                    ControlFlow::Break(turn) => return Ok(turn),
+                };
             }
-            // A log that has lost the commit ends before it, or goes on behind it: neither is the whole stream.
-            Ok(_) => return self.stays(aside, None, "the log does not have the commit any more"),
-            Err(ReadError::Damaged { what, .. }) => return self.stays(aside, None, &damaged(&what)),
-            Err(error) => return Ok(hindered::<P>(&aside, &error)),
         }
         let mut commits_at_once = self.config.batch_events.max(1);
         for _ in 0..PAGES_A_TURN {
@@ -109,38 +127,42 @@ impl<P: Projection> Runner<P> {
                 return Ok(Turn::Done);
             }
             let limit = ReadLimit { commits: commits_at_once, bytes: READ_BYTES };
-            let Some(from) = aside.first_revision else { return Ok(Turn::Done) };
-            let mut page = match self.log.read_stream(&aside.tenant, from, limit).await {
+            let mut page = match self.page(&aside, limit).await {
                 Ok(page) => page,
                 Err(ReadError::Damaged { position, what }) => {
-                    return self.stays(aside, Some(position), &damaged(&what));
+                    aside = match self.pass_over(aside, position, &damaged(&what)).await? {
+                        ControlFlow::Continue(further) => further,
+                        ControlFlow::Break(turn) => return Ok(turn),
+                    };
+                    continue;
                 }
                 Err(error) => return Ok(hindered::<P>(&aside, &error)),
             };
-            match gap(&aside, from, &page) {
+            match gap(&aside, &page) {
                 Some(0) => {
-                    let at = page.first().map(|recorded| recorded.position);
-                    return self.stays(aside, at, "the commit before it is missing, or is another tenant's");
+                    // What lies behind the gap is sound: the place that is named is the last one before it.
+                    let before = aside.behind.unwrap_or(aside.position);
+                    let at = page.first().map_or(before, |recorded| recorded.position);
+                    let reason = format!("commits of the stream are missing between positions {before} and {at}");
+                    return self.stays(aside, before, &reason);
                 }
                 // The next page begins with it.
                 Some(before) => page.truncate(before),
                 None => {}
             }
-            match self.fold_page(&aside, &page) {
-                Ok(Folded::Released) => {
-                    tracing::info!(view = P::NAME, tenant.id = %aside.tenant, "a stream is folded again");
-                    return Ok(Turn::Done);
-                }
+            match self.fold_page(&aside, &page, skips) {
+                Ok(Folded::Released) => return Ok(Turn::Done),
                 Ok(Folded::UpTo(further)) => aside = further,
-                Ok(Folded::Short) => {
-                    let reason = format!("{} commits that were passed over are missing", aside.commits);
-                    return self.stays(aside, None, &reason);
-                }
+                Ok(Folded::Short) => return self.stays_short(aside, &page),
                 Err(fault) if fault.is_of_stream() => {
                     self.projection.discard();
                     if commits_at_once == 1 {
-                        let at = page.first().map(|recorded| recorded.position);
-                        return self.stays(aside, at, &fault.in_full());
+                        let at = page.first().map_or(aside.position, |recorded| recorded.position);
+                        aside = match self.pass_over(aside, at, &fault.in_full()).await? {
+                            ControlFlow::Continue(further) => further,
+                            ControlFlow::Break(turn) => return Ok(turn),
+                        };
+                        continue;
                     }
                     // One by one, all before the one that is at fault are folded.
                     commits_at_once = 1;
@@ -151,27 +173,99 @@ impl<P: Projection> Runner<P> {
         Ok(Turn::GoesOn)
     }
 
+    /// The commits of a stream that are folded next.
+    async fn page(&self, aside: &SetAside, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        let from = aside.first_revision.unwrap_or_default();
+        match aside.behind {
+            Some(behind) => self.log.read_stream_behind(&aside.tenant, from, behind, limit).await,
+            None => self.log.read_stream(&aside.tenant, from, limit).await,
+        }
+    }
+
+    /// Goes on behind a commit that cannot be folded, if an operator has skipped it and the stream goes on. Otherwise the stream stays
+    /// set aside, and its turn is over.
+    async fn pass_over(
+        &mut self,
+        aside: SetAside,
+        at: Position,
+        reason: &str,
+    ) -> Result<ControlFlow<Turn, SetAside>, End> {
+        let is_next = aside.behind.is_none_or(|behind| behind < at) && at <= self.checkpoint.position;
+        if !is_next || !self.quarantine.has_skipped(&aside.tenant, at) {
+            return self.stays(aside, at, reason).map(ControlFlow::Break);
+        }
+        // Each commit that is passed over is counted as one of the stream's own. One of another stream must never be.
+        let whose = self.log.tenant_at(at).await;
+        match whose {
+            Ok(Some(tenant)) if tenant == aside.tenant => {}
+            Ok(_) => {
+                let reason = format!("{reason}; it is skipped, and nothing says that it is a commit of this tenant");
+                return self.stays(aside, at, &reason).map(ControlFlow::Break);
+            }
+            Err(error) => return Ok(ControlFlow::Break(hindered::<P>(&aside, &error))),
+        }
+        let left = aside.commits.saturating_sub(1);
+        if left == 0 {
+            // It may have revoked a key, and nobody could do so again: where the stream ends, nothing says that can be read.
+            let reason = format!("{reason}; it is skipped, and is the newest commit of the stream: restore the log");
+            return self.stays(aside, at, &reason).map(ControlFlow::Break);
+        }
+        tracing::warn!(
+            view = P::NAME, tenant.id = %aside.tenant, position = %at, reason,
+            "the view passes over a commit that an operator has skipped"
+        );
+        // Where the next one begins, nothing says that can be read.
+        let further = SetAside { first_revision: None, commits: left, behind: Some(at), ..aside };
+        let change = Change::SetAside(further.clone(), PassedOver::default());
+        self.commit(self.checkpoint, change).map_err(|fault| broken(at, fault))?;
+        Ok(ControlFlow::Continue(further))
+    }
+
+    /// The stream ends before all is folded that was passed over. There is no commit that could be skipped.
+    fn stays_short(&mut self, aside: SetAside, page: &[Arc<Recorded>]) -> Result<Turn, End> {
+        let until = self.checkpoint.position;
+        let folded = page.iter().rfind(|recorded| recorded.position <= until).map(|recorded| recorded.position);
+        let found = page.iter().filter(|recorded| recorded.position <= until).count() as u64;
+        let (before, missing) = (aside.behind.unwrap_or(aside.position), aside.commits.saturating_sub(found));
+        let behind = folded.unwrap_or(before);
+        let reason = format!(
+            "{missing} commits that were passed over are missing between positions {behind} and {until}: no skip helps, restore the \
+             log"
+        );
+        self.stays(aside, before, &reason)
+    }
+
+    fn release(&self, aside: &SetAside, notes: PassedOver) -> Change {
+        tracing::info!(view = P::NAME, tenant.id = %aside.tenant, "a stream is folded again");
+        Change::Released(aside.tenant.clone(), notes)
+    }
+
     /// Folds a page of a stream and writes how far that is. The stream is set aside no more once all of it is folded that was
     /// passed over, up to where the view is.
-    fn fold_page(&mut self, aside: &SetAside, page: &[Arc<Recorded>]) -> Result<Folded, Fault> {
+    fn fold_page(&mut self, aside: &SetAside, page: &[Arc<Recorded>], skips: &mut bool) -> Result<Folded, Fault> {
         let until = self.checkpoint.position;
-        let mut left = aside.commits;
+        let (mut left, mut notes, mut has_skipped) = (aside.commits, PassedOver::default(), false);
         for recorded in page.iter().filter(|recorded| recorded.position <= until) {
             self.fold_events(recorded)?;
+            has_skipped |= notes.note_skips(&aside.tenant, recorded.commit.events()?).count() > 0;
             left = left.saturating_sub(1);
         }
         let further = page.last().filter(|last| last.position <= until).map(|last| SetAside {
             first_revision: Some(last.commit.last_revision().next()),
             commits: left,
+            behind: Some(last.position),
             ..aside.clone()
         });
         match further {
             Some(further) if left > 0 => {
-                self.commit(self.checkpoint, Change::SetAside(further.clone(), PassedOver::default()))?;
+                self.commit(self.checkpoint, Change::SetAside(further.clone(), notes))?;
+                *skips |= has_skipped;
                 Ok(Folded::UpTo(further))
             }
             _ if left == 0 => {
-                self.commit(self.checkpoint, Change::Released(aside.tenant.clone()))?;
+                let released = self.release(aside, notes);
+                self.commit(self.checkpoint, released)?;
+                *skips |= has_skipped;
                 Ok(Folded::Released)
             }
             _ => {
@@ -182,20 +276,21 @@ impl<P: Projection> Runner<P> {
     }
 
     /// A stream cannot be folded yet: at the same place, or at another one. How far it is folded does not change.
-    fn stays(&mut self, aside: SetAside, at: Option<Position>, reason: &str) -> Result<Turn, End> {
-        let position = at.unwrap_or(aside.position);
+    fn stays(&mut self, aside: SetAside, position: Position, reason: &str) -> Result<Turn, End> {
         tracing::warn!(view = P::NAME, tenant.id = %aside.tenant, %position, reason, "a stream stays set aside");
         let still = SetAside::at(position, aside.tenant, aside.first_revision, reason);
-        let still = SetAside { commits: aside.commits, ..still };
+        let still = SetAside { commits: aside.commits, behind: aside.behind, ..still };
         let change = Change::SetAside(still, PassedOver::default());
         self.commit(self.checkpoint, change).map_err(|fault| broken(position, fault))?;
         Ok(Turn::Done)
     }
 }
 
-/// Index of the first commit that does not follow what comes before it, when the page should begin with `from`.
-fn gap(aside: &SetAside, from: Revision, page: &[Arc<Recorded>]) -> Option<usize> {
-    let mut expected = from;
+/// Index of the first commit that does not follow what comes before it. What comes behind a commit that was passed over, the page
+/// says itself.
+fn gap(aside: &SetAside, page: &[Arc<Recorded>]) -> Option<usize> {
+    let begins = page.first().map(|first| first.commit.header().first_revision);
+    let mut expected = aside.first_revision.or(begins).unwrap_or_default();
     page.iter().position(|recorded| {
         let header = recorded.commit.header();
         let follows = header.first_revision == expected && header.tenant == aside.tenant;
@@ -217,6 +312,7 @@ enum Turn {
 /// What came of a page.
 enum Folded {
     UpTo(SetAside),
+    /// All of it.
     Released,
     /// The stream ends before all is folded that was passed over.
     Short,

@@ -1,7 +1,7 @@
 //! A log for tests, of which parts can be damaged.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -30,6 +30,8 @@ pub(crate) struct TestLog(Arc<watch::Sender<Vec<Arc<Recorded>>>>, Arc<AtomicU32>
 #[derive(Debug, Default)]
 struct Damage {
     places: BTreeSet<Position>,
+    /// Where reads of one stream say that such a place is, if elsewhere.
+    misplaced: BTreeMap<Position, Position>,
     /// Does nothing beside the commits say whose they are?
     nameless: bool,
 }
@@ -55,6 +57,12 @@ impl TestLog {
     /// From now on the commit at a place cannot be read.
     pub(crate) fn damage(&self, position: Position) {
         self.damage_now().places.insert(position);
+    }
+
+    /// The same, and reads of its stream say that it is at another place.
+    pub(crate) fn damage_said_at(&self, position: Position, said: Position) {
+        self.damage(position);
+        self.damage_now().misplaced.insert(position, said);
     }
 
     /// Nor can it be told whose any such commit is.
@@ -96,6 +104,17 @@ impl TestLog {
             Some(first) if sound == 0 => Err(is_damaged(first.position)),
             _ => Ok(commits.into_iter().take(sound).collect()),
         }
+    }
+
+    /// The same of the commits of one stream.
+    fn readable_of_stream(&self, commits: Vec<Arc<Recorded>>) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        self.readable(commits).map_err(|error| match error {
+            ReadError::Damaged { position, what } => {
+                let said = self.damage_now().misplaced.get(&position).copied();
+                ReadError::Damaged { position: said.unwrap_or(position), what }
+            }
+            unavailable @ ReadError::Unavailable(_) => unavailable,
+        })
     }
 
     pub(crate) fn push(&self, recorded: Arc<Recorded>) -> Position {
@@ -142,7 +161,20 @@ impl EventLog for TestLog {
     ) -> Result<Vec<Arc<Recorded>>, ReadError> {
         let commits = self.0.borrow().clone();
         let theirs = commits.into_iter().filter(|it| it.commit.tenant() == tenant && it.commit.last_revision() >= from);
-        self.readable(theirs.take(limit.commits.max(1)).collect())
+        self.readable_of_stream(theirs.take(limit.commits.max(1)).collect())
+    }
+
+    async fn read_stream_behind(
+        &self,
+        tenant: &TenantId,
+        from: Revision,
+        after: Position,
+        limit: ReadLimit,
+    ) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        let commits = self.0.borrow().clone();
+        let theirs = commits.into_iter().filter(|it| it.commit.tenant() == tenant && it.position > after);
+        let theirs = theirs.filter(|it| it.commit.last_revision() >= from);
+        self.readable_of_stream(theirs.take(limit.commits.max(1)).collect())
     }
 
     async fn read_all(&self, from: Position, limit: ReadLimit) -> Result<Vec<Arc<Recorded>>, ReadError> {

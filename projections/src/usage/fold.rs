@@ -111,7 +111,7 @@ fn finished_counters(finished: &Finished) -> Counters {
 
 impl Projection for UsageProjection {
     const NAME: &'static str = "usage";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
@@ -149,6 +149,7 @@ impl Projection for UsageProjection {
                 // It is no execution of its own; what it took is in its event.
                 | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
+                | Event::CommitSkipped(_)
                 | Event::Unknown(_) => {}
             }
         }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use wasmwiz_events::event;
 use wasmwiz_tests::{
+    damage::flip,
     guests,
     harness::NodeProcess,
     history::History,
@@ -63,6 +64,21 @@ async fn live(node: &NodeProcess) -> anyhow::Result<Tenant> {
     Ok(tenant)
 }
 
+/// Damages a commit of a tenant that the feed is past, has an operator skip it, and puts it right again.
+async fn skip_one(node: &mut NodeProcess, server: &NatsServer) -> anyhow::Result<()> {
+    let tenant = register(&node.operator()?, "Damaged", "pro").await?;
+    tenant.client.put_module("echo.v1", guests::ECHO.wasm()?).await?.is(201)?;
+    until_equal(node, server).await?;
+    // A node that runs has it in memory.
+    ensure!(node.terminate().await?.success(), "the node did not end well");
+    let position = flip(&node.data(), &tenant.id)?;
+    node.restart().await?;
+    let skip = json!({"tenant": tenant.id, "position": position, "reason": "a test"});
+    node.operator()?.post_json("/v1/views/skip", &skip).await?.is(200)?;
+    ensure!(flip(&node.data(), &tenant.id)? == position, "another commit");
+    Ok(())
+}
+
 /// Leaves an execution open, and kills the node: at its next start the execution is lost.
 async fn lose_one(node: &mut NodeProcess, tenant: &Tenant) -> anyhow::Result<()> {
     let (sleeper, data) = (guests::ENDLESS_SLEEP, node.data());
@@ -102,6 +118,7 @@ async fn check(messages: &[Received]) -> anyhow::Result<Vec<String>> {
 async fn every_type_of_event_is_published_as_the_document_describes_it() -> anyhow::Result<()> {
     let server = NatsServer::started().await?;
     let mut node = fed(&server)?.variable("WASMWIZ_GATEWAY__DENIALS_EVERY_MS", "100").start().await?;
+    skip_one(&mut node, &server).await?;
     let tenant = live(&node).await?;
     wait::until("the denials", wait::SOON, async || {
         let listed = tenant.client.get_json("/v1/audit?type=dev.wasmwiz.requests.denied.v1").await?;

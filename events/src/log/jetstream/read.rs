@@ -83,14 +83,15 @@ pub(super) async fn tenant_at(shared: &Shared, position: Position) -> Result<Opt
     reading!(shared, |session| whose(session))
 }
 
-/// Commits of a tenant from a revision on.
+/// Commits of a tenant from a revision on, and behind a position.
 pub(super) async fn stream(
     shared: &Shared,
     tenant: &TenantId,
     from: Revision,
+    after: Position,
     limit: ReadLimit,
 ) -> Result<Vec<Arc<Recorded>>, ReadError> {
-    reading!(shared, |session| page(shared, &session, tenant, from, limit))
+    reading!(shared, |session| page(shared, &session, tenant, (from, after), limit))
 }
 
 /// Commits of all tenants behind a position.
@@ -105,7 +106,8 @@ pub(super) async fn holding(
     tenant: &TenantId,
     revision: Revision,
 ) -> Result<Option<Arc<Recorded>>, Failure> {
-    let found = page(shared, session, tenant, revision, ReadLimit { commits: 1, bytes: 0 }).await?;
+    let one = ReadLimit { commits: 1, bytes: 0 };
+    let found = page(shared, session, tenant, (revision, Position::START), one).await?;
     Ok(found.into_iter().next())
 }
 
@@ -113,19 +115,22 @@ async fn page(
     shared: &Shared,
     session: &Session,
     tenant: &TenantId,
-    from: Revision,
+    (from, after): (Revision, Position),
     limit: ReadLimit,
 ) -> Result<Vec<Arc<Recorded>>, Failure> {
     let subject = subject(&shared.config, tenant);
     let until = match session.tail(&subject, tenant).await {
-        Ok(tail) if tail.head.revision < from || tail.sequence == 0 => return Ok(Vec::new()),
+        Ok(tail) if tail.head.revision < from || tail.sequence <= after.get() => return Ok(Vec::new()),
         Ok(tail) => tail.head.revision,
+        Err(Failure::Damaged(position, _)) if position <= after => return Ok(Vec::new()),
         // What comes before it can be read, and the page ends there.
         Err(Failure::Damaged(..)) => Revision::new(u64::MAX),
         Err(failure) => return Err(failure),
     };
-    let mark = shared.mark(tenant).filter(|(revision, _)| *revision <= from);
-    let (at, first) = mark.unwrap_or((Revision::NONE, 1));
+    let mark = shared.mark(tenant).filter(|(revision, sequence)| *revision <= from && *sequence > after.get());
+    // Who says behind which position `from` is knows that little lies between them.
+    let behind = (after > Position::START).then(|| (from.previous(), after.get().saturating_add(1)));
+    let (at, first) = mark.or(behind).unwrap_or((Revision::NONE, 1));
     let mut page = Page { from, until, limit, bytes: 0, found: Vec::new() };
     if until.get().saturating_sub(at.get()) <= FEW {
         one_by_one(session, &subject, first, &mut page).await?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rusqlite::{Connection, Params, params};
+use rusqlite::{Connection, OptionalExtension as _, Params, params};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -68,7 +68,7 @@ impl Readers {
         limit: ReadLimit,
     ) -> Result<Vec<Arc<Recorded>>, ReadError> {
         let sql = format!("SELECT {} FROM commits WHERE position > ?1 ORDER BY position", row::COLUMNS);
-        let span = Span { after, from: Revision::NONE };
+        let span = Span { after, from: Revision::NONE, of: None };
         self.with(move |connection| commits(connection, &sql, params![row::bound(after.get())], limit, span)).await
     }
 
@@ -76,17 +76,19 @@ impl Readers {
         self: &Arc<Self>,
         tenant: TenantId,
         from: Revision,
+        after: Position,
         limit: ReadLimit,
     ) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        // Begins with the commit that holds `from`, which may have begun before it.
+        // Begins with the commit that holds `from`, which may have begun before it. The index has the positions too, so that a
+        // row which does not lie behind `after` is not looked at.
         let sql = format!(
             "SELECT {} FROM commits WHERE tenant = ?1 AND first_revision >= coalesce((SELECT max(first_revision) \
-             FROM commits WHERE tenant = ?1 AND first_revision <= ?2), 0) ORDER BY first_revision",
+             FROM commits WHERE tenant = ?1 AND first_revision <= ?2), 0) AND +position > ?3 ORDER BY first_revision",
             row::COLUMNS
         );
         self.with(move |connection| {
-            let span = Span { after: Position::START, from };
-            commits(connection, &sql, params![tenant.as_str(), row::bound(from.get())], limit, span)
+            let parameters = params![tenant.as_str(), row::bound(from.get()), row::bound(after.get())];
+            commits(connection, &sql, parameters, limit, Span { after, from, of: Some(&tenant) })
         })
         .await
     }
@@ -95,7 +97,8 @@ impl Readers {
         let sql = format!("SELECT {} FROM commits WHERE position = ?1", row::COLUMNS);
         let one = ReadLimit { commits: 1, bytes: usize::MAX };
         let read = move |connection: &Connection| {
-            let span = Span { after: Position::new(position.get().saturating_sub(1)), from: Revision::NONE };
+            let after = Position::new(position.get().saturating_sub(1));
+            let span = Span { after, from: Revision::NONE, of: None };
             commits(connection, &sql, params![row::bound(position.get())], one, span)
         };
         self.with(read).await.map(|commits| commits.into_iter().next())
@@ -137,11 +140,47 @@ impl Readers {
 }
 
 /// Where a read begins.
-struct Span {
-    /// Behind this place, as far as it is known: damage that does not say where it is, is said to be there.
+struct Span<'a> {
+    /// Behind this place, as far as it is known.
     after: Position,
     /// With this revision of a stream.
     from: Revision,
+    /// Whose stream is read; `None`: all of them.
+    of: Option<&'a TenantId>,
+}
+
+impl Span<'_> {
+    /// SQLite cannot step to the row behind `last`. In the order of the log that is the next place. In a stream the places between
+    /// are others', so that the index says which it is; if it does not, no commit is named, but the place before.
+    fn unreached(&self, connection: &Connection, last: Position, error: rusqlite::Error) -> ReadError {
+        let Some(tenant) = self.of else { return at(last.next(), error.into()) };
+        let next = next_of(connection, tenant, self.from, last).ok().flatten();
+        match (next, at(next.unwrap_or(last), error.into())) {
+            (None, ReadError::Damaged { position, what }) => {
+                ReadError::Damaged { position, what: format!("{what}, somewhere behind this place").into() }
+            }
+            (_, error) => error,
+        }
+    }
+}
+
+/// Where the next commit of a stream is, from the index of the streams alone.
+fn next_of(
+    connection: &Connection,
+    tenant: &TenantId,
+    from: Revision,
+    after: Position,
+) -> rusqlite::Result<Option<Position>> {
+    let sql = format!(
+        "SELECT position FROM commits INDEXED BY {0} WHERE tenant = ?1 AND first_revision >= coalesce((SELECT \
+         max(first_revision) FROM commits INDEXED BY {0} WHERE tenant = ?1 AND first_revision <= ?2), 0) \
+         AND +position > ?3 ORDER BY first_revision LIMIT 1",
+        schema::BY_STREAM
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let parameters = params![tenant.as_str(), row::bound(from.get()), row::bound(after.get())];
+    let next = statement.query_row(parameters, |row| row.get::<_, i64>(0)).optional()?;
+    Ok(next.and_then(|position| u64::try_from(position).ok()).map(Position::new))
 }
 
 fn commits(
@@ -149,16 +188,16 @@ fn commits(
     sql: &str,
     parameters: impl Params,
     limit: ReadLimit,
-    Span { after, from }: Span,
+    span: Span<'_>,
 ) -> Result<Vec<Arc<Recorded>>, ReadError> {
-    let (mut found, mut bytes, mut last) = (Vec::new(), 0_usize, after);
+    let (mut found, mut bytes, mut last) = (Vec::new(), 0_usize, span.after);
     let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
     let mut rows = statement.query(parameters).map_err(unavailable)?;
     loop {
         let next = match rows.next() {
             Ok(Some(row)) => row::recorded(row).map_err(|error| at(position(row, last), error)),
             Ok(None) => break,
-            Err(error) => Err(at(last.next(), error.into())),
+            Err(error) => Err(span.unreached(connection, last, error)),
         };
         let recorded = match next {
             Ok(recorded) => recorded,
@@ -167,7 +206,7 @@ fn commits(
             Err(error) => return Err(error),
         };
         last = recorded.position;
-        if recorded.commit.last_revision() < from {
+        if recorded.commit.last_revision() < span.from {
             continue;
         }
         bytes = bytes.saturating_add(recorded.commit.body().len());

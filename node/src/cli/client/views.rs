@@ -4,11 +4,12 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
+use wasmwiz_events::id::TenantId;
 
 use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render, table::Table};
 
-/// How long trying again may take: longer than a node gives its views.
+/// How long trying again may take, also behind a skip: longer than a node gives its views.
 const RETRY_DEADLINE: Duration = Duration::from_secs(45);
 
 /// How much of an answer is read: there may be many streams that are set aside.
@@ -17,7 +18,8 @@ const ANSWER_BYTES: usize = 16 << 20;
 /// How the views of a node stand, and which tenants' streams they have set aside. Without a word after it, that is shown. Exit code 1
 /// when a view does not follow the log, or a stream is set aside.
 #[derive(Debug, Args)]
-#[command(after_help = format!("{EXIT_CODES}\n\nExamples:\n  wasmwiz views --url http://127.0.0.1:8080\n  wasmwiz views retry"))]
+#[command(after_help = format!("{EXIT_CODES}\n\nExamples:\n  wasmwiz views --url http://127.0.0.1:8080\n  wasmwiz views retry\n  \
+                        wasmwiz views skip --tenant t-4k2mq7x9 --position 1190 --reason 'no backup has it'"))]
 pub struct Views {
     #[command(subcommand)]
     action: Option<Action>,
@@ -34,6 +36,22 @@ enum Action {
     List,
     /// Have the node try again to fold what is set aside, once the log has it as it was.
     Retry,
+    /// The last resort: have all nodes pass over a commit that cannot be had back from anywhere. What it said is not in effect any
+    /// more, so look at the tenant's keys afterwards: one that it revoked is not revoked. The newest commit of a stream is not skipped.
+    Skip(Skip),
+}
+
+#[derive(Debug, Args)]
+struct Skip {
+    /// Whose stream it is in.
+    #[arg(long)]
+    tenant: TenantId,
+    /// Where it is: the position that `wasmwiz views` shows.
+    #[arg(long)]
+    position: u64,
+    /// Why, for those who read the history later: 1 to 500 characters.
+    #[arg(long)]
+    reason: String,
 }
 
 impl Views {
@@ -50,11 +68,14 @@ impl Views {
 }
 
 async fn ask(api: &Api, action: Action) -> anyhow::Result<Value> {
-    let (method, path) = match action {
-        Action::List => (Method::GET, &["v1", "views"][..]),
-        Action::Retry => (Method::POST, &["v1", "views", "retry"][..]),
+    let post = |what| api.request(Method::POST, api.at(&["v1", "views", what], &[]));
+    let request = match action {
+        Action::List => api.request(Method::GET, api.at(&["v1", "views"], &[])),
+        Action::Retry => post("retry"),
+        Action::Skip(Skip { tenant, position, reason }) => {
+            post("skip").json(&json!({"tenant": tenant, "position": position, "reason": reason}))
+        }
     };
-    let request = api.request(method, api.at(path, &[]));
     Ok(api.send(request, RETRY_DEADLINE, ANSWER_BYTES).await?.json()?)
 }
 
