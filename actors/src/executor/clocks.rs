@@ -262,9 +262,9 @@ mod tests {
             for _ in 0..3 {
                 time.read().unwrap();
             }
-            assert_eq!(budget.used_bytes(), 0, "{why:?}: what was kept goes when it is of no use, not with the guest");
+            assert_eq!(budget.state().0, 0, "{why:?}: what was kept goes when it is of no use, not with the guest");
             time.read().unwrap();
-            assert_eq!((time.told(), budget.used_bytes()), (Told::Unkept(why), 0));
+            assert_eq!((time.told(), budget.state().0), (Told::Unkept(why), 0));
         }
         let mut enough = host(&room(), 2 * READING_BYTES as u64);
         for _ in 0..2 {

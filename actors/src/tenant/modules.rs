@@ -73,12 +73,7 @@ impl Modules {
         *rejected_at = rejected_at.map(|at| at.shifted_ms(ms));
     }
 
-    pub(super) fn publish(
-        &self,
-        new: NewVersion,
-        limits: &TierLimits,
-        policy: &Policy,
-    ) -> Result<Vec<Event>, Refusal> {
+    pub(super) fn publish(&self, new: NewVersion, limits: &TierLimits, policy: &Policy) -> Result<Vec<Event>, Refusal> {
         let NewVersion { name, digest, size_bytes, kind, imports, exports, settings } = new;
         let settings = within_bounds(settings);
         let known = self.by_name.get(&name);
