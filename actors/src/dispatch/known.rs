@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_with_many_versions_has_none_of_anothers_forgotten_and_one_with_none_takes_no_place() {
+    fn a_tenant_with_many_versions_has_nothing_of_another_forgotten_and_one_with_none_takes_no_place() {
         let (known, tenant) = (Known::default(), TenantId::new("acme").unwrap());
         let other = TenantId::new("other").unwrap();
         known.published(&other, &published(1, SKIPS));

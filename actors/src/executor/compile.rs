@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processs_time_is_read_whatever_its_name() {
+    fn the_time_of_a_process_is_read_whatever_its_name() {
         let stat = "7 (a) b (c) R 1 7 7 0 -1 4194560 100 0 0 0 12 30 0 0 39 19 1 0 100 0 0";
         assert_eq!(cpu_in(stat), Some(Duration::from_millis(420)));
         assert_eq!(cpu_in("7 (a) R 1"), None);

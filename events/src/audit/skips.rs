@@ -64,10 +64,12 @@ impl Skips {
 
     /// Takes note that nothing is wrong with the commit at `position`. Commits come in their order.
     pub(super) fn verified(&mut self, position: u64) {
-        match self.sound.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(position) => *last = position,
-            _ if self.sound.len() < RUNS_MAX => self.sound.push((position, position)),
-            _ => {}
+        if let Some((_, last)) = self.sound.last_mut()
+            && last.checked_add(1) == Some(position)
+        {
+            *last = position;
+        } else if self.sound.len() < RUNS_MAX {
+            self.sound.push((position, position));
         }
     }
 

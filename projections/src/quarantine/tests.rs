@@ -470,7 +470,7 @@ async fn the_newest_commit_of_a_stream_is_not_passed_over_before_the_stream_goes
 }
 
 #[tokio::test]
-async fn a_skip_of_anothers_commit_counts_none_of_the_stream_as_passed_over() {
+async fn a_skip_of_a_commit_of_another_counts_none_of_the_stream_as_passed_over() {
     let (mut history, commits) = lived();
     let (log, folder) = (TestLog::of(&commits), tempfile::tempdir().unwrap());
     // The commit at 8 is sound, and another tenant's.
