@@ -483,7 +483,7 @@ async fn silence_past_deadline_and_grace_is_a_loss() {
     node.ask(register()).await.unwrap();
     node.ask(publish()).await.unwrap();
     node.execute().await.unwrap();
-    node.clock.advance_ms(300_000 + 29_999);
+    node.clock.advance_ms(300_000 + 59_999);
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert_eq!(node.history().len(), 4);
     node.clock.advance_ms(1);
@@ -505,7 +505,7 @@ async fn a_tenant_that_never_rests_has_its_losses_declared_all_the_same() {
     let first = spawn("in flight");
     node.log.held_back(1).await;
     let second = spawn("waits for the next commit");
-    node.clock.advance_ms(300_000 + 30_000);
+    node.clock.advance_ms(300_000 + 60_000);
     // The entity goes from one append to the next without a rest; it wakes many times before.
     tokio::time::sleep(Duration::from_millis(50)).await;
     node.log.release();

