@@ -17,7 +17,7 @@
 //!
 //! The whole way runs in a task of its own: a caller that hangs up does not leave an execution without its end.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -51,6 +51,7 @@ mod again;
 mod cancel;
 mod ending;
 mod finish;
+mod hold;
 mod known;
 mod once;
 mod patience;
@@ -63,6 +64,7 @@ mod verify;
 
 pub use again::{GuestView, RerunOf};
 pub use cancel::{Cancel, Cancelling};
+pub use hold::Hold;
 pub use queued::Queued;
 pub use verify::{Verification, Verify};
 
@@ -74,26 +76,6 @@ const UPLOADS_PER_TENANT: usize = 4;
 
 /// Modules of one tenant that wait for one of its places. Each takes some milliseconds.
 const UPLOADS_WAITING_PER_TENANT: usize = 28;
-
-/// What is to last as long as the bytes of a request are in memory, such as what counts them. It is dropped when the
-/// request has been dealt with: a caller that hangs up before does not take it along.
-#[derive(Default)]
-pub struct Hold {
-    _guard: Option<Box<dyn Send + Sync>>,
-}
-
-impl Hold {
-    /// Holds `guard`.
-    pub fn of(guard: impl Send + Sync + 'static) -> Self {
-        Self { _guard: Some(Box::new(guard)) }
-    }
-}
-
-impl fmt::Debug for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hold(…)")
-    }
-}
 
 /// A request to run something once.
 #[derive(Debug)]

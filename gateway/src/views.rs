@@ -313,14 +313,14 @@ pub(crate) struct Module {
     /// Its exports.
     pub(crate) exports: Vec<String>,
     /// How its executions run.
-    pub(crate) settings: ModuleSettings,
+    pub(crate) settings: VersionSettings,
     /// When it was published.
     pub(crate) created_at: String,
 }
 
 /// How the executions of a version run: said when it was published, and part of it for ever.
 #[derive(Debug, Clone, Serialize, Object)]
-pub(crate) struct ModuleSettings {
+pub(crate) struct VersionSettings {
     /// What sleeping is to a guest: wait, its own time moves and it waits as long; or skip, its own time moves and nobody waits.
     pub(crate) sleep: String,
     /// Which clocks a guest reads: virtual, its own, which begin at its acceptance and move by rule; or host, the host's, of which what
@@ -332,7 +332,7 @@ pub(crate) struct ModuleSettings {
     pub(crate) fuel: Option<u64>,
 }
 
-impl From<Settings> for ModuleSettings {
+impl From<Settings> for VersionSettings {
     fn from(Settings { sleep, clock, fuel }: Settings) -> Self {
         Self { sleep: sleep.to_string(), clock: clock.to_string(), metered: fuel.is_some(), fuel }
     }
