@@ -8,6 +8,7 @@ pub mod wait;
 
 pub mod cli;
 pub mod disk;
+pub mod folder;
 pub mod harness;
 pub mod hosts;
 pub mod python;
