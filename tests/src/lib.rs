@@ -36,3 +36,4 @@ pub mod load;
 pub mod memory;
 pub mod promises;
 pub mod times;
+pub mod upgrade;
