@@ -28,6 +28,7 @@ mod secrets;
 mod setup;
 mod smoke;
 mod test;
+mod upgrade;
 mod workspace;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ On a fresh machine with the Rust toolchain, a C compiler and python3:
   cargo xtask ci workflows    only the check of that name
   cargo xtask load            whether the node has become slower than its baseline
   cargo xtask chaos           whether it keeps its promises when it is killed, stopped, out of room, slow, out of time
+  cargo xtask upgrade         whether it and the version before it read each other's logs
   cargo xtask mutant          whether the checker of histories catches a node without its fences
   cargo xtask mutant ends     whether `chaos` catches a node that does not end what it lost
   cargo xtask openapi         write docs/openapi.json anew, after a change of the API
@@ -67,6 +69,7 @@ enum Chore {
     Bench(bench::Arguments),
     Load(load::Arguments),
     Chaos(chaos::Arguments),
+    Upgrade(upgrade::Arguments),
     Openapi(openapi::Arguments),
     Mutant(mutant::Arguments),
     Pins(pins::Arguments),
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Chore::Mutant(arguments) => mutant::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Load(arguments) => load::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Chaos(arguments) => chaos::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Upgrade(arguments) => upgrade::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Openapi(arguments) => openapi::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Pipeline(arguments) => pipeline::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Pins(arguments) => pins::run(&arguments).map(|()| ExitCode::SUCCESS),
