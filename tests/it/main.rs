@@ -36,5 +36,6 @@ mod stopping;
 mod sweep;
 mod tamper;
 mod traces;
+mod upgrade;
 mod versions;
 mod zig;
