@@ -37,5 +37,6 @@ mod stopping;
 mod sweep;
 mod tamper;
 mod traces;
+mod upgrade;
 mod versions;
 mod zig;

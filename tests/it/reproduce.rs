@@ -22,6 +22,7 @@ use wasmwiz_tests::{
     chance::{Chance, setting},
     cli::{self, Ended, User},
     client::{Answer, Client},
+    folder::copy_all,
     guests::{self, Guest},
     harness::{Launch, NodeProcess},
     tenants::{only, register},
@@ -360,19 +361,4 @@ fn digests(event: &Event) -> Vec<Digest> {
 
 fn runs(accepted: &Accepted, module: &str) -> bool {
     accepted.module.name.as_ref().is_some_and(|name| name.as_str() == module)
-}
-
-/// Copies a folder with all that is in it.
-pub(super) fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let (entry, target) = (entry?, to.to_owned());
-        let target = target.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_all(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }

@@ -18,6 +18,7 @@ use wasmwiz_events::{
 use wasmwiz_tests::{
     cli::{self, User},
     client::{Answer, Client},
+    folder::copy_all,
     guests::{self, Guest},
     harness::{Launch, NodeProcess},
     tenants::{Tenant, register},
@@ -382,7 +383,7 @@ async fn rerun(data: &Path, tenant: &str) -> anyhow::Result<Value> {
 async fn forge(data: &Path, to: &Path, falsify: impl Fn(&mut Finished, &mut Vec<u8>, &mut bool)) -> anyhow::Result<()> {
     fs::create_dir_all(to.join("log"))?;
     fs::create_dir_all(to.join("blobs"))?;
-    super::reproduce::copy_all(&data.join("blobs"), &to.join("blobs"))?;
+    copy_all(&data.join("blobs"), &to.join("blobs"))?;
     let from = Arc::new(SqliteLog::open(&data.join("log"), Default::default())?);
     let forged = Arc::new(SqliteLog::open(&to.join("log"), Default::default())?);
     let (mut heads, mut changed) = (std::collections::HashMap::<String, Head>::new(), 0);

@@ -32,7 +32,15 @@ pub struct Ended {
 /// # Errors
 /// When it cannot be started, or does not end in time.
 pub async fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> anyhow::Result<Ended> {
-    let mut command = Command::new(harness::binary()?);
+    run_of(&harness::binary()?, arguments).await
+}
+
+/// Runs another program in the place of `wasmwiz`, such as one of an earlier version, to its end.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_of<A: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = A>) -> anyhow::Result<Ended> {
+    let mut command = Command::new(program);
     for name in harness::settings_of_tests() {
         command.env_remove(name);
     }

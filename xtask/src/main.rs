@@ -29,6 +29,7 @@ mod secrets;
 mod setup;
 mod smoke;
 mod test;
+mod upgrade;
 mod workspace;
 
 use std::process::ExitCode;
@@ -52,6 +53,7 @@ On a fresh machine with the Rust toolchain, a C compiler and python3:
   cargo xtask load            whether the node has become slower than its baseline
   cargo xtask chaos           whether it keeps its promises when it is killed, stopped, out of room, slow, out of time
   cargo xtask campaign heads  what the night does under this name, at its size; without a name they are listed
+  cargo xtask upgrade         whether it and the version before it read each other's logs
   cargo xtask mutant          whether the checker of histories catches a node without its fences
   cargo xtask mutant ends     whether `chaos` catches a node that does not end what it lost
   cargo xtask openapi         write docs/openapi.json anew, after a change of the API
@@ -70,6 +72,7 @@ enum Chore {
     Campaign(campaign::Arguments),
     Load(load::Arguments),
     Chaos(chaos::Arguments),
+    Upgrade(upgrade::Arguments),
     Openapi(openapi::Arguments),
     Mutant(mutant::Arguments),
     Pins(pins::Arguments),
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Chore::Mutant(arguments) => mutant::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Load(arguments) => load::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Chaos(arguments) => chaos::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Chore::Upgrade(arguments) => upgrade::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Openapi(arguments) => openapi::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Pipeline(arguments) => pipeline::run(&arguments).map(|()| ExitCode::SUCCESS),
         Chore::Pins(arguments) => pins::run(&arguments).map(|()| ExitCode::SUCCESS),
