@@ -348,7 +348,7 @@ mod tests {
         (free["shards"][7]["state"], free["shards"][7]["node"]) = (json!("free"), json!(null));
         only(&free, "shards", Grade::Bad, "without an owner: 7");
         let mut draining = three();
-        for shard in 0..20 {
+        for shard in 0..20_usize {
             draining["shards"][shard]["state"] = json!("draining");
         }
         only(&draining, "shards", Grade::Warning, "on their way to another owner: 20 shards");

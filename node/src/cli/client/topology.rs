@@ -138,7 +138,7 @@ pub(super) mod tests {
     /// A cluster of these nodes, which own its shards in turn.
     pub(in crate::cli::client) fn of(names: &[&str]) -> Value {
         let node = |name: &&str| {
-            let shards = (0..256).filter(|shard| names[shard % names.len()] == *name).count();
+            let shards = (0..256_usize).filter(|shard| names[shard % names.len()] == *name).count();
             json!({
                 "name": name, "boot": "019dbb4a-5f0e-7c31-9a42-6d1f0b8e7c55", "state": "live", "since": "2027-01-15T07:00:00.000Z",
                 "losses": 0, "shards": shards, "version": "0.1.0", "address": "http://127.0.0.1:1", "weight": 1,
@@ -160,12 +160,15 @@ pub(super) mod tests {
     #[test]
     fn shards_that_moved_together_are_one_line_with_the_epochs_they_came_to() {
         let mut cluster = of(&["a", "b"]);
-        let moved = |shard: u8, from: Value, epoch: u64, at: &str| json!({"shard": shard, "from": from, "to": "a", "epoch": epoch, "at": format!("2027-01-15T08:00:0{at}.000Z")});
+        let moved = |shard: u8, from: Value, epoch: u64, second: u8| {
+            let at = format!("2027-01-15T08:00:0{second}.000Z");
+            json!({"shard": shard, "from": from, "to": "a", "epoch": epoch, "at": at})
+        };
         cluster["movements"] = json!([
-            moved(1, json!("b"), 5, "1"),
-            moved(2, json!(null), 9, "1"),
-            moved(3, json!("b"), 7, "1"),
-            moved(1, json!("b"), 8, "2"),
+            moved(1, json!("b"), 5, 1),
+            moved(2, json!(null), 9, 1),
+            moved(3, json!("b"), 7, 1),
+            moved(1, json!("b"), 8, 2),
         ]);
         let moves = Topology::read(&cluster).unwrap().moves();
         let seen: Vec<_> = moves.iter().map(|moved| (moved.from.as_deref(), moved.shards, moved.epochs)).collect();
