@@ -34,6 +34,7 @@ use crate::{
     ownership::Owner,
     queue::Entering,
     region::{Asked, ENTITIES_TRIED, Region, contended, unavailable},
+    topology::Topology,
 };
 
 mod again;
@@ -119,6 +120,11 @@ impl CommandBus {
     /// The tenants of this node.
     pub const fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// The nodes and shards as this node sees them. From memory.
+    pub fn topology(&self) -> Topology {
+        self.region.ownership().topology()
     }
 
     /// Asks a tenant, wherever it is, and waits until the decision is durable.

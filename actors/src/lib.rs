@@ -33,6 +33,7 @@ pub mod queue;
 pub mod region;
 mod shares;
 pub mod snapshots;
+pub mod topology;
 
 pub mod dispatch;
 pub mod executor;

@@ -10,6 +10,8 @@ use wasmwiz_events::{
     shard::Shard,
 };
 
+use crate::topology::Topology;
+
 /// Who owns a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
@@ -42,6 +44,9 @@ pub trait Ownership: Send + Sync + 'static {
     /// The log knows a shard's epoch `current`, which is not older than any that this node was given: it has to be given
     /// another, above that.
     fn is_outdated(&self, shard: Shard, current: Epoch);
+
+    /// The nodes and shards as this node sees them, for people.
+    fn topology(&self) -> Topology;
 }
 
 /// A node that is the whole platform: it owns everything for as long as it lives.
@@ -72,5 +77,9 @@ impl Ownership for Alone {
     /// Whoever wrote that shares the log with a node that takes itself to be alone: nothing is given anew here.
     fn is_outdated(&self, shard: Shard, current: Epoch) {
         tracing::error!(%shard, %current, "another node has written to the log of a node that has no cluster; stop one of them");
+    }
+
+    fn topology(&self) -> Topology {
+        Topology::alone(&self.node, self.boot)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     openapi::Operation,
     position,
     problem::Problem,
-    routes::{audit, docs, executions, health, keys, modules, projections, tenants, tokens, usage},
+    routes::{audit, cluster, docs, executions, health, keys, modules, projections, tenants, tokens, usage},
     writes::Writes,
 };
 
@@ -34,6 +34,7 @@ pub(crate) fn table() -> Vec<Route> {
         key(&post, "/v1/tenants/{tenant}/suspend", Operator, tenants::suspend, tenants::suspend_doc)
             .writing(Writes::Ends),
         key(&post, "/v1/tenants/{tenant}/resume", Operator, tenants::resume, tenants::resume_doc).writing(Writes::Ends),
+        key(&get, "/v1/cluster", Operator, cluster::show, cluster::show_doc),
         key(&get, "/v1/views", Operator, projections::list, projections::list_doc),
         key(&post, "/v1/views/retry", Operator, projections::retry, projections::retry_doc).writing(Writes::Ends),
         key(&post, "/v1/views/skip", Operator, projections::skip, projections::skip_doc).writing(Writes::Ends),

@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub(crate) mod audit;
+pub(crate) mod cluster;
 pub(crate) mod docs;
 pub(crate) mod executions;
 pub(crate) mod health;

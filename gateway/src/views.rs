@@ -8,11 +8,13 @@ use wasmwiz_projections::{
     modules::ModuleRecord,
 };
 
+mod cluster;
 mod execution;
 mod standing;
 mod usage;
 mod verification;
 
+pub(crate) use cluster::Cluster;
 pub(crate) use execution::{Execution, ExecutionSummary, Output, Resource, Streams};
 pub(crate) use standing::{SkipRequest, Views};
 pub(crate) use usage::{Usage, UsageSum};

@@ -64,6 +64,10 @@ pub enum Command {
     Status(client::status::Status),
     /// Show how the views of a node stand and what they have set aside, as an operator.
     Views(client::views::Views),
+    /// Show the nodes, their leases, and who owns which shard, as an operator.
+    Cluster(client::cluster::Cluster),
+    /// Look at a node and its cluster, and say what to do, as an operator.
+    Doctor(client::doctor::Doctor),
     /// Prove or read the recorded history.
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -104,6 +108,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Usage(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Views(command) => command.run(),
+        Command::Cluster(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::Audit(command) => command.run(),
         Command::Compat(command) => command.run(),
         Command::Log(command) => command.run(),

@@ -12,6 +12,7 @@
 //! membership  the member: starts, recovers, leaves; answers from memory
 //! transport   commands from node to node
 //! seat        all of that, for a node that is a member
+//! status      what a member knows, for people
 //! ```
 //!
 //! A placement only says who should try (see `wasmwiz_actors::ownership`). What must never be true all the same: that two
@@ -32,5 +33,5 @@ pub mod roster;
 pub mod seat;
 mod session;
 pub mod shards;
-pub mod status;
+mod status;
 pub mod transport;

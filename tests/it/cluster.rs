@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, ensure};
-use wasmwiz_actors::ownership::{Owner, Ownership as _};
+use wasmwiz_actors::{
+    ownership::{Owner, Ownership as _},
+    topology::{Owned, Topology},
+};
 use wasmwiz_events::{
     revision::Epoch,
     shard::{SHARDS, Shard},
@@ -12,7 +15,6 @@ use wasmwiz_node::cluster::{
     clock::{self, Mono},
     config::ClusterConfig,
     member::Refusal,
-    status::Snapshot,
 };
 use wasmwiz_tests::{
     cluster::{Member, Witness, settings},
@@ -30,9 +32,9 @@ mod handover;
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Who owns what, by the table that a member has.
-fn owners(snapshot: &Snapshot) -> BTreeMap<u8, (String, Epoch)> {
-    let owned = snapshot.shards.iter().filter(|place| place.state == "owned");
-    let owner = owned.filter_map(|place| Some((place.shard, (place.node.as_ref()?.to_string(), place.epoch))));
+fn owners(topology: &Topology) -> BTreeMap<u8, (String, Epoch)> {
+    let owned = topology.shards.iter().filter(|place| place.state == Owned::Owned);
+    let owner = owned.filter_map(|place| Some((place.shard.get(), (place.node.as_ref()?.to_string(), place.epoch))));
     owner.collect()
 }
 
@@ -52,12 +54,13 @@ async fn until_settled(members: &[&Member]) -> anyhow::Result<()> {
         let all: usize = last.iter().map(|(_, owns)| owns).sum();
         // Within a tenth, and one more for what does not divide.
         let is_fair = |owns: usize| owns.abs_diff(fair) * 10 <= fair + 10;
-        let versions: Vec<_> = members.iter().map(|member| member.beliefs().snapshot().table_version).collect();
+        let version = |member: &&Member| member.beliefs().topology().table.map(|table| table.version);
+        let versions: Vec<_> = members.iter().map(version).collect();
         let agree = versions.iter().all(|version| Some(version) == versions.first());
         Ok((all == SHARDS && agree && last.iter().all(|(_, owns)| is_fair(*owns))).then_some(()))
     })
     .await;
-    let troubles = || members.iter().map(|member| member.beliefs().snapshot().trouble).collect::<Vec<_>>();
+    let troubles = || members.iter().map(|member| member.beliefs().topology().trouble).collect::<Vec<_>>();
     seen.with_context(|| format!("the last were {last:?}, with {:?}", troubles()))
 }
 
@@ -81,8 +84,8 @@ fn taken_over(witness: &Witness, lost: &BTreeMap<Shard, Epoch>) -> Option<BTreeM
 }
 
 /// The shards of a node, with their epochs.
-fn shards_of(snapshot: &Snapshot, node: &str) -> BTreeMap<Shard, Epoch> {
-    let theirs = owners(snapshot).into_iter().filter(|(_, (owner, _))| owner == node);
+fn shards_of(topology: &Topology, node: &str) -> BTreeMap<Shard, Epoch> {
+    let theirs = owners(topology).into_iter().filter(|(_, (owner, _))| owner == node);
     theirs.map(|(shard, (_, epoch))| (Shard::new(shard), epoch)).collect()
 }
 
@@ -91,12 +94,13 @@ async fn three_members_share_the_shards_and_agree() -> anyhow::Result<()> {
     let (server, witness) = (NatsServer::started().await?, Witness::start());
     let config = settings(server.url());
     let [a, b, c] = three(&config, &witness).await?;
-    let tables = [&a, &b, &c].map(|member| owners(&member.beliefs().snapshot()));
+    let tables = [&a, &b, &c].map(|member| owners(&member.beliefs().topology()));
     assert_eq!(tables[0].len(), SHARDS);
     assert_eq!((&tables[0], &tables[0]), (&tables[1], &tables[2]));
-    let snapshot = a.beliefs().snapshot();
-    assert_eq!((snapshot.cluster.as_str(), snapshot.nodes.len(), snapshot.trouble), ("test", 3, None));
-    assert!(snapshot.lease_ms > 0 && snapshot.leader.is_some());
+    let topology = a.beliefs().topology();
+    assert_eq!((topology.cluster.as_deref(), topology.nodes.len(), topology.trouble), (Some("test"), 3, None));
+    assert!(topology.lease_ms > Some(0) && topology.leader.is_some());
+    assert!(topology.nodes.iter().all(|node| node.lease.is_some() && node.shards > 0));
     witness.nobody_overlapped().map(drop)
 }
 
@@ -105,7 +109,7 @@ async fn what_a_lost_member_owned_is_elsewhere_soon_after_its_lease_and_nothing_
     let (server, witness) = (NatsServer::started().await?, Witness::start());
     let config = settings(server.url());
     let [a, b, c] = three(&config, &witness).await?;
-    let before = a.beliefs().snapshot();
+    let before = a.beliefs().topology();
     let lost = shards_of(&before, "c");
     let dropped = clock::now();
     drop(c);
@@ -116,7 +120,7 @@ async fn what_a_lost_member_owned_is_elsewhere_soon_after_its_lease_and_nothing_
         assert!(took <= config.ttl() + TAKEN_OVER_WITHIN, "shard {shard} took {took:?}");
     }
     until_settled(&[&a, &b]).await?;
-    let after = owners(&a.beliefs().snapshot());
+    let after = owners(&a.beliefs().topology());
     for (shard, owner) in owners(&before).into_iter().filter(|(_, (owner, _))| owner != "c") {
         assert_eq!(after[&shard], owner);
     }
@@ -131,12 +135,13 @@ async fn who_leaves_has_handed_over_everything_before_it_ends() -> anyhow::Resul
     let (beliefs, began) = (c.beliefs().clone(), clock::now());
     c.leave().await?;
     let took = clock::now().since(began);
-    assert_eq!(shards_of(&beliefs.snapshot(), "c"), BTreeMap::new());
+    assert_eq!(shards_of(&beliefs.topology(), "c"), BTreeMap::new());
     assert!(took < Duration::from_millis(config.leave_ms), "it was cut off: {took:?}");
     until_settled(&[&a, &b]).await?;
     // The others know that it has gone, without waiting for a lease.
     let gone = wait::until("its record to be gone", config.ttl(), async || {
-        Ok((a.beliefs().snapshot().nodes.len() == 2).then_some(()))
+        let nodes = a.beliefs().topology().nodes;
+        Ok((nodes.iter().filter(|node| node.lease.is_some()).count() == 2).then_some(()))
     });
     gone.await?;
     witness.nobody_overlapped().map(drop)
@@ -149,7 +154,7 @@ async fn a_member_that_stands_still_has_stopped_believing_before_others_begin_an
     let [a, b, c] = three(&config, &witness).await?;
     for member in [&a, &b, &c] {
         let name = member.name().to_string();
-        let lost = shards_of(&member.beliefs().snapshot(), &name);
+        let lost = shards_of(&member.beliefs().topology(), &name);
         let held = member.hold().await?;
         wait::until("its shards to be taken over", wait::SOON, async || Ok(taken_over(&witness, &lost))).await?;
         assert_eq!(member.owns(), 0);
@@ -165,16 +170,17 @@ async fn a_member_that_stands_still_for_less_than_its_lease_loses_nothing() -> a
     // Longer than what the machine may stand still by itself.
     let config = ClusterConfig { lease_ttl_ms: 10_000, lease_margin_ms: 1_000, ..settings(server.url()) };
     let [a, _b, c] = three(&config, &witness).await?;
-    let before = owners(&a.beliefs().snapshot());
+    let before = owners(&a.beliefs().topology());
     let held = c.hold().await?;
     let heard = || {
-        let nodes = a.beliefs().snapshot().nodes;
-        nodes.iter().find(|node| node.node == *c.name()).map_or(u64::MAX, |node| node.heard_ms_ago)
+        let nodes = a.beliefs().topology().nodes;
+        let lease = nodes.iter().find(|node| node.node == *c.name()).and_then(|node| node.lease);
+        lease.map_or(u64::MAX, |lease| lease.renewed_ms_ago)
     };
     wait::until("it to be late", wait::SOON, async || Ok((heard() > 5_000).then_some(()))).await?;
     drop(held);
     wait::until("it to be heard", wait::SOON, async || Ok((heard() < 1_000).then_some(()))).await?;
-    assert_eq!(owners(&a.beliefs().snapshot()), before);
+    assert_eq!(owners(&a.beliefs().topology()), before);
     ensure!(c.owns() > 0, "it is fenced");
     witness.nobody_overlapped().map(drop)
 }

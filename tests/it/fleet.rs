@@ -6,6 +6,7 @@ mod failover;
 mod gone;
 mod partitions;
 mod rolling;
+mod status;
 
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;

@@ -119,6 +119,11 @@ impl Fleet {
         Client::new(&node.ready().url, Some(&self.operator_token))
     }
 
+    /// The operator's key.
+    pub fn operator_token(&self) -> &str {
+        &self.operator_token
+    }
+
     /// Everything that is recorded; its chains hold, and their epochs never decrease.
     ///
     /// # Errors

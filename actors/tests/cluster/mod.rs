@@ -25,6 +25,7 @@ use wasmwiz_actors::{
     ownership::{Owner, Ownership},
     region::{Region, RegionConfig, RegionDeps},
     tenant::{Command, NewKey},
+    topology::Topology,
 };
 use wasmwiz_events::{
     blobs::{Blobs, fs::FsBlobs},
@@ -113,6 +114,11 @@ impl Ownership for View {
 
     /// The test says who owns what.
     fn is_outdated(&self, _: Shard, _: Epoch) {}
+
+    /// Nobody asks.
+    fn topology(&self) -> Topology {
+        Topology::alone(&self.me, Ids.boot())
+    }
 }
 
 /// What happens to the next letter.

@@ -8,10 +8,14 @@
 
 pub mod audit;
 mod back_test;
+mod checks;
+pub mod cluster;
 mod connect;
+pub mod doctor;
 pub mod exec;
 pub(super) mod failure;
 mod file;
+mod finding;
 mod http;
 pub mod key;
 pub mod login;
@@ -27,6 +31,7 @@ pub mod run;
 pub mod status;
 mod table;
 pub mod tenant;
+mod topology;
 pub mod usage;
 mod verify;
 pub mod views;

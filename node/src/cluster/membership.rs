@@ -4,7 +4,7 @@
 //! come from memory.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,7 +17,10 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use wasmwiz_actors::ownership::{Owner, Ownership};
+use wasmwiz_actors::{
+    ownership::{Owner, Ownership},
+    topology::Topology,
+};
 use wasmwiz_events::{
     id::{BootId, NodeId},
     revision::Epoch,
@@ -37,14 +40,11 @@ use super::{
     roster::Roster,
     session::{self, Ended},
     shards::Shards,
-    status::{Movement, Snapshot, movements},
+    status::{Movements, Sight},
 };
 
 /// How long to wait before the next connection, doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-
-/// The last movements that are kept to be shown.
-const MOVEMENTS_KEPT: usize = 256;
 
 /// What is said of a table that is gone.
 const LOST: &str = "the table of owners is gone from the bucket WASMWIZ_CLUSTER: nobody owns anything until it is founded \
@@ -92,11 +92,13 @@ pub(super) struct State {
     pub(super) is_synced: bool,
     /// The founding of the table, and since when it is known here.
     pub(super) founding: Option<(Founding, Mono)>,
+    /// When the table was last known to be the newest.
+    table_read: Mono,
     /// Epochs that the log knows to be larger.
     pub(super) outdated: BTreeMap<Shard, Epoch>,
     trouble: Option<String>,
     refusal: Option<Refusal>,
-    movements: VecDeque<Movement>,
+    movements: Movements,
 }
 
 /// What all tasks of a member share.
@@ -129,10 +131,11 @@ impl Membership {
             phase: Phase::Staying,
             is_synced: false,
             founding: None,
+            table_read: Mono::default(),
             outdated: BTreeMap::new(),
             trouble: None,
             refusal: None,
-            movements: VecDeque::new(),
+            movements: Movements::default(),
         };
         let (changed, _) = watch::channel(0);
         let shared = Arc::new(Shared { config, clock, identity, state: Mutex::new(state), changed });
@@ -175,11 +178,6 @@ impl Membership {
     /// What it believes.
     pub fn beliefs(&self) -> Beliefs {
         Beliefs(Arc::clone(&self.shared))
-    }
-
-    /// The cluster as it sees it.
-    pub fn snapshot(&self) -> Snapshot {
-        self.beliefs().snapshot()
     }
 
     /// Hands over what it owns, and ends. What could not be handed over in time is found by the others at once.
@@ -231,22 +229,20 @@ impl Drop for Membership {
 
 impl Beliefs {
     /// The cluster as this node sees it.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn topology(&self) -> Topology {
         let (now, state) = (clock::now(), self.0.state());
-        let table = state.belief.table().map(|(table, _)| &**table);
-        Snapshot {
-            cluster: self.0.config.name.clone(),
-            leader: state.leader.as_ref().map(|leader| leader.life.node.clone()),
-            lease_ms: state.belief.lease.until().map_or(0, |until| ms(until.since(now))),
-            trouble: state.trouble.clone(),
-            movements: state.movements.iter().cloned().collect(),
-            ..Snapshot::of(self.0.identity.node.clone(), table, &state.roster, now)
-        }
+        let sight = Sight {
+            cluster: &self.0.config.name,
+            node: &self.0.identity.node,
+            leader: state.leader.as_ref().map(|leader| &leader.life.node),
+            lease: state.belief.lease.until().map_or(Duration::ZERO, |until| until.since(now)),
+            trouble: state.trouble.as_deref(),
+            table: state.belief.table().map(|(table, _)| (&**table, state.table_read)),
+            roster: &state.roster,
+            movements: &state.movements,
+        };
+        sight.topology(now)
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[async_trait]
@@ -283,6 +279,10 @@ impl Ownership for Beliefs {
         let epoch = known.entry(shard).or_default();
         *epoch = current.max(*epoch);
         self.0.tell();
+    }
+
+    fn topology(&self) -> Topology {
+        Self::topology(self)
     }
 }
 
@@ -333,7 +333,12 @@ impl Shared {
         let (table, now) = (Arc::new(table), clock::now());
         let mut state = self.state();
         let before = state.belief.table().map(|(table, _)| Arc::clone(table));
-        if !state.belief.read(Arc::clone(&table), revision) {
+        let is_news = state.belief.read(Arc::clone(&table), revision);
+        // One that is older than what is known says nothing of now.
+        if state.belief.table().is_some_and(|(_, known)| known == revision) {
+            state.table_read = now;
+        }
+        if !is_news {
             return;
         }
         if state.founding.as_ref().is_none_or(|(founding, _)| founding != table.founding()) {
@@ -345,9 +350,7 @@ impl Shared {
         state.roster.named(table.owners(), now);
         state.roster.forget(table.owners(), now);
         if let Some(before) = before {
-            state.movements.extend(movements(&before, &table, self.clock.now()));
-            let too_many = state.movements.len().saturating_sub(MOVEMENTS_KEPT);
-            state.movements.drain(..too_many);
+            state.movements.note(&before, &table, self.clock.now());
         }
         if table.is_open() {
             state.trouble = None;

@@ -83,7 +83,7 @@ impl Seat {
             match timeout(STILL_WAITING_EVERY, &mut waiting).await {
                 Ok(settled) => return settled,
                 Err(_) => {
-                    let trouble = beliefs.snapshot().trouble;
+                    let trouble = beliefs.topology().trouble;
                     tracing::warn!(trouble, "still waiting until every shard of the cluster has an owner");
                 }
             }

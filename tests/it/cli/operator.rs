@@ -36,3 +36,22 @@ async fn tenants_are_registered_changed_suspended_and_resumed() -> anyhow::Resul
     ensure!(user.run(&["tenant", "create", "X", "--tier", "gold"]).await?.code == Some(5));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_node_that_is_alone_is_shown_with_all_shards_and_found_in_order() -> anyhow::Result<()> {
+    let node = NodeProcess::dev().await?;
+    let ready = node.ready();
+    let operator = ready.operator_token.as_deref().context("the node gave no operator's key")?;
+    let user = User::new()?.variable("WASMWIZ_URL", &ready.url).variable("WASMWIZ_API_KEY", operator);
+    let status = ends(user.run(&["cluster", "status"]).await?, 0)?;
+    ensure!(status.contains("none: the node is alone") && !status.contains("MOVED AT"), "{status}");
+    let listed = ends(user.run(&["cluster", "status", "--shards"]).await?, 0)?;
+    ensure!(listed.lines().filter(|line| line.contains("  owned  ")).count() == 256, "{listed}");
+    let shown: Value = serde_json::from_str(&ends(user.run(&["cluster", "status", "--output", "json"]).await?, 0)?)?;
+    ensure!(shown["name"].is_null() && shown["lease_ms"].is_null() && shown["nodes"][0]["shards"] == 256, "{shown}");
+    let found: Value = serde_json::from_str(&ends(user.run(&["doctor", "--output", "json"]).await?, 0)?)?;
+    ensure!(found["grade"] == "ok", "{found}");
+    let found = ends(user.run(&["doctor"]).await?, 0)?;
+    ensure!(found.contains("is alone") && found.contains("each of 256 has one owner"), "{found}");
+    Ok(())
+}

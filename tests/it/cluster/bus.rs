@@ -20,11 +20,15 @@ async fn without_the_bus_all_fence_themselves_and_recover_without_a_restart() ->
     let last = witness.testimony().into_values().flat_map(BTreeMap::into_values).map(|believed| believed.last).max();
     let went_on = last.context("nobody believed anything")?.since(killed);
     assert!(went_on <= config.ttl() - config.margin() + Duration::from_millis(100), "{went_on:?}");
-    let trouble = a.beliefs().snapshot().trouble.context("no trouble is shown")?;
+    let trouble = a.beliefs().topology().trouble.context("no trouble is shown")?;
     assert!(trouble.contains("NATS"), "{trouble}");
+    // It says how old its table is, give or take an answer that was under way.
+    let gone = clock::now().since(killed);
+    let table = a.beliefs().topology().table.context("no table is shown")?;
+    assert!(Duration::from_millis(table.read_ms_ago + 100) >= gone, "{table:?}, gone for {gone:?}");
     server.start().await?;
     until_settled(&all).await?;
-    assert_eq!(a.beliefs().snapshot().trouble, None);
+    assert_eq!(a.beliefs().topology().trouble, None);
     witness.nobody_overlapped().map(drop)
 }
 
@@ -39,16 +43,16 @@ async fn a_lost_table_is_said_and_founded_again_above_all_its_epochs() -> anyhow
     let (server, witness) = (NatsServer::started().await?, Witness::start());
     let config = settings(server.url());
     let [a, b, c] = three(&config, &witness).await?;
-    let before = owners(&a.beliefs().snapshot());
+    let before = owners(&a.beliefs().topology());
     delete(&server, CLUSTER).await?;
     wait::until("the loss to be said", wait::SOON, async || {
-        let trouble = a.beliefs().snapshot().trouble.unwrap_or_default();
+        let trouble = a.beliefs().topology().trouble.unwrap_or_default();
         Ok(trouble.contains("the table of owners is gone").then_some(()))
     })
     .await?;
     until_settled(&[&a, &b, &c]).await?;
-    assert_eq!(a.beliefs().snapshot().trouble, None);
-    for (shard, (_, epoch)) in owners(&a.beliefs().snapshot()) {
+    assert_eq!(a.beliefs().topology().trouble, None);
+    for (shard, (_, epoch)) in owners(&a.beliefs().topology()) {
         assert!(epoch > before[&shard].1, "shard {shard}");
     }
     witness.nobody_overlapped().map(drop)

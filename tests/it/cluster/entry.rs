@@ -77,8 +77,8 @@ async fn leaders_that_change_all_the_time_do_no_harm() -> anyhow::Result<()> {
     let config = settings(server.url());
     let [a, b, c] = three(&config, &witness).await?;
     let leaders = [&a, &b, &c].map(|member| {
-        let snapshot = member.beliefs().snapshot();
-        let boot = snapshot.nodes.iter().find(|node| node.node == *member.name()).map(|node| node.boot);
+        let topology = member.beliefs().topology();
+        let boot = topology.nodes.iter().find(|node| node.node == *member.name()).map(|node| node.boot);
         serde_json::json!({"node": member.name(), "boot": boot, "lease": 1, "term": 100})
     });
     let usurping = tokio::spawn(usurp(server.url(), leaders.to_vec()));

@@ -30,6 +30,20 @@ pub(super) fn show(format: Format, value: &Value, table: impl FnOnce(&Value) -> 
     Ok(())
 }
 
+/// The same with several tables: an empty line between two, and none that has no rows.
+pub(super) fn show_all(format: Format, value: &Value, tables: impl FnOnce(&Value) -> Vec<Table>) -> anyhow::Result<()> {
+    if format != Format::Table {
+        return show(format, value, |_| Table::default());
+    }
+    for (number, table) in tables(value).into_iter().filter(|table| !table.is_empty()).enumerate() {
+        if number > 0 {
+            output::line("");
+        }
+        table.lines(Paint::of_stdout()).into_iter().for_each(output::line);
+    }
+    Ok(())
+}
+
 /// A list: its items, and a word when there are more.
 pub(super) fn show_list(
     format: Format,

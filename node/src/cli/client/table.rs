@@ -20,6 +20,11 @@ impl Table {
         self.rows.push(cells.into_iter().map(|cell| plain(&cell)).collect());
     }
 
+    /// Has it no rows?
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Its lines. Columns are as wide as their widest cell; the last one is not filled up.
     pub(super) fn lines(&self, paint: Paint) -> Vec<String> {
         let width = |at: usize| {
