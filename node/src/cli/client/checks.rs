@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_compared_with_the_time_of_the_question_and_of_the_answer() {
-        let at = |ms| Timestamp::from_unix_ms(1_800_000_000_000 + ms);
+        let at = |ms: i64| Timestamp::from_unix_ms(1_800_000_000_000 + ms);
         let grade = |node| clock(at(node), at(0), at(500)).grade;
         assert_eq!([grade(-2_000), grade(250), grade(2_500)], [Grade::Ok; 3]);
         assert_eq!([grade(-2_001), grade(2_501), grade(60_500)], [Grade::Warning; 3]);
