@@ -199,7 +199,6 @@ impl App {
         let data = &config.node.data_dir;
         folder::make(data)
             .with_context(|| format!("the data folder {} cannot be used; set node.data_dir", data.display()))?;
-
         let disk = Disk::open(data, config.disk)?;
         let space = disk.space();
         tokio::spawn(disk.watch());
