@@ -37,6 +37,7 @@ use super::{
     lease::Lease,
     member::{Life, PROTOCOL, Record, Refusal, Standing},
     placement::table::{Founding, Table},
+    planner::Leader,
     roster::Roster,
     session::{self, Ended},
     shards::Shards,
@@ -71,15 +72,6 @@ pub(super) enum Phase {
     Leaving,
     /// It decides nothing any more: its record is deleted.
     Goodbye,
-}
-
-/// Who plans.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Leader {
-    #[serde(flatten)]
-    pub(super) life: Life,
-    /// How many there have been.
-    pub(super) term: u64,
 }
 
 /// What a member knows.

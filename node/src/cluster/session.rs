@@ -12,11 +12,9 @@ use super::{
     buckets::{Buckets, Change, LEADER, TABLE, Trouble},
     clock::{self, Mono},
     member::{Record, Refusal, admit},
-    membership::{Leader, Phase, Shared, json},
-    placement::{
-        plan,
-        table::{Table, Unusable},
-    },
+    membership::{Phase, Shared, State, json},
+    placement::table::{Table, Unusable},
+    planner::{Ground, Leader, Turn},
 };
 
 /// Renewals that fail in a row before the connection is given up.
@@ -406,19 +404,16 @@ async fn end_the_silent(shared: &Shared, buckets: &Buckets) -> Result<(), Ended>
 
 /// Is it for this member to plan? It stands up if nobody does.
 async fn leads(shared: &Shared, buckets: &Buckets) -> Result<bool, Ended> {
-    let me = {
+    let (turn, me, known) = {
         let (state, now) = (shared.state(), clock::now());
-        let me = state.belief.me().clone();
-        if !state.is_synced || !state.belief.lease.holds(now) {
-            return Ok(false);
-        }
-        match &state.leader {
-            Some(leader) if leader.life == me => return Ok(true),
-            Some(leader) if state.roster.is_there(&leader.life, now) => return Ok(false),
-            Some(_) | None => me,
-        }
+        let turn = Turn::of(&state.belief, &state.roster, state.leader.as_ref(), state.is_synced, now);
+        (turn, state.belief.me().clone(), state.leader.clone())
     };
-    let known = shared.state().leader.clone();
+    match turn {
+        Turn::Mine => return Ok(true),
+        Turn::Others => return Ok(false),
+        Turn::Vacant => {}
+    }
     let key = buckets.agreed(LEADER).await?;
     let there = key.value.as_ref().and_then(|value| serde_json::from_slice::<Leader>(value).ok());
     if let Some(value) = key.value.as_ref().filter(|_| there.is_some() && there != known) {
@@ -438,21 +433,12 @@ async fn place(shared: &Shared, buckets: &Buckets) -> Result<(), Ended> {
         return found(shared, buckets).await;
     }
     let next = |table: &Table| {
-        let (mut state, now) = (shared.state(), clock::now());
-        state.roster.named(table.owners(), now);
-        if !state.roster.agree_on(table.founding(), now) {
-            return None;
-        }
-        let known = state.founding.as_ref().filter(|(founding, _)| founding == table.founding());
-        let may_open = known.is_some_and(|(_, since)| now.since(*since) >= shared.config.ttl());
-        if !table.is_open() && !may_open {
-            return None;
-        }
-        let members = state.roster.members(now);
-        drop(state);
-        let opened = (!table.is_open()).then(|| table.opened());
-        let planned = plan(opened.as_ref().unwrap_or(table), &members, shared.clock.now(), &shared.config.rules());
-        planned.or(opened)
+        let ground = {
+            let (mut state, now) = (shared.state(), clock::now());
+            let State { roster, founding, .. } = &mut *state;
+            Ground::of(table, roster, founding.as_ref(), now, shared.config.ttl())?
+        };
+        ground.plan(table, shared.clock.now(), &shared.config.rules())
     };
     change_table(shared, buckets, next).await
 }
