@@ -383,7 +383,11 @@ async fn end_the_silent(shared: &Shared, buckets: &Buckets) -> Result<(), Ended>
         match buckets.delete_member(&life.node, revision).await {
             Ok(()) => {
                 tracing::warn!(%life, "a member was silent for a whole lease: its shards are given to others");
-                shared.state().roster.removed(&life.node, true);
+                let mut state = shared.state();
+                // Unless its news was faster: another lease may have begun under its name since.
+                if state.roster.is_last(&life, revision) {
+                    state.roster.removed(&life.node, true);
+                }
             }
             // It is alive, or somebody has done it already, or its age has.
             Err(Trouble::Conflict) => {
@@ -391,6 +395,7 @@ async fn end_the_silent(shared: &Shared, buckets: &Buckets) -> Result<(), Ended>
                 let record = key.value.as_ref().and_then(|value| serde_json::from_slice::<Record>(value).ok());
                 let mut state = shared.state();
                 match record {
+                    _ if !state.roster.is_last(&life, revision) => {}
                     Some(record) => state.roster.heard(record, key.revision, clock::now()),
                     None => state.roster.removed(&life.node, false),
                 }
