@@ -32,6 +32,7 @@ mod rerun;
 mod routes;
 mod settings;
 mod shares;
+mod simulation;
 mod stopping;
 mod sweep;
 mod tamper;

@@ -34,4 +34,5 @@ pub mod history;
 pub mod load;
 pub mod memory;
 pub mod promises;
+pub mod simulation;
 pub mod times;
