@@ -351,10 +351,10 @@ impl Shared {
         self.tell();
     }
 
-    /// There is no table where there was one.
-    pub(super) fn lost_table(&self) {
+    /// There is no table where there was one, since this revision; 0 in a bucket that was made anew.
+    pub(super) fn lost_table(&self, since: u64) {
         let mut state = self.state();
-        if state.belief.lost_table() {
+        if state.belief.lost_table(since) {
             tracing::error!("{LOST}");
             state.trouble = Some(LOST.to_owned());
             drop(state);

@@ -293,9 +293,9 @@ async fn follow(shared: &Shared, mut watch: Watch) -> Ended {
             },
             (TABLE, Change::Deleted | Change::Removed) => {
                 // It may be history by now.
-                let known = shared.state().belief.table().map_or(0, |(_, revision)| revision);
+                let known = shared.state().belief.revision();
                 if entry.revision > known {
-                    shared.lost_table();
+                    shared.lost_table(entry.revision);
                 }
             }
             (LEADER, Change::Put(value)) => learn_leader(shared, &value),

@@ -203,17 +203,17 @@ impl Node {
         self.tell();
     }
 
-    /// There is no table where there was one.
-    pub(super) fn lost_table(&self) {
-        let was_there = self.state().belief.lost_table();
+    /// There is no table where there was one, since this revision; 0 in a bucket that was made anew.
+    pub(super) fn lost_table(&self, since: u64) {
+        let was_there = self.state().belief.lost_table(since);
         if was_there {
             self.tell();
         }
     }
 
-    /// The revision of the table it knows.
+    /// The last revision of the table that it knows of.
     pub(super) fn revision(&self) -> u64 {
-        self.state().belief.table().map_or(0, |(_, revision)| revision)
+        self.state().belief.revision()
     }
 
     /// Somebody plans.

@@ -212,7 +212,7 @@ async fn hear(node: &Node) -> Ended {
             News::Member { name, record: None, was_deleted, .. } => node.state().roster.removed(&name, was_deleted),
             News::Table(Some(table), revision) => node.read_table(table, revision),
             // It may be history by now.
-            News::Table(None, revision) if revision > node.revision() => node.lost_table(),
+            News::Table(None, revision) if revision > node.revision() => node.lost_table(revision),
             News::Table(None, _) => {}
             News::Leader(leader) => node.learn_leader(leader),
         }

@@ -174,13 +174,13 @@ pub(super) async fn read_table(node: &Node) -> Result<(), Ended> {
     let (there, there_at) = table(node).await?;
     match there {
         Some(there) if there_at < known => {
-            node.lost_table();
+            node.lost_table(0);
             node.read_table(there, there_at);
             return Err(Ended::Lost);
         }
         Some(there) => node.read_table(there, there_at),
         // As above: one that was founded meanwhile is there.
-        None if node.revision() == known => node.lost_table(),
+        None if node.revision() == known => node.lost_table(there_at),
         None => {}
     }
     Ok(())
