@@ -83,9 +83,9 @@ pub fn campaign(seeds: Range<u64>, planted: Planted) -> Result<Report, Box<Found
     let (next, least) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let (mut report, mut broken): (Report, Broken) = (Report::default(), None);
+    let (next, end, least) = (&next, seeds.end, &least);
     thread::scope(|scope| {
-        let working: Vec<_> =
-            (0..threads).map(|_| scope.spawn(|| some_of(&next, seeds.end, &least, planted))).collect();
+        let working: Vec<_> = (0..threads).map(|_| scope.spawn(move || some_of(next, end, least, planted))).collect();
         for thread in working {
             match thread.join() {
                 Ok((part, found)) => {

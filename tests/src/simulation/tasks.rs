@@ -1,10 +1,6 @@
 //! Several futures side by side, polled in one order: what a runtime does, without its own say in what comes first.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
-    task::Poll,
-};
+use std::{future::poll_fn, pin::Pin, task::Poll};
 
 /// A future among others.
 pub(super) type Task<'t, T> = Pin<Box<dyn Future<Output = T> + 't>>;
