@@ -96,7 +96,7 @@ pub(super) struct Node {
     state: RefCell<State>,
     /// How often something has changed.
     changes: Cell<u64>,
-    /// When it has to be woken, for what it waits for now.
+    /// When it has to be woken: the first moment that any part of it waits for.
     due: Cell<Option<u64>>,
     connection: Cell<u64>,
     is_connection_lost: Cell<bool>,
