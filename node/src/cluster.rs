@@ -3,6 +3,7 @@
 //! ```text
 //! member      what a node says of itself, renewed before its lease ends        bucket WASMWIZ_MEMBERS
 //! placement   the table of owners, and the pure `plan` from one to the next     bucket WASMWIZ_CLUSTER
+//! planner     who plans, and what a plan may rest on
 //! lease       until when a node may decide without having heard from anybody
 //! roster      who is heard, and who has been silent for a whole lease
 //! belief      what this node takes to be so: table, lease and what is taken up
@@ -29,6 +30,7 @@ pub mod lease;
 pub mod member;
 pub mod membership;
 pub mod placement;
+pub mod planner;
 pub mod roster;
 pub mod seat;
 mod session;

@@ -4,6 +4,7 @@
 mod any_node;
 mod failover;
 mod gone;
+mod limits;
 mod partitions;
 mod rolling;
 mod status;

@@ -33,6 +33,7 @@ mod routes;
 mod settings;
 mod shares;
 mod stalled;
+mod simulation;
 mod stopping;
 mod sweep;
 mod tamper;

@@ -59,12 +59,18 @@ impl Chance {
 ///
 /// # Errors
 /// When the variable holds no number.
-#[expect(clippy::disallowed_methods, reason = "the one place where the tests read their own settings")]
 pub fn setting(variable: &str, default: u64) -> anyhow::Result<u64> {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().with_context(|| format!("{variable}={text} is not a number")),
-        Err(_) => Ok(default),
-    }
+    Ok(given(variable)?.unwrap_or(default))
+}
+
+/// The same, if it was given at all.
+///
+/// # Errors
+/// As [`setting`].
+#[expect(clippy::disallowed_methods, reason = "the one place where the tests read their own settings")]
+pub fn given(variable: &str) -> anyhow::Result<Option<u64>> {
+    let Ok(text) = std::env::var(variable) else { return Ok(None) };
+    text.parse().map(Some).with_context(|| format!("{variable}={text} is not a number"))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use wasmwiz_events::{
     },
     payload::{self, Payload},
     revision::Position,
+    time::Timestamp,
 };
 
 /// Everything recorded.
@@ -30,6 +31,8 @@ pub struct History {
     pub commits: u64,
     /// By tenant, the ids of its events in their order.
     pub ids: BTreeMap<String, Vec<String>>,
+    /// By tenant, when its executions were accepted, in their order.
+    pub accepted: BTreeMap<String, Vec<Timestamp>>,
     /// The payloads that rode with commits.
     payloads: BTreeMap<[u8; 32], Bytes>,
 }
@@ -80,6 +83,9 @@ impl Walk {
         for envelope in commit.events()?.iter() {
             history.events += 1;
             history.ids.entry(tenant.to_string()).or_default().push(envelope.id.to_string());
+            if matches!(envelope.event, Event::ExecutionAccepted(_)) {
+                history.accepted.entry(tenant.to_string()).or_default().push(envelope.time);
+            }
             history.remember(&envelope.event);
         }
         Ok(())

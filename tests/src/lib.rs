@@ -36,5 +36,6 @@ pub mod history;
 pub mod load;
 pub mod memory;
 pub mod promises;
+pub mod simulation;
 pub mod times;
 pub mod upgrade;

@@ -32,21 +32,21 @@ pub(super) async fn found(shared: &Shared, buckets: &Buckets) -> Result<(), Ende
 /// Reads the table at the leader of its stream.
 pub(super) async fn read_table(shared: &Shared, buckets: &Buckets) -> Result<(), Ended> {
     // Before the question: a watch may bring a newer table than the answer, which is no sign of anything.
-    let known = shared.state().belief.table().map_or(0, |(_, revision)| revision);
+    let known = shared.state().belief.revision();
     let key = buckets.agreed(TABLE).await?;
     match &key.value {
         Some(value) => {
             let table = Table::read(value, &shared.config.name)?;
             if key.revision < known {
                 // The bucket was made anew, and the watches follow one that is no more.
-                shared.lost_table();
+                shared.lost_table(0);
                 shared.read_table(table, key.revision);
                 return Err(Trouble::Lost.into());
             }
             shared.read_table(table, key.revision);
         }
         // As above: one that was founded meanwhile is there.
-        None if shared.state().belief.table().map_or(0, |(_, revision)| revision) == known => shared.lost_table(),
+        None if shared.state().belief.revision() == known => shared.lost_table(key.revision),
         None => {}
     }
     Ok(())

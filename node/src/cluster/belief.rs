@@ -47,6 +47,11 @@ impl Belief {
         }
     }
 
+    /// The last revision that it knows of the table, which may be the one at which it was lost.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// The largest epoch it ever read of.
     pub const fn seen(&self) -> Epoch {
         self.seen
@@ -67,9 +72,10 @@ impl Belief {
         self.revision = 0;
     }
 
-    /// There is no table: nobody owns anything. Was there one?
-    pub fn lost_table(&mut self) -> bool {
-        self.revision = 0;
+    /// There is no table since that revision, 0 if the bucket is another one: nobody owns anything. Was there one? What was
+    /// read before it was lost is no news, though its answer comes later.
+    pub fn lost_table(&mut self, since: u64) -> bool {
+        self.revision = since;
         self.table.take().is_some()
     }
 
@@ -170,9 +176,23 @@ mod tests {
     #[test]
     fn without_a_table_nobody_owns_anything_and_its_epochs_are_remembered() {
         let (mut belief, epoch) = owner();
-        assert!(belief.lost_table());
+        assert!(belief.lost_table(4));
         assert_eq!((belief.owner(SHARD, at(1)), belief.seen()), (Owner::Nobody, epoch));
-        assert!(!belief.lost_table());
+        assert!(!belief.lost_table(4));
+    }
+
+    #[test]
+    fn a_table_that_was_read_before_it_was_lost_does_not_come_back() {
+        let (mut belief, epoch) = owner();
+        let asked_before = all_of(life("a", 1));
+        belief.lost_table(4);
+        assert!(!belief.read(Arc::clone(&asked_before), 3));
+        assert_eq!(belief.owner(SHARD, at(1)), Owner::Nobody);
+        // Founded again; and in a bucket that was made anew, where revisions begin again.
+        assert!(belief.read(Arc::clone(&asked_before), 5));
+        belief.lost_table(0);
+        assert!(belief.read(asked_before, 1));
+        assert_eq!(belief.owner(SHARD, at(1)), Owner::Here(epoch));
     }
 
     #[test]

@@ -37,6 +37,7 @@ use super::{
     lease::Lease,
     member::{Life, PROTOCOL, Record, Refusal, Standing},
     placement::table::{Founding, Table},
+    planner::Leader,
     roster::Roster,
     session::{self, Ended},
     shards::Shards,
@@ -71,15 +72,6 @@ pub(super) enum Phase {
     Leaving,
     /// It decides nothing any more: its record is deleted.
     Goodbye,
-}
-
-/// Who plans.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Leader {
-    #[serde(flatten)]
-    pub(super) life: Life,
-    /// How many there have been.
-    pub(super) term: u64,
 }
 
 /// What a member knows.
@@ -359,10 +351,10 @@ impl Shared {
         self.tell();
     }
 
-    /// There is no table where there was one.
-    pub(super) fn lost_table(&self) {
+    /// There is no table where there was one, since this revision; 0 in a bucket that was made anew.
+    pub(super) fn lost_table(&self, since: u64) {
         let mut state = self.state();
-        if state.belief.lost_table() {
+        if state.belief.lost_table(since) {
             tracing::error!("{LOST}");
             state.trouble = Some(LOST.to_owned());
             drop(state);

@@ -104,7 +104,7 @@ impl Draft<'_> {
     }
 
     fn free_orphans(&mut self) {
-        for shard in Shard::all() {
+        for shard in self.table.shards() {
             let place = self.table.place(shard);
             if let Some(owner) = place.owner()
                 && !self.members.iter().any(|member| member.life == *owner)
@@ -117,7 +117,7 @@ impl Draft<'_> {
 
     /// Nobody serves a free shard: all are given away at once, if there is anybody.
     fn give_free(&mut self) {
-        for shard in Shard::all() {
+        for shard in self.table.shards() {
             let Place::Free { epoch, next } = self.table.place(shard) else { continue };
             let (epoch, next) = (epoch.get().saturating_add(1), next.clone());
             self.table.put(shard, Place::Free { epoch: self.table.place(shard).epoch(), next: None });
@@ -134,7 +134,7 @@ impl Draft<'_> {
             self.members.iter().any(|member| member.life == *life && member.standing == Some(Standing::Leaving))
         };
         let theirs = |shard: &Shard| matches!(self.table.place(*shard), Place::Owned { owner, .. } if leaving(owner));
-        let shards: Vec<Shard> = Shard::all().filter(theirs).take(self.moves_left()).collect();
+        let shards: Vec<Shard> = self.table.shards().filter(theirs).take(self.moves_left()).collect();
         for shard in shards {
             let next = self.best_for(shard).map(|member| member.life.node.clone());
             self.drain(shard, next);
@@ -149,8 +149,8 @@ impl Draft<'_> {
     }
 
     fn moves_left(&self) -> usize {
-        let under_way = Shard::all().filter(|shard| matches!(self.table.place(*shard), Place::Draining { .. })).count();
-        self.rules.moves_max.saturating_sub(under_way)
+        let under_way = self.table.places().filter(|(_, place)| matches!(place, Place::Draining { .. }));
+        self.rules.moves_max.saturating_sub(under_way.count())
     }
 
     /// Members that are given shards.
@@ -174,8 +174,8 @@ impl Draft<'_> {
     /// How many shards each node has, or is about to have.
     fn loads(&self) -> BTreeMap<&NodeId, u64> {
         let mut loads = BTreeMap::new();
-        for shard in Shard::all() {
-            let holder = match self.table.place(shard) {
+        for (_, place) in self.table.places() {
+            let holder = match place {
                 Place::Owned { owner, .. } => Some(&owner.node),
                 Place::Draining { next, .. } | Place::Free { next, .. } => next.as_ref(),
             };

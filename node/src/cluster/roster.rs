@@ -64,6 +64,12 @@ impl Roster {
         self.absent(node);
     }
 
+    /// Is this the last that was heard of this life, and of its name? Who asks about a record may be answered after the news
+    /// of what became of it, and of another lease under its name: then the news is the later word.
+    pub fn is_last(&self, life: &Life, revision: u64) -> bool {
+        self.lives.get(life).is_some_and(|known| known.revision == Some(revision))
+    }
+
     /// The table names these lives. Who was never heard may be there all the same, for a whole lease from now.
     pub fn named<'l>(&mut self, lives: impl IntoIterator<Item = &'l Life>, now: Mono) {
         for life in lives {
@@ -174,6 +180,17 @@ mod tests {
         assert!(roster.is_there(&life("a", 1), at(100)));
         roster.removed(&life("a", 1).node, true);
         assert!(!roster.is_there(&life("a", 1), at(100)));
+    }
+
+    #[test]
+    fn news_of_a_later_lease_is_a_later_word_than_what_was_asked_about_the_one_before() {
+        let mut roster = roster();
+        assert!(roster.is_last(&life("a", 1), 1));
+        // Deleted at revision 1. Before the answer come the news of that, and of another lease.
+        roster.removed(&life("a", 1).node, true);
+        let next = Life { lease: 2, ..life("a", 1) };
+        roster.heard(record(next.clone(), Standing::Joining), 3, at(1));
+        assert!(!roster.is_last(&life("a", 1), 1) && roster.is_last(&next, 3));
     }
 
     #[test]

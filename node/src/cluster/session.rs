@@ -12,11 +12,9 @@ use super::{
     buckets::{Buckets, Change, LEADER, TABLE, Trouble},
     clock::{self, Mono},
     member::{Record, Refusal, admit},
-    membership::{Leader, Phase, Shared, json},
-    placement::{
-        plan,
-        table::{Table, Unusable},
-    },
+    membership::{Phase, Shared, State, json},
+    placement::table::{Table, Unusable},
+    planner::{Ground, Leader, Turn},
 };
 
 /// Renewals that fail in a row before the connection is given up.
@@ -295,9 +293,9 @@ async fn follow(shared: &Shared, mut watch: Watch) -> Ended {
             },
             (TABLE, Change::Deleted | Change::Removed) => {
                 // It may be history by now.
-                let known = shared.state().belief.table().map_or(0, |(_, revision)| revision);
+                let known = shared.state().belief.revision();
                 if entry.revision > known {
-                    shared.lost_table();
+                    shared.lost_table(entry.revision);
                 }
             }
             (LEADER, Change::Put(value)) => learn_leader(shared, &value),
@@ -385,7 +383,11 @@ async fn end_the_silent(shared: &Shared, buckets: &Buckets) -> Result<(), Ended>
         match buckets.delete_member(&life.node, revision).await {
             Ok(()) => {
                 tracing::warn!(%life, "a member was silent for a whole lease: its shards are given to others");
-                shared.state().roster.removed(&life.node, true);
+                let mut state = shared.state();
+                // Unless its news was faster: another lease may have begun under its name since.
+                if state.roster.is_last(&life, revision) {
+                    state.roster.removed(&life.node, true);
+                }
             }
             // It is alive, or somebody has done it already, or its age has.
             Err(Trouble::Conflict) => {
@@ -393,6 +395,7 @@ async fn end_the_silent(shared: &Shared, buckets: &Buckets) -> Result<(), Ended>
                 let record = key.value.as_ref().and_then(|value| serde_json::from_slice::<Record>(value).ok());
                 let mut state = shared.state();
                 match record {
+                    _ if !state.roster.is_last(&life, revision) => {}
                     Some(record) => state.roster.heard(record, key.revision, clock::now()),
                     None => state.roster.removed(&life.node, false),
                 }
@@ -406,19 +409,16 @@ async fn end_the_silent(shared: &Shared, buckets: &Buckets) -> Result<(), Ended>
 
 /// Is it for this member to plan? It stands up if nobody does.
 async fn leads(shared: &Shared, buckets: &Buckets) -> Result<bool, Ended> {
-    let me = {
+    let (turn, me, known) = {
         let (state, now) = (shared.state(), clock::now());
-        let me = state.belief.me().clone();
-        if !state.is_synced || !state.belief.lease.holds(now) {
-            return Ok(false);
-        }
-        match &state.leader {
-            Some(leader) if leader.life == me => return Ok(true),
-            Some(leader) if state.roster.is_there(&leader.life, now) => return Ok(false),
-            Some(_) | None => me,
-        }
+        let turn = Turn::of(&state.belief, &state.roster, state.leader.as_ref(), state.is_synced, now);
+        (turn, state.belief.me().clone(), state.leader.clone())
     };
-    let known = shared.state().leader.clone();
+    match turn {
+        Turn::Mine => return Ok(true),
+        Turn::Others => return Ok(false),
+        Turn::Vacant => {}
+    }
     let key = buckets.agreed(LEADER).await?;
     let there = key.value.as_ref().and_then(|value| serde_json::from_slice::<Leader>(value).ok());
     if let Some(value) = key.value.as_ref().filter(|_| there.is_some() && there != known) {
@@ -438,21 +438,12 @@ async fn place(shared: &Shared, buckets: &Buckets) -> Result<(), Ended> {
         return found(shared, buckets).await;
     }
     let next = |table: &Table| {
-        let (mut state, now) = (shared.state(), clock::now());
-        state.roster.named(table.owners(), now);
-        if !state.roster.agree_on(table.founding(), now) {
-            return None;
-        }
-        let known = state.founding.as_ref().filter(|(founding, _)| founding == table.founding());
-        let may_open = known.is_some_and(|(_, since)| now.since(*since) >= shared.config.ttl());
-        if !table.is_open() && !may_open {
-            return None;
-        }
-        let members = state.roster.members(now);
-        drop(state);
-        let opened = (!table.is_open()).then(|| table.opened());
-        let planned = plan(opened.as_ref().unwrap_or(table), &members, shared.clock.now(), &shared.config.rules());
-        planned.or(opened)
+        let ground = {
+            let (mut state, now) = (shared.state(), clock::now());
+            let State { roster, founding, .. } = &mut *state;
+            Ground::of(table, roster, founding.as_ref(), now, shared.config.ttl())?
+        };
+        ground.plan(table, shared.clock.now(), &shared.config.rules())
     };
     change_table(shared, buckets, next).await
 }

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wasmwiz_events::{
-    id::NodeId,
-    shard::{SHARDS, Shard},
-};
+use wasmwiz_events::{id::NodeId, shard::Shard};
 
 use super::{Draft, Member, elapsed, table::Place, target::score};
 
@@ -59,7 +56,8 @@ impl Draft<'_> {
 
     fn is_out_of_balance(&self, heaviest: &Part<'_>, lightest: &Part<'_>, total_weight: u64) -> bool {
         let percent = u64::from(self.rules.imbalance_percent);
-        let fair = |part: &Part<'_>, percent: u64| SHARDS as u64 * part.weight() * percent;
+        let all = self.table.count();
+        let fair = |part: &Part<'_>, percent: u64| all * part.weight() * percent;
         heaviest.shards * total_weight * 100 > fair(heaviest, 100 + percent)
             || lightest.shards * total_weight * 100 < fair(lightest, 100_u64.saturating_sub(percent))
     }
@@ -71,7 +69,7 @@ impl Draft<'_> {
                 if *owner == from.life && elapsed(*since, self.now) >= self.rules.tenure_ms)
         };
         let gain = |shard: Shard| score(&to.life.node, to.weight, shard) / score(&from.life.node, from.weight, shard);
-        Shard::all().filter(may_move).max_by(|a, b| gain(*a).total_cmp(&gain(*b)))
+        self.table.shards().filter(may_move).max_by(|a, b| gain(*a).total_cmp(&gain(*b)))
     }
 }
 

@@ -195,6 +195,14 @@ impl Table {
         }
     }
 
+    /// The same for its first shards alone. A cluster's table has all of them; plans go by how many it has, so a simulation
+    /// that goes through many tables goes through small ones.
+    #[must_use]
+    pub fn of_first(mut self, shards: usize) -> Self {
+        self.shards.truncate(shards);
+        self
+    }
+
     /// Reads what [`Self::to_bytes`] wrote, here or elsewhere.
     ///
     /// # Errors
@@ -257,6 +265,16 @@ impl Table {
     /// The largest epoch in it.
     pub fn last_epoch(&self) -> Epoch {
         self.shards.iter().map(Place::epoch).max().unwrap_or_default()
+    }
+
+    /// How many shards it has.
+    pub(super) const fn count(&self) -> u64 {
+        self.shards.len() as u64
+    }
+
+    /// Its shards, whatever becomes of it meanwhile.
+    pub(super) fn shards(&self) -> impl Iterator<Item = Shard> + use<> {
+        Shard::all().take(self.shards.len())
     }
 
     /// All shards and where they are.

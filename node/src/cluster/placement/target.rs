@@ -7,10 +7,7 @@
 use std::cmp::Ordering;
 
 use sha2::{Digest as _, Sha256};
-use wasmwiz_events::{
-    id::NodeId,
-    shard::{SHARDS, Shard},
-};
+use wasmwiz_events::{id::NodeId, shard::Shard};
 
 use super::{Draft, Member};
 
@@ -36,7 +33,8 @@ impl Draft<'_> {
         let loads = self.loads();
         let load = |member: &Member| loads.get(&member.life.node).copied().unwrap_or_default();
         let total = self.steady().map(|member| u64::from(member.weight)).sum::<u64>().max(1);
-        let fair = |member: &Member| SHARDS as u64 * u64::from(member.weight);
+        let all = self.table.count();
+        let fair = |member: &Member| all * u64::from(member.weight);
         let best = |a: &&Member, b: &&Member| prefers(a, b, shard);
         let below = self.steady().filter(|member| load(member) < fair(member) / total).max_by(best);
         let up_to = || self.steady().filter(|member| load(member) < fair(member).div_ceil(total)).max_by(best);
