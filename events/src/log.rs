@@ -174,6 +174,14 @@ pub trait EventLog: Send + Sync + 'static {
     /// Position of the last durable commit; [`Position::START`] when the log is empty.
     async fn tail(&self) -> Result<Position, ReadError>;
 
+    /// Does what is acknowledged outlive a loss of power? Nothing to say where the log itself syncs it. From memory.
+    ///
+    /// # Errors
+    /// Why it may not, or why nobody knows, with a remedy: whoever runs the log has not accepted that.
+    fn durability(&self) -> Result<Option<Arc<str>>, Arc<str>> {
+        Ok(None)
+    }
+
     /// Waits until the log is poisoned, and says why. The process must then stop. Never returns for a healthy log.
     async fn poisoned(&self) -> Arc<str>;
 }

@@ -10,7 +10,7 @@
 //! was decided on, so of two owners one is refused, whatever either believes.
 //!
 //! - **Acknowledged means that the stream's quorum has it.** That this outlives the loss of power is a setting of the servers
-//!   (`sync_interval: always`).
+//!   (`sync_interval: always`), which they are asked for.
 //! - **An outcome that is not known is found out**: the same commit is offered again until the log says what became of it. Only
 //!   when that takes too long is the answer [`AppendError::Unknown`].
 //! - **What decides is read at the stream's leader**, never from a copy that may lag.
@@ -35,6 +35,7 @@ use crate::{
 mod append;
 mod blobs;
 mod config;
+mod durability;
 mod follow;
 mod frame;
 mod link;
@@ -45,7 +46,8 @@ mod stream;
 mod tries;
 
 pub use blobs::JetstreamBlobs;
-pub use config::JetstreamLogConfig;
+pub use config::{Acknowledged, JetstreamLogConfig};
+pub use durability::Durability;
 pub use session::OpenError;
 
 use link::Link;
@@ -193,6 +195,10 @@ impl EventLog for JetstreamLog {
 
     async fn tail(&self) -> Result<Position, ReadError> {
         read::end(&self.shared).await
+    }
+
+    fn durability(&self) -> Result<Option<Arc<str>>, Arc<str>> {
+        self.shared.link.durability()
     }
 
     async fn poisoned(&self) -> Arc<str> {

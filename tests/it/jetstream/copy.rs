@@ -23,7 +23,10 @@ async fn a_log_of_sqlite_is_copied_to_jetstream_and_goes_on_there() -> anyhow::R
     let large = "x".repeat(600 << 10);
     let before = tenant.client.execute("echo", large.clone()).await?;
     let head = tenant.client.get_json("/v1/audit/head").await?;
-    let elsewhere = format!("{NODE}log.kind = \"jetstream\"\nlog.jetstream.nats.url = \"{}\"\n", server.url());
+    let elsewhere = format!(
+        "{NODE}log.kind = \"jetstream\"\nlog.jetstream.acknowledged = \"unverified\"\nlog.jetstream.nats.url = \"{}\"\n",
+        server.url()
+    );
     let launch = Launch::node(&elsewhere)?;
     let to = file(&launch)?;
 

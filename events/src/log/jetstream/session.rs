@@ -1,8 +1,11 @@
 //! JetStream through one connection: what the log asks of it. It ends with that connection.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_nats::{
@@ -26,7 +29,7 @@ use crate::{
     commit::Recorded,
     id::{CommitId, TenantId},
     ledger::Head,
-    nats::{Connection, Unconnected, with_causes},
+    nats::{self, Connection, Unconnected, with_causes},
     payload::Payload,
     revision::Position,
 };
@@ -157,6 +160,8 @@ pub(super) struct Session {
     stream: stream::Stream<()>,
     bucket: ObjectStore,
     connection: Connection,
+    /// The names of the servers that keep the stream or the blobs.
+    servers: BTreeSet<String>,
     /// When the stream was made, as it says itself.
     created: String,
     /// The last sequence that it has told or acknowledged.
@@ -179,11 +184,16 @@ impl Session {
         let context = jetstream::ContextBuilder::new().timeout(timeout).ack_timeout(timeout);
         let context = context.build(connection.client().clone());
         let info = ensure(&context, settings::wanted(config), missing).await?;
-        ensure(&context, settings::wanted_bucket(config), missing).await?;
+        let blobs = ensure(&context, settings::wanted_bucket(config), missing).await?;
+        let mut servers: BTreeSet<_> = [&info, &blobs].into_iter().flat_map(nats::servers_of).collect();
+        if servers.is_empty() {
+            // One that is alone need not say so.
+            servers.insert(server.server_name.clone());
+        }
         let bucket = context.get_object_store(&config.bucket).await.map_err(|error| unanswered(&error))?;
         let stream = context.get_stream_no_info(&config.stream).await.map_err(|error| unanswered(&error))?;
         let (created, last_sequence) = (info.created.to_string(), AtomicU64::new(info.state.last_sequence));
-        Ok(Self { context, stream, bucket, connection, created, last_sequence })
+        Ok(Self { context, stream, bucket, connection, servers, created, last_sequence })
     }
 
     /// What the stream is, and how far, as far as this session knows.
@@ -194,6 +204,11 @@ impl Session {
     /// Resolves once the connection is gone.
     pub(super) async fn lost(&self) {
         self.connection.lost().await;
+    }
+
+    /// The names of the servers that keep the stream or the blobs, as they were when it was opened.
+    pub(super) const fn servers(&self) -> &BTreeSet<String> {
+        &self.servers
     }
 
     /// Where the blobs are.

@@ -105,7 +105,8 @@ impl Both {
         folder::make(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
         let data = &fs::canonicalize(data)?;
         let listen = servers::free_ports(1)?.pop().context("the system has no free port")?;
-        let wanted = Server { name: "nats-server".to_owned(), home: data.join("nats"), listen, route: None };
+        let (name, home) = ("nats-server".to_owned(), data.join("nats"));
+        let wanted = Server { name, home, listen, monitor: None, route: None };
         let server = self.server.insert(wanted.start(&program)?);
         servers::listens(server, listen).await?;
         let (url, file) = (format!("nats://{listen}"), data.join("ready.json"));

@@ -30,7 +30,7 @@ use crate::{folder, image, ready::Ready, shutdown::Signals, token_keys};
 
 /// Settings of which every node of the cluster has its own, or which make it one: a variable of them would be the same for
 /// all. The other variables are every node's.
-const OF_THE_CLUSTER: [&str; 14] = [
+const OF_THE_CLUSTER: [&str; 16] = [
     "node.name",
     "node.data_dir",
     "listen.api",
@@ -40,6 +40,8 @@ const OF_THE_CLUSTER: [&str; 14] = [
     "log.kind",
     "log.jetstream.replicas",
     "log.jetstream.nats",
+    "log.jetstream.monitor_urls",
+    "log.jetstream.acknowledged",
     "feed.replicas",
     "feed.nats",
     "cluster.name",
@@ -107,7 +109,10 @@ impl Cluster {
         folder::make(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
         let data = &fs::canonicalize(data)?;
         let program = servers::find(plan.nats_server.as_deref())?;
-        let servers = self.start_servers(&program, data, plan.nodes).await?;
+        let mut free = servers::free_ports(plan.nodes.saturating_mul(3))?.into_iter();
+        let mut next = || free.by_ref().take(usize::from(plan.nodes)).collect();
+        let ports = Ports { clients: next(), routes: next(), monitors: next() };
+        self.start_servers(&program, data, &ports).await?;
         let keys = data.join("token-keys");
         folder::make(&keys)?;
         if fs::read_dir(&keys)?.next().is_none() {
@@ -117,13 +122,13 @@ impl Cluster {
         for number in 1..=plan.nodes {
             let port = if plan.listen.port() == 0 { 0 } else { plan.listen.port().saturating_add(number - 1) };
             let listen = SocketAddr::new(plan.listen.ip(), port);
-            let settings = settings(number, plan.nodes, listen, data, &servers);
+            let settings = settings(number, listen, data, &ports);
             ready.push(self.start_node(number, listen, data, &settings).await?);
         }
         self.show(&ready);
-        servers::show_subscribers(ready.first().and_then(|first| first.tenant.as_deref()), &urls(&servers));
+        servers::show_subscribers(ready.first().and_then(|first| first.tenant.as_deref()), &ports.urls());
         if let Some(path) = &plan.ready_file {
-            self.write_ready(&ready, &servers, path)?;
+            self.write_ready(&ready, &ports.clients, path)?;
         }
         loop {
             self.look();
@@ -131,18 +136,18 @@ impl Cluster {
         }
     }
 
-    async fn start_servers(&mut self, program: &Path, data: &Path, count: u16) -> anyhow::Result<Vec<SocketAddr>> {
-        let (clients, routes) = (servers::free_ports(count)?, servers::free_ports(count)?);
-        for (number, (listen, route)) in (1..).zip(clients.iter().zip(&routes)) {
+    async fn start_servers(&mut self, program: &Path, data: &Path, ports: &Ports) -> anyhow::Result<()> {
+        let all = ports.clients.iter().zip(&ports.routes).zip(&ports.monitors);
+        for (number, ((listen, route), monitor)) in (1..).zip(all) {
             let name = format!("nats-{number}");
-            let server =
-                Server { home: data.join(&name), name, listen: *listen, route: Some((*route, routes.as_slice())) };
+            let (home, route) = (data.join(&name), Some((*route, ports.routes.as_slice())));
+            let server = Server { name, home, listen: *listen, monitor: Some(*monitor), route };
             self.servers.push(server.start(program)?);
         }
-        for (server, listen) in self.servers.iter_mut().zip(&clients) {
+        for (server, listen) in self.servers.iter_mut().zip(&ports.clients) {
             servers::listens(server, *listen).await?;
         }
-        Ok(clients)
+        Ok(())
     }
 
     async fn start_node(
@@ -238,18 +243,31 @@ impl Cluster {
     }
 }
 
-/// All of them, for a client to choose from.
-fn urls(servers: &[SocketAddr]) -> String {
-    servers.iter().map(|server| format!("nats://{server}")).collect::<Vec<_>>().join(",")
+/// Where the servers are, one after the other.
+struct Ports {
+    /// For clients.
+    clients: Vec<SocketAddr>,
+    /// For each other.
+    routes: Vec<SocketAddr>,
+    /// For who looks whether they sync what they acknowledge.
+    monitors: Vec<SocketAddr>,
 }
 
-fn settings(number: u16, nodes: u16, listen: SocketAddr, data: &Path, servers: &[SocketAddr]) -> String {
-    let (url, home, keys) = (urls(servers), data.join(format!("node-{number}")), data.join("token-keys"));
-    let replicas = if nodes < 3 { 1 } else { 3 };
+impl Ports {
+    /// All servers, for a client to choose from.
+    fn urls(&self) -> String {
+        self.clients.iter().map(|server| format!("nats://{server}")).collect::<Vec<_>>().join(",")
+    }
+}
+
+fn settings(number: u16, listen: SocketAddr, data: &Path, ports: &Ports) -> String {
+    let (url, home, keys) = (ports.urls(), data.join(format!("node-{number}")), data.join("token-keys"));
+    let monitors: Vec<String> = ports.monitors.iter().map(|monitor| format!("http://{monitor}")).collect();
+    let replicas = if ports.clients.len() < 3 { 1 } else { 3 };
     format!(
         "[node]\nname = \"node-{number}\"\ndata_dir = {home:?}\n\n[listen]\napi = \"{listen}\"\nadmin = \"127.0.0.1:0\"\n\n\
          [auth]\ntoken_keys_dir = {keys:?}\n\n[telemetry]\nfilter = \"warn\"\n\n[shutdown]\nannounce_ms = 0\n\n[log]\nkind = \"jetstream\"\n\n[log.jetstream]\n\
-         replicas = {replicas}\n\n[log.jetstream.nats]\nurl = \"{url}\"\n\n[feed]\nreplicas = {replicas}\n\n[feed.nats]\nurl = \"{url}\"\n\n[cluster]\n\
+         replicas = {replicas}\nmonitor_urls = {monitors:?}\n\n[log.jetstream.nats]\nurl = \"{url}\"\n\n[feed]\nreplicas = {replicas}\n\n[feed.nats]\nurl = \"{url}\"\n\n[cluster]\n\
          name = \"dev\"\nreplicas = {replicas}\n\n[cluster.nats]\nurl = \"{url}\"\n"
     )
 }

@@ -56,6 +56,8 @@ pub(super) struct Server<'a> {
     pub(super) home: PathBuf,
     /// Where clients find it.
     pub(super) listen: SocketAddr,
+    /// Where it is monitored, if anybody asks it there.
+    pub(super) monitor: Option<SocketAddr>,
     /// Where the servers of its cluster find it, and where all of them listen; nothing for one that is alone.
     pub(super) route: Option<(SocketAddr, &'a [SocketAddr])>,
 }
@@ -76,13 +78,16 @@ impl Server<'_> {
     }
 
     fn conf(&self) -> String {
-        let Self { name, home, listen, route } = self;
+        let Self { name, home, listen, monitor, route } = self;
         let store = home.join("store");
         // Acknowledged means synced; a commit with its payloads is one message.
         let mut text = format!(
             "server_name: {name}\nlisten: \"{listen}\"\nmax_payload: 2MB\njetstream {{ store_dir: {store:?}, sync_interval: \
              always }}\n"
         );
+        if let Some(monitor) = monitor {
+            text.push_str(&format!("http: \"{monitor}\"\n"));
+        }
         if let Some((own, all)) = route {
             let others: Vec<String> = all.iter().filter(|it| *it != own).map(|it| format!("nats://{it}")).collect();
             if !others.is_empty() {
@@ -133,11 +138,13 @@ mod tests {
     #[test]
     fn a_server_is_alone_or_knows_all_others() {
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let alone = Server { name: "nats".into(), home: "home".into(), listen: at(1), route: None };
-        assert!(!alone.conf().contains("cluster") && alone.conf().contains("sync_interval: always"));
+        let alone = Server { name: "nats".into(), home: "home".into(), listen: at(1), monitor: None, route: None };
+        assert!(!alone.conf().contains("cluster") && !alone.conf().contains("http"));
+        assert!(alone.conf().contains("sync_interval: always"));
         let routes = [at(4), at(5), at(6)];
-        let second = Server { route: Some((at(5), routes.as_slice())), ..alone };
+        let second = Server { route: Some((at(5), routes.as_slice())), monitor: Some(at(9)), ..alone };
         let conf = second.conf();
+        assert!(conf.contains("http: \"127.0.0.1:9\"\n"), "{conf}");
         assert!(
             conf.contains(r#"listen: "127.0.0.1:5", routes: ["nats://127.0.0.1:4", "nats://127.0.0.1:6"]"#),
             "{conf}"
