@@ -16,6 +16,7 @@ mod config;
 mod error;
 pub mod monitor;
 mod settings;
+pub mod survey;
 
 pub use config::NatsConfig;
 pub(crate) use error::is_full;

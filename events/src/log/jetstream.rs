@@ -28,8 +28,14 @@ use tokio::{
 
 use super::{Append, AppendError, Appended, EventLog, ReadError, ReadLimit, Subscription, admission};
 use crate::{
-    commit::Recorded, id::TenantId, ledger::Head, metrics as names, nats::Purpose, payload::Payload,
-    revision::Position, revision::Revision,
+    commit::Recorded,
+    id::TenantId,
+    ledger::Head,
+    metrics as names,
+    nats::{Purpose, survey::Wanted},
+    payload::Payload,
+    revision::Position,
+    revision::Revision,
 };
 
 mod append;
@@ -74,6 +80,14 @@ struct Shared {
 }
 
 impl JetstreamLog {
+    /// The largest message that the servers have to take, in bytes.
+    pub const MESSAGE_BYTES_MAX: usize = frame::MESSAGE_BYTES_MAX;
+
+    /// The streams of a log with these settings, for who looks whether they are there and as they should be.
+    pub fn wanted_streams(config: &JetstreamLogConfig) -> Vec<Wanted> {
+        stream::all_wanted(config)
+    }
+
     /// Connects, makes the stream if it is missing, and checks that server and stream are what is asked for.
     ///
     /// # Errors

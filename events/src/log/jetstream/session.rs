@@ -29,14 +29,14 @@ use crate::{
     commit::Recorded,
     id::{CommitId, TenantId},
     ledger::Head,
-    nats::{self, Connection, Unconnected, with_causes},
+    nats::{
+        self, Connection, Unconnected,
+        survey::{SERVER_MIN, is_new_enough},
+        with_causes,
+    },
     payload::Payload,
     revision::Position,
 };
-
-/// The oldest server that compares the end of a subject in a replicated stream as it should: nats-server 2.11 fences proposals
-/// of leaders that were.
-const SERVER_MIN: (u64, u64) = (2, 11);
 
 /// Why the log cannot be opened. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -342,27 +342,4 @@ pub(super) fn stored(sequence: u64, message: &Bytes) -> Result<Stored, Failure> 
     let position = Position::new(sequence);
     let framed = frame::decode(message).map_err(|what| Failure::Damaged(position, format!("the message {what}")))?;
     Ok(Stored { recorded: Arc::new(Recorded { position, commit: framed.commit.clone() }), framed })
-}
-
-fn is_new_enough(version: &str) -> bool {
-    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u64>().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) => (major, minor) >= SERVER_MIN,
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_old_server_is_told_from_a_new_one() {
-        for version in ["2.11.0", "2.15.1", "2.12.0-RC.1", "3.0.0"] {
-            assert!(is_new_enough(version), "{version}");
-        }
-        for version in ["2.10.29", "2.9.0", "1.99.0", "", "dev"] {
-            assert!(!is_new_enough(version), "{version}");
-        }
-    }
 }
