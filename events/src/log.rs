@@ -66,6 +66,8 @@ pub enum AppendError {
         expected: Revision,
         /// The revision that the stream is at.
         actual: Revision,
+        /// The epoch in which it came there. An older one than the commit's: an owner of before had something under way.
+        epoch: Epoch,
     },
     /// A younger owner has written to the stream.
     #[error("the stream is owned in epoch {current}, the commit was sealed in epoch {offered}")]
