@@ -26,7 +26,7 @@ use wasmwiz_events::{
 
 use crate::{
     aggregate::Authority,
-    handle::{Answer, Ask, Decided, Origin, Pending, Unreadable},
+    handle::{Answer, Ask, Origin, Pending, Unreadable},
     ids::Ids,
     limits::Policy,
     metrics,
@@ -35,9 +35,11 @@ use crate::{
     tenant::{Command, Tenant, executions::LOST_AT_ONCE},
 };
 
+use answers::{again, answer, placed, waits};
 use flight::{Flight, Offered, Said};
 pub(crate) use keep::Kept;
 
+mod answers;
 mod append;
 mod batch;
 mod behind;
@@ -83,8 +85,8 @@ pub(crate) enum Message {
     Wake,
     /// The same, out of turn.
     Look,
-    /// The stream had come this far when somebody looked: another owner may have written what this entity has not read.
-    Seen(Revision),
+    /// The stream ended here when somebody looked: another owner may have written what this entity has not read.
+    Seen(Head),
     /// Finish what is in flight and stop.
     Retire,
 }
@@ -117,6 +119,8 @@ pub(crate) struct State {
     phase: Phase,
     waiting: VecDeque<Pending>,
     last_asked: Steady,
+    /// Has it written in its epoch? From then on the log refuses what an owner of before still has under way.
+    has_written: bool,
 }
 
 impl State {
@@ -156,7 +160,8 @@ impl Actor for Entity {
     async fn pre_start(&self, myself: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
         rehydrate::begin(self.id.clone(), Arc::clone(&self.world), myself.clone());
         myself.send_after(Duration::from_millis(self.world.wake_every_ms), || Message::Wake);
-        Ok(State { phase: Phase::Rehydrating, waiting: VecDeque::new(), last_asked: self.world.clock.steady() })
+        let last_asked = self.world.clock.steady();
+        Ok(State { phase: Phase::Rehydrating, waiting: VecDeque::new(), last_asked, has_written: false })
     }
 
     async fn handle(
@@ -171,10 +176,11 @@ impl Actor for Entity {
             Message::Appended(commit_id, said) => self.appended(commit_id, said, state),
             Message::Wake => {
                 self.wake(state);
+                self.look_until_written(&myself, state);
                 myself.send_after(Duration::from_millis(self.world.wake_every_ms), || Message::Wake);
             }
             Message::Look => self.wake(state),
-            Message::Seen(end) => self.seen(end, state),
+            Message::Seen(end) => self.seen(end, &myself, state),
             Message::Retire => self.retire(state),
         }
         self.advance(&myself, state);
@@ -304,6 +310,7 @@ impl Entity {
         while let Some((offered, said)) = flight.next_settled() {
             match said {
                 Ok(appended) => {
+                    state.has_written = true;
                     folded.head = offered.head;
                     folded.position = appended.position;
                     ::metrics::histogram!(metrics::BATCH_COMMANDS).record(offered.decided.len() as f64);
@@ -332,6 +339,10 @@ impl Entity {
         let unknown = || Answer::Unavailable(error.to_string().into());
         let (reason, given) = match error {
             // Nothing was stored: whoever owns the tenant now can decide these commands afresh.
+            AppendError::Conflict { epoch, .. } if *epoch < self.epoch => {
+                ::metrics::counter!(metrics::OVERTAKEN_TOTAL).increment(1);
+                ("overtaken", Answer::Moved)
+            }
             AppendError::Conflict { .. } => ("conflict", Answer::Moved),
             AppendError::Fenced { .. } => ("fenced", Answer::NotHere),
             AppendError::Unchained(_) => ("unchained", Answer::Moved),
@@ -461,40 +472,4 @@ impl Entity {
         let ask = Ask { command, by: Authority::System, origin, payloads: vec![] };
         Pending { ask, reply: None, permit: None, ahead: None, span: tracing::Span::none() }
     }
-}
-
-/// The same answer, now that it is known where the log has it.
-fn placed(given: Answer, head: &Head, position: Position) -> Answer {
-    match given {
-        Answer::Decided(decided) => Answer::Decided(Decided { revision: head.revision, position, ..decided }),
-        Answer::Refused(_) | Answer::Moved | Answer::NotHere | Answer::Unavailable(_) => given,
-    }
-}
-
-/// The same answer to one more, when nothing was decided.
-fn again(given: &Answer) -> Answer {
-    match given {
-        Answer::Unavailable(reason) => Answer::Unavailable(Arc::clone(reason)),
-        Answer::NotHere => Answer::NotHere,
-        Answer::Decided(_) | Answer::Refused(_) | Answer::Moved => Answer::Moved,
-    }
-}
-
-/// Does a command that the entity gives itself wait already?
-fn waits(state: &State, command: &Command) -> bool {
-    state.waiting.iter().any(|pending| pending.ask.command == *command)
-}
-
-fn answer(pending: Pending, given: Answer) {
-    if let Answer::Decided(decided) = &given {
-        let lost = decided.events.iter().filter(|event| matches!(event, Event::ExecutionLost(_))).count();
-        if lost > 0 {
-            ::metrics::counter!(metrics::LOST_TOTAL).increment(lost as u64);
-        }
-    }
-    if let Some(reply) = pending.reply {
-        // Whoever asked may have gone; what was decided stands.
-        let _ = reply.send(given);
-    }
-    drop(pending.permit);
 }

@@ -18,6 +18,8 @@ pub const BATCH_COMMANDS: &str = "wasmwiz_entity_batch_commands";
 pub const REFUSALS_TOTAL: &str = "wasmwiz_refusals_total";
 /// Counter, label `bound`: asks turned away because a queue was full.
 pub const SHED_TOTAL: &str = "wasmwiz_shed_total";
+/// Counter: commits of an owner of before that were stored after the next one had read the stream.
+pub const OVERTAKEN_TOTAL: &str = "wasmwiz_entity_overtaken_total";
 /// Counter, label `reason`: entities that stopped because their append was not accepted.
 pub const ENTITY_STOPS_TOTAL: &str = "wasmwiz_entity_stops_total";
 /// Counter: executions declared lost.
@@ -40,6 +42,7 @@ pub fn describe() {
     metrics::describe_histogram!(BATCH_COMMANDS, "Commands decided into one commit");
     metrics::describe_counter!(REFUSALS_TOTAL, "Commands refused by the domain, by command");
     metrics::describe_counter!(SHED_TOTAL, "Asks turned away because a queue was full");
+    metrics::describe_counter!(OVERTAKEN_TOTAL, "Commits of an owner of before that came after the next had read");
     metrics::describe_counter!(ENTITY_STOPS_TOTAL, "Entities that stopped because an append was not accepted");
     metrics::describe_gauge!(QUEUED, "Asynchronous executions that wait or run");
     metrics::describe_counter!(LOST_TOTAL, "Executions declared lost");

@@ -5,6 +5,8 @@
 mod cluster;
 #[path = "bus/ends.rs"]
 mod ends;
+#[path = "bus/window.rs"]
+mod window;
 
 use std::{
     sync::{

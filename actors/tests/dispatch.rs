@@ -27,7 +27,7 @@ use wasmwiz_events::{
     id::{KeyId, ModuleName, NodeId, TenantId},
     key::Scopes,
     log::{AppendError, EventLog, memory::MemoryLog},
-    revision::Revision,
+    revision::{Epoch, Revision},
     settings::Settings,
     tenant::Tier,
     time::SystemClock,
@@ -332,7 +332,7 @@ async fn an_admission_that_was_not_stored_is_asked_for_afresh_and_ends_once() {
     node.publish(echo()).await.unwrap();
     for _ in 0..20 {
         let revision = Revision::new(node.events().len() as u64);
-        node.log.fail_next_append(AppendError::Conflict { expected: revision, actual: revision });
+        node.log.fail_next_append(AppendError::Conflict { expected: revision, actual: revision, epoch: Epoch::FIRST });
         let done = node.execute(named(None), "hello").await.unwrap();
         let events = node.events();
         let [.., Event::ExecutionAccepted(accepted), Event::ExecutionFinished(finished)] = &events[..] else {
@@ -405,7 +405,11 @@ async fn however_requests_end_their_slots_are_free_again() {
     for round in 0..15 {
         let revision = Revision::new(node.events().len() as u64);
         match round % 5 {
-            0 => node.log.fail_next_append(AppendError::Conflict { expected: revision, actual: revision }),
+            0 => node.log.fail_next_append(AppendError::Conflict {
+                expected: revision,
+                actual: revision,
+                epoch: Epoch::FIRST,
+            }),
             1 => node.log.fail_next_append(AppendError::TooLarge),
             2 => node.log.hold(),
             _ => {}

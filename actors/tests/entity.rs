@@ -268,7 +268,11 @@ async fn what_changes_nothing_waits_for_the_commits_that_it_rests_on() {
 async fn a_commit_that_is_refused_takes_along_what_was_decided_on_top_of_it() {
     let node = Arc::new(Node::with_tenant().await);
     let asked = two_commits_held_back(&node).await;
-    node.log.fail_next_append(AppendError::Conflict { expected: Revision::new(3), actual: Revision::new(4) });
+    node.log.fail_next_append(AppendError::Conflict {
+        expected: Revision::new(3),
+        actual: Revision::new(4),
+        epoch: Epoch::FIRST,
+    });
     node.log.release();
     // Neither is stored; both are decided afresh by the next entity, each command once.
     for asked in asked {
@@ -471,7 +475,11 @@ async fn what_this_life_runs_survives_its_entity() {
     let execution = node.execute().await.unwrap();
     let Some(Event::ExecutionAccepted(accepted)) = execution.events.first() else { panic!("{execution:?}") };
     // Another writer makes the entity stop; the execution goes on, and its end is recorded by the next entity.
-    node.log.fail_next_append(AppendError::Conflict { expected: Revision::new(4), actual: Revision::new(5) });
+    node.log.fail_next_append(AppendError::Conflict {
+        expected: Revision::new(4),
+        actual: Revision::new(5),
+        epoch: Epoch::FIRST,
+    });
     node.ask(Command::Finish(Box::new(finished(accepted.execution_id)))).await.unwrap();
     assert!(matches!(node.history().last(), Some(Event::ExecutionFinished(_))));
 }

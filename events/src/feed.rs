@@ -21,7 +21,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{log::EventLog, revision::Position, time::Clock};
+use crate::{log::EventLog, nats::survey::Wanted, revision::Position, time::Clock};
 
 mod bus;
 mod checkpoint;
@@ -31,6 +31,12 @@ mod run;
 mod trouble;
 
 pub use config::{Discard, FeedConfig};
+
+/// The streams of a feed with these settings, for who looks whether they are there and as they should be; `shared` says whether
+/// nodes share its log.
+pub fn wanted_streams(config: &FeedConfig, shared: bool) -> Vec<Wanted> {
+    bus::all_wanted(config, shared)
+}
 
 /// How long a stop waits for what was recorded last; what is not acknowledged by then is sent at the next start.
 const STOP_WITHIN: Duration = Duration::from_secs(2);

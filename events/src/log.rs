@@ -66,6 +66,8 @@ pub enum AppendError {
         expected: Revision,
         /// The revision that the stream is at.
         actual: Revision,
+        /// The epoch in which it came there. An older one than the commit's: an owner of before had something under way.
+        epoch: Epoch,
     },
     /// A younger owner has written to the stream.
     #[error("the stream is owned in epoch {current}, the commit was sealed in epoch {offered}")]
@@ -183,6 +185,14 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Position of the last durable commit; [`Position::START`] when the log is empty.
     async fn tail(&self) -> Result<Position, ReadError>;
+
+    /// Does what is acknowledged outlive a loss of power? Nothing to say where the log itself syncs it. From memory.
+    ///
+    /// # Errors
+    /// Why it may not, or why nobody knows, with a remedy: whoever runs the log has not accepted that.
+    fn durability(&self) -> Result<Option<Arc<str>>, Arc<str>> {
+        Ok(None)
+    }
 
     /// Waits until the log is poisoned, and says why. The process must then stop. Never returns for a healthy log.
     async fn poisoned(&self) -> Arc<str>;

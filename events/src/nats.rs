@@ -14,12 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 mod config;
 mod error;
+pub mod monitor;
 mod settings;
+pub mod survey;
 
 pub use config::NatsConfig;
 pub(crate) use error::is_full;
 pub use error::{Unconnected, with_causes};
-pub(crate) use settings::differences;
+pub(crate) use settings::{differences, servers_of};
 
 /// Requests of a client that wait for the socket, at most. Whoever sends more waits.
 const CLIENT_QUEUE: usize = 2_048;

@@ -258,6 +258,21 @@ async fn a_log_that_has_stopped_is_told() {
 }
 
 #[tokio::test]
+async fn a_log_whose_acknowledgements_may_be_lost_is_a_condition_of_readiness_unless_that_is_accepted() {
+    let node = Node::start().await;
+    node.log.say_durability(Err("nats-1 syncs every 120 s: set sync_interval: always".into()));
+    let (status, health) = read(node.get("/health", "")).await;
+    assert_eq!((status, &health["checks"]["event_log"]["status"]), (503, &json!("failing")), "{health}");
+    let response = send(node.get("/readyz", "")).await;
+    assert_eq!(response.status(), 503);
+    assert!(response.text().await.unwrap().contains("set sync_interval: always"));
+    node.log.say_durability(Ok(Some("nobody knows, and that is accepted".into())));
+    let (_, health) = read(node.get("/health", "")).await;
+    let told = &health["checks"]["event_log"];
+    assert!(told["status"] == "ok" && text(&told["message"]).contains("that is accepted"), "{told}");
+}
+
+#[tokio::test]
 async fn operators_have_a_listener_of_their_own() {
     let node = Node::start().await;
     let metrics = reqwest::get(format!("{}/metrics", node.admin_url)).await.unwrap();

@@ -178,7 +178,10 @@ impl Disk {
 }
 
 /// What is free for a user who is not root.
-fn free_bytes(folder: &Path) -> io::Result<u64> {
+///
+/// # Errors
+/// When the system does not say.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     let found = statvfs(folder)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }

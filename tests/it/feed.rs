@@ -1,5 +1,6 @@
 //! The feed of events to a real nats-server: nothing is lost, nothing overtakes, and nobody waits for it.
 
+mod beside;
 mod contract;
 mod damage;
 mod permissions;

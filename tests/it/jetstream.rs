@@ -1,6 +1,8 @@
 //! The log on JetStream, on real servers: what every log promises, and what is in the way of this one.
 
 mod copy;
+mod doctor;
+mod durability;
 mod node;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

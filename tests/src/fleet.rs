@@ -24,6 +24,9 @@ mod callers;
 
 pub use callers::{Call, Callers, Said, outage, said_what_is_recorded};
 
+/// Names the program of another version, for scenarios that mix two.
+pub const OTHER_NODE: &str = "WASMWIZ_TESTS_OTHER_NODE";
+
 /// How it is made.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
@@ -160,9 +163,14 @@ impl Fleet {
 
 fn config(number: u8, ip: Ipv4Addr, nats: &str, replicas: usize, keys: &TempDir) -> String {
     let keys = keys.path();
+    // A program of before does not know the setting: its nodes are of one mind with the others without it.
+    let acknowledged = match std::env::var_os(OTHER_NODE) {
+        Some(_) => "",
+        None => "acknowledged = \"unverified\"\n",
+    };
     format!(
         "[node]\nname = \"node-{number}\"\ndata_dir = \"{{data}}\"\n\n[listen]\napi = \"{ip}:0\"\nadmin = \"{ip}:0\"\n\n\
-         [auth]\ntoken_keys_dir = {keys:?}\n\n[log]\nkind = \"jetstream\"\n\n[log.jetstream]\nreplicas = {replicas}\n\n\
+         [auth]\ntoken_keys_dir = {keys:?}\n\n[log]\nkind = \"jetstream\"\n\n[log.jetstream]\nreplicas = {replicas}\n{acknowledged}\n\
          [log.jetstream.nats]\nurl = \"{nats}\"\n\n[feed]\nreplicas = {replicas}\nmax_bytes = 67108864\n\n[feed.nats]\nurl = \"{nats}\"\n\n\
          [cluster]\nname = \"fleet\"\nreplicas = {replicas}\nmoves_max = 256\ntenure_ms = 0\nflap_backoff_ms = 0\n\n[cluster.nats]\n\
          url = \"{nats}\"\n"

@@ -32,6 +32,8 @@ pub const STREAM: &str = "WASMWIZ_FEED";
 pub struct NatsServer {
     folder: TempDir,
     address: SocketAddr,
+    /// Where it is monitored, if it is.
+    monitor: Option<SocketAddr>,
     environment: Vec<(String, String)>,
     /// What starts it on a host, unless that is this machine.
     runs_on: Vec<OsString>,
@@ -79,7 +81,7 @@ impl NatsServer {
 
     fn at(address: SocketAddr, runs_on: Vec<OsString>, text: &str) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("nats-").tempdir().context("cannot make a folder")?;
-        let server = Self { folder, address, environment: Vec::new(), runs_on, child: None };
+        let server = Self { folder, address, monitor: None, environment: Vec::new(), runs_on, child: None };
         server.configure(text)?;
         Ok(server)
     }
@@ -95,6 +97,16 @@ impl NatsServer {
     /// Sets variables that its configuration names.
     pub fn set_variables(&mut self, variables: Vec<(String, String)>) {
         self.environment = variables;
+    }
+
+    /// Has it be monitored from its next start on, and says where.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn monitored(&mut self) -> anyhow::Result<String> {
+        let address = TcpListener::bind((self.address.ip(), 0))?.local_addr()?;
+        self.monitor = Some(address);
+        Ok(format!("http://{address}"))
     }
 
     /// Where its files are.
@@ -131,10 +143,12 @@ impl NatsServer {
         ensure!(program.exists(), "nats-server is not installed: run `cargo xtask setup`");
         let log = File::options().create(true).append(true).open(self.folder().join("server.log"))?;
         let (ip, port) = (self.address.ip(), self.address.port());
+        let monitor = self.monitor.map(|address| ["--http_port".to_owned(), address.port().to_string()]);
         let mut words = self.runs_on.iter().cloned().chain([program.into_os_string()]);
         let child = Command::new(words.next().context("there is no program")?)
             .args(words)
             .args(["--config", "nats.conf", "--addr", &ip.to_string(), "--port", &port.to_string()])
+            .args(monitor.into_iter().flatten())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder())
             .stdin(Stdio::null())

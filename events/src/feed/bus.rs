@@ -18,7 +18,7 @@ use super::{
     message::{Message, PREFIX},
     trouble::Trouble,
 };
-use crate::nats::{Connection, Purpose, differences, is_full, with_causes};
+use crate::nats::{Connection, Purpose, differences, is_full, survey::Wanted, with_causes};
 
 /// JetStream through one connection. It ends with that: whoever holds it makes another, and begins at the checkpoint.
 pub(crate) struct Bus {
@@ -96,6 +96,15 @@ pub(crate) struct Found {
 
 fn found(info: &stream::Info) -> Found {
     Found { created: info.created.to_string(), last_sequence: info.state.last_sequence }
+}
+
+/// The feed's stream, and the bucket of its checkpoint where nodes share a log, for who looks whether they are as they should be.
+pub(super) fn all_wanted(config: &FeedConfig, shared: bool) -> Vec<Wanted> {
+    let wanted = wanted(config);
+    let (name, replicas) = (wanted.name.clone(), config.replicas);
+    let stream = Wanted::new(name, replicas, move |found| differences(&wanted, found));
+    let bucket = shared.then(|| Wanted::copies(format!("KV_{}", config.bucket), replicas));
+    [stream].into_iter().chain(bucket).collect()
 }
 
 /// The stream as the settings want it.

@@ -30,7 +30,8 @@ pub(crate) fn admit(head: &Head, commit: &Commit) -> Admission {
     let refusal = if header.owner_epoch < head.epoch {
         Some(AppendError::Fenced { offered: header.owner_epoch, current: head.epoch })
     } else if header.first_revision != head.revision.next() {
-        Some(AppendError::Conflict { expected: header.first_revision.previous(), actual: head.revision })
+        let expected = header.first_revision.previous();
+        Some(AppendError::Conflict { expected, actual: head.revision, epoch: head.epoch })
     } else if header.prev_hash != head.hash {
         Some(AppendError::Unchained(head.revision))
     } else {

@@ -59,6 +59,7 @@ macro_rules! event_log_conformance {
             a_stale_commit_conflicts
             a_commit_that_runs_ahead_conflicts
             an_older_epoch_is_fenced
+            an_older_epoch_may_write_until_a_younger_one_has
             a_commit_of_another_chain_is_refused
             what_is_too_large_is_refused
             a_stream_is_read_from_any_revision
@@ -166,8 +167,8 @@ pub async fn of_many_racers_one_wins(log: Log) {
                 assert!(!appended.repeated);
                 winners.push(commit);
             }
-            (Err(AppendError::Conflict { expected, actual }), _) => {
-                assert_eq!((expected, actual), (Revision::NONE, Revision::new(2)));
+            (Err(AppendError::Conflict { expected, actual, epoch }), _) => {
+                assert_eq!((expected, actual, epoch), (Revision::NONE, Revision::new(2), Epoch::FIRST));
                 losers += 1;
             }
             (Err(other), _) => panic!("{other}"),
@@ -225,7 +226,7 @@ pub async fn a_stale_commit_conflicts(log: Log) {
     let refused = append(&log, &stale.seal(1)).await;
     let (expected, actual) = (Revision::NONE, Revision::new(2));
     assert!(
-        matches!(refused, Err(AppendError::Conflict { expected: e, actual: a }) if (e, a) == (expected, actual)),
+        matches!(refused, Err(AppendError::Conflict { expected: e, actual: a, .. }) if (e, a) == (expected, actual)),
         "{refused:?}"
     );
     holds(&log, &stream.tenant, &[first]).await;
@@ -257,6 +258,23 @@ pub async fn an_older_epoch_is_fenced(log: Log) {
     );
     let (_, second) = stream.append(&log, 1).await;
     holds(&log, &stream.tenant, &[first, second]).await;
+}
+
+/// Until a younger owner has written, an older one may. The younger one learns of it by its first commit, and whose it was.
+pub async fn an_older_epoch_may_write_until_a_younger_one_has(log: Log) {
+    let mut older = Stream::fresh();
+    older.epoch = Epoch::new(6);
+    let (_, first) = older.append(&log, 1).await;
+    let mut younger = older.clone();
+    younger.epoch = Epoch::new(7);
+    let (_, late) = older.append(&log, 1).await;
+    let refused = append(&log, &younger.seal(1)).await;
+    assert!(matches!(refused, Err(AppendError::Conflict { epoch, .. }) if epoch == Epoch::new(6)), "{refused:?}");
+    younger.head = late.head();
+    let (_, next) = younger.append(&log, 1).await;
+    let refused = append(&log, &older.seal(1)).await;
+    assert!(matches!(refused, Err(AppendError::Fenced { .. })), "{refused:?}");
+    holds(&log, &younger.tenant, &[first, late, next]).await;
 }
 
 /// A commit that fits by its revision and names another predecessor is refused.

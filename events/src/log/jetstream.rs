@@ -10,7 +10,7 @@
 //! was decided on, so of two owners one is refused, whatever either believes.
 //!
 //! - **Acknowledged means that the stream's quorum has it.** That this outlives the loss of power is a setting of the servers
-//!   (`sync_interval: always`).
+//!   (`sync_interval: always`), which they are asked for.
 //! - **An outcome that is not known is found out**: the same commit is offered again until the log says what became of it. Only
 //!   when that takes too long is the answer [`AppendError::Unknown`].
 //! - **What decides is read at the stream's leader**, never from a copy that may lag.
@@ -28,13 +28,20 @@ use tokio::{
 
 use super::{Append, AppendError, Appended, EventLog, ReadError, ReadLimit, Subscription, admission};
 use crate::{
-    commit::Recorded, id::TenantId, ledger::Head, metrics as names, nats::Purpose, payload::Payload,
-    revision::Position, revision::Revision,
+    commit::Recorded,
+    id::TenantId,
+    ledger::Head,
+    metrics as names,
+    nats::{Purpose, survey::Wanted},
+    payload::Payload,
+    revision::Position,
+    revision::Revision,
 };
 
 mod append;
 mod blobs;
 mod config;
+mod durability;
 mod follow;
 mod frame;
 mod link;
@@ -45,7 +52,8 @@ mod stream;
 mod tries;
 
 pub use blobs::JetstreamBlobs;
-pub use config::JetstreamLogConfig;
+pub use config::{Acknowledged, JetstreamLogConfig};
+pub use durability::Durability;
 pub use session::OpenError;
 
 use link::Link;
@@ -72,6 +80,14 @@ struct Shared {
 }
 
 impl JetstreamLog {
+    /// The largest message that the servers have to take, in bytes.
+    pub const MESSAGE_BYTES_MAX: usize = frame::MESSAGE_BYTES_MAX;
+
+    /// The streams of a log with these settings, for who looks whether they are there and as they should be.
+    pub fn wanted_streams(config: &JetstreamLogConfig) -> Vec<Wanted> {
+        stream::all_wanted(config)
+    }
+
     /// Connects, makes the stream if it is missing, and checks that server and stream are what is asked for.
     ///
     /// # Errors
@@ -203,6 +219,10 @@ impl EventLog for JetstreamLog {
 
     async fn tail(&self) -> Result<Position, ReadError> {
         read::end(&self.shared).await
+    }
+
+    fn durability(&self) -> Result<Option<Arc<str>>, Arc<str>> {
+        self.shared.link.durability()
     }
 
     async fn poisoned(&self) -> Arc<str> {

@@ -39,6 +39,8 @@ struct Shared {
     waiting: watch::Sender<usize>,
     /// The last commit that followers are shown.
     shown: watch::Sender<Position>,
+    /// What is said of whether it outlives a loss of power.
+    durability: Mutex<Result<Option<Arc<str>>, Arc<str>>>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +81,7 @@ impl MemoryLog {
             turn: tokio::sync::Mutex::default(),
             waiting: watch::channel(0).0,
             shown: watch::channel(Position::new(u64::MAX)).0,
+            durability: Mutex::new(Ok(None)),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -96,6 +99,11 @@ impl MemoryLog {
     /// Faults that have not come yet do not come.
     pub fn forget_faults(&self) {
         self.shared.stored().faults.clear();
+    }
+
+    /// From now on it says this of whether what it acknowledged outlives a loss of power.
+    pub fn say_durability(&self, said: Result<Option<Arc<str>>, Arc<str>>) {
+        *self.shared.durability.lock().unwrap_or_else(PoisonError::into_inner) = said;
     }
 
     /// From now on the log refuses everything, as after an I/O error.
@@ -348,6 +356,10 @@ impl EventLog for MemoryLog {
 
     async fn tail(&self) -> Result<Position, ReadError> {
         Ok(*self.shared.tail.borrow())
+    }
+
+    fn durability(&self) -> Result<Option<Arc<str>>, Arc<str>> {
+        self.shared.durability.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn poisoned(&self) -> Arc<str> {

@@ -49,6 +49,11 @@ impl NatsConfig {
         self.url.split(',').map(str::trim).collect()
     }
 
+    /// A configuration of each server alone.
+    pub(super) fn each(&self) -> Vec<Self> {
+        self.servers().into_iter().map(|server| Self { url: server.to_owned(), ..self.clone() }).collect()
+    }
+
     pub(super) fn demands_tls(&self) -> bool {
         self.tls_ca_file.is_some() || self.tls_cert_file.is_some()
     }
@@ -99,6 +104,7 @@ mod tests {
         assert_eq!((NatsConfig::default().is_on(), NatsConfig::default().check()), (false, Ok(())));
         let two = NatsConfig { url: "nats://one:4222, tls://[::1]:4223".into(), ..Default::default() };
         assert_eq!((two.check(), two.servers()), (Ok(()), vec!["nats://one:4222", "tls://[::1]:4223"]));
+        assert_eq!(two.each().iter().map(|one| one.url.as_str()).collect::<Vec<_>>(), two.servers());
     }
 
     #[test]

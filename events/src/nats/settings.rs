@@ -1,6 +1,6 @@
-//! In what a stream that was found differs from the one that is wanted.
+//! In what a stream that was found differs from the one that is wanted, and which servers keep it.
 
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::stream::{Config, Info};
 
 /// The settings that matter to every user of a stream and are otherwise there, each with what it should be. Empty when nothing
 /// differs.
@@ -25,6 +25,12 @@ pub(crate) fn differences(wanted: &Config, found: &Config) -> Vec<String> {
     let other = limits.into_iter().filter(|(_, is, should)| limit(*is) != limit(*should));
     differences.extend(other.map(|(name, is, should)| format!("{name} is {}, should be {}", text(is), text(should))));
     differences
+}
+
+/// The names of the servers that keep a stream, as far as it says.
+pub(crate) fn servers_of(info: &Info) -> impl Iterator<Item = String> {
+    let cluster = info.cluster.iter();
+    cluster.flat_map(|cluster| cluster.leader.iter().chain(cluster.replicas.iter().map(|peer| &peer.name))).cloned()
 }
 
 /// Servers write "without limit" in several ways.

@@ -53,21 +53,23 @@ async fn event_log(gateway: &Gateway) -> Result<String, String> {
         tracing::warn!(%reason, "the log has stopped");
         return Err("the log has stopped after an I/O error".to_owned());
     }
-    match timeout(limit, gateway.deps().log.tail()).await {
-        Ok(Ok(tail)) => Ok(format!(
-            "at position {tail}{}",
-            match gateway.deps().dispatch.space().level() {
-                Level::Plenty => "",
-                Level::Low => "; the disk is nearly full: no modules are taken, and no executions begun",
-                Level::Least => "; the disk is full but for what ends something",
-            }
-        )),
+    let tail = match timeout(limit, gateway.deps().log.tail()).await {
+        Ok(Ok(tail)) => tail,
         Ok(Err(error)) => {
             tracing::warn!(%error, "the log does not answer the health check");
-            Err("the log cannot be read".to_owned())
+            return Err("the log cannot be read".to_owned());
         }
-        Err(_) => Err("the log did not answer in time".to_owned()),
-    }
+        Err(_) => return Err("the log did not answer in time".to_owned()),
+    };
+    // The log's own lines say it too, and loudly.
+    let durability = gateway.deps().log.durability().map_err(|why| why.to_string())?;
+    let durability = durability.map(|how| format!("; {how}")).unwrap_or_default();
+    let space = match gateway.deps().dispatch.space().level() {
+        Level::Plenty => "",
+        Level::Low => "; the disk is nearly full: no modules are taken, and no executions begun",
+        Level::Least => "; the disk is full but for what ends something",
+    };
+    Ok(format!("at position {tail}{durability}{space}"))
 }
 
 fn projections(gateway: &Gateway) -> Result<String, String> {

@@ -4,13 +4,15 @@
 //! command ─► Connect (profile, flags, environment) ─► Api (bounds, deadlines) ─► node
 //!    └─► render: a table for people, JSON or YAML for programs
 //! ```
-//! Nothing here reads a data folder, and nothing prints a key but when it is issued.
+//! Nothing here reads a data folder, and nothing prints a key but when it is issued. `doctor` asks the servers of NATS, too, when it is
+//! given a node's configuration.
 
 pub mod audit;
 mod back_test;
 mod checks;
 pub mod cluster;
 mod connect;
+mod deployment;
 pub mod doctor;
 pub mod exec;
 pub(super) mod failure;
@@ -28,6 +30,7 @@ mod prompt;
 mod render;
 mod rerun;
 pub mod run;
+mod servers;
 pub mod status;
 mod table;
 pub mod tenant;

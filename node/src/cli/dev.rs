@@ -11,7 +11,9 @@ use reqwest::{
 use serde::{Deserialize, de::DeserializeOwned};
 use wasmwiz_events::{
     digest::Digest,
+    feed::FeedConfig,
     key::{Scope, Scopes},
+    nats::NatsConfig,
 };
 
 use super::output;
@@ -23,12 +25,15 @@ use crate::{
     telemetry,
 };
 
+mod beside;
 mod cluster;
+mod process;
+mod servers;
 
 const GREETER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/greeter.wasm"));
 const ECHO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/echo.wasm"));
 
-/// How much longer than its nodes may take to stop a cluster waits for them before they are killed.
+/// How much longer than its nodes may take to stop, whoever started them waits for that before they are killed.
 const STOP_BEYOND: Duration = Duration::from_secs(15);
 
 /// The tenant that everything here belongs to.
@@ -36,8 +41,8 @@ const TENANT: &str = "dev";
 
 /// Start a platform to try out.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  wasmwiz dev\n  wasmwiz dev --nodes 3\n  wasmwiz dev --listen 127.0.0.1:0 --data \
-                        /tmp/wiz --ready-file ready.json\n\nThe data folder keeps everything: start again and the history goes on. Delete it \
+#[command(after_help = "Examples:\n  wasmwiz dev\n  wasmwiz dev --nats\n  wasmwiz dev --nodes 3\n  \
+                        wasmwiz dev --listen 127.0.0.1:0 --data /tmp/wiz --ready-file ready.json\n\nThe data folder keeps everything: start again and the history goes on. Delete it \
                         to begin anew.")]
 pub struct Dev {
     /// Where the API listens. Port 0 takes any free one. Without it, listen.api of the environment or the file, or
@@ -56,13 +61,16 @@ pub struct Dev {
     /// A configuration file, under the environment and the flags above.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Start a nats-server beside it, feed its events to that, and print how to subscribe. Both end together.
+    #[arg(long, group = "servers")]
+    nats: bool,
     /// Start a cluster instead: this many nodes (1, 3 or 5), each with a nats-server of its own, all as processes of this
     /// machine.
-    #[arg(long, value_name = "COUNT", conflicts_with_all = ["config", "admin_listen"],
+    #[arg(long, value_name = "COUNT", group = "servers", conflicts_with_all = ["config", "admin_listen"],
           value_parser = clap::builder::PossibleValuesParser::new(["1", "3", "5"]).map(|count| count.parse::<u16>().unwrap_or(1)))]
     nodes: Option<u16>,
-    /// The nats-server of such a cluster; one on the PATH if it is left out.
-    #[arg(long, value_name = "FILE", requires = "nodes")]
+    /// The nats-server for either; one on the PATH if it is left out, or the one in .tools/bin.
+    #[arg(long, value_name = "FILE", requires = "servers")]
     nats_server: Option<PathBuf>,
 }
 
@@ -73,15 +81,8 @@ impl Dev {
     /// When it cannot start, or its log fails.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let config = self.settings()?;
-        if let Some(nodes) = self.nodes {
-            let Self { ready_file, nats_server, .. } = self;
-            let stop_within = Duration::from_millis(config.shutdown.within_ms).saturating_add(STOP_BEYOND);
-            let warnings = TelemetryConfig { filter: "warn".into(), ..TelemetryConfig::default() };
-            let _telemetry = telemetry::init(&warnings, &config.node.name)?;
-            let (listen, data) = (config.listen.api, config.node.data_dir);
-            let plan = cluster::Plan { nodes, listen, data, ready_file, nats_server, stop_within };
-            app::runtime()?.block_on(cluster::run(&plan))?;
-            return Ok(ExitCode::SUCCESS);
+        if self.nats || self.nodes.is_some() {
+            return self.run_with_servers(config);
         }
         // It is its own client, and does not know who signed the certificate.
         ensure!(
@@ -106,6 +107,27 @@ impl Dev {
 }
 
 impl Dev {
+    /// Runs what needs servers of NATS: nodes and servers are processes of their own, and this one starts and stops them.
+    fn run_with_servers(self, config: Config) -> anyhow::Result<ExitCode> {
+        let Self { ready_file, nats_server, nodes, config: file, .. } = self;
+        let stop_within = Duration::from_millis(config.shutdown.within_ms).saturating_add(STOP_BEYOND);
+        let warnings = TelemetryConfig { filter: "warn".into(), ..TelemetryConfig::default() };
+        let _telemetry = telemetry::init(&warnings, &config.node.name)?;
+        let (listen, admin, data) = (config.listen.api, config.listen.admin, config.node.data_dir);
+        if let Some(nodes) = nodes {
+            let plan = cluster::Plan { nodes, listen, data, ready_file, nats_server, stop_within };
+            app::runtime()?.block_on(cluster::run(&plan))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        ensure!(
+            config.feed.nats == NatsConfig::default(),
+            "feed.nats is set, and --nats starts a bus of its own: leave one of them out"
+        );
+        let is_sized = config.feed.max_bytes != FeedConfig::default().max_bytes;
+        let plan = beside::Plan { config: file, listen, admin, data, ready_file, nats_server, is_sized, stop_within };
+        app::runtime()?.block_on(beside::run(&plan))
+    }
+
     /// Flags over the environment over the file over what suits somebody who tries it out.
     fn settings(&self) -> anyhow::Result<Config> {
         let mut defaults = Config::default();

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
 use wasmwiz_events::{
-    copy::{self, Copied},
+    copy::{self, Copied, Order},
     revision::Position,
 };
 
@@ -35,11 +35,13 @@ impl Log {
     }
 }
 
-/// Copy a whole log, with modules and large payloads, into another one: the same commits, so the same revisions, hashes and
-/// proofs. Only positions may differ: views and feeds of the copy begin anew. Stop all nodes of both first.
+/// Copy a whole log, with modules and large payloads, into another one, of either kind: the same commits in the same order, so the
+/// same revisions, hashes and proofs. Views and feeds of the copy begin anew. Stop all nodes of both first.
+///
+/// A log on JetStream takes one commit after the other; --unordered appends those of different tenants beside each other.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  wasmwiz log copy --from sqlite.toml --to jetstream.toml\n  \
-                        wasmwiz audit verify --config jetstream.toml")]
+#[command(after_help = "Examples:\n  wasmwiz log copy --from sqlite.toml --to jetstream.toml\n  \
+                        wasmwiz log copy --from jetstream.toml --to sqlite.toml\n  wasmwiz audit verify --config jetstream.toml")]
 pub struct Copy {
     /// The configuration file of a node with the log to copy.
     #[arg(long, value_name = "FILE")]
@@ -50,6 +52,10 @@ pub struct Copy {
     /// Go on with a copy that broke off: the target may have commits, if they are the source's.
     #[arg(long)]
     resume: bool,
+    /// Commits of different tenants may come in another order than in the source: faster into a log on JetStream. Heads that were kept
+    /// with `audit head --all` do not fit such a copy, as they say the order.
+    #[arg(long)]
+    unordered: bool,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -78,7 +84,8 @@ impl Copy {
         );
         let of = |store: &Store| copy::Store { log: store.log.clone(), blobs: store.blobs.clone() };
         let mut said = Instant::now();
-        let copied = copy::copy(&of(&source), &of(&target), |copied| {
+        let order = if self.unordered { Order::Any } else { Order::Kept };
+        let copied = copy::copy(&of(&source), &of(&target), order, |copied| {
             if said.elapsed() >= PROGRESS_EVERY {
                 output::progress(format_args!("{} so far", told(copied)));
                 said = Instant::now();

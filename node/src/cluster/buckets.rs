@@ -14,7 +14,7 @@ use async_nats::jetstream::{
 use bytes::Bytes;
 use wasmwiz_events::{
     id::NodeId,
-    nats::{Connection, Purpose, Unconnected, with_causes},
+    nats::{Connection, Purpose, Unconnected, survey::Wanted, with_causes},
 };
 
 use super::{config::ClusterConfig, member::Refusal};
@@ -191,6 +191,18 @@ impl Change {
             Operation::Purge => Self::Removed,
         }
     }
+}
+
+/// The streams below the buckets, for who looks whether they are there and as they should be.
+pub fn wanted_streams(config: &ClusterConfig) -> Vec<Wanted> {
+    let (ttl, replicas) = (config.ttl(), config.replicas);
+    let members = Wanted::new(format!("KV_{MEMBERS}"), replicas, move |found| {
+        let (copies, age) = (found.num_replicas, found.max_age);
+        let copies = (copies != replicas).then(|| format!("num_replicas is {copies}, should be {replicas}"));
+        let age = (age != ttl).then(|| format!("max_age is {age:?}, should be {ttl:?} by cluster.lease_ttl_ms"));
+        copies.into_iter().chain(age).collect()
+    });
+    vec![members, Wanted::copies(format!("KV_{CLUSTER}"), replicas)]
 }
 
 fn members(config: &ClusterConfig) -> kv::Config {

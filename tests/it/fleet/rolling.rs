@@ -3,12 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::ensure;
-use wasmwiz_tests::fleet::Fleet;
+use wasmwiz_tests::fleet::{Fleet, OTHER_NODE};
 
 use super::{Scene, THREE};
-
-/// Names the program of another version. With it the fleet is mixed on the way there and on the way back.
-const OTHER: &str = "WASMWIZ_TESTS_OTHER_NODE";
 
 /// Of a thousand requests that are sent, at most one may fail.
 const ERRORS_MAX: f64 = 0.001;
@@ -16,8 +13,9 @@ const ERRORS_MAX: f64 = 0.001;
 /// How many answers each caller waits for between two steps, so that the rate means something.
 const ANSWERS: u64 = 12;
 
+/// With it the fleet is mixed on the way there and on the way back.
 fn other() -> Option<PathBuf> {
-    std::env::var_os(OTHER).map(PathBuf::from)
+    std::env::var_os(OTHER_NODE).map(PathBuf::from)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

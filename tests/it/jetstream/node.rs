@@ -20,6 +20,7 @@ fn settings(server: &NatsServer) -> String {
         listen.admin = "127.0.0.1:0"
         log.kind = "jetstream"
         log.jetstream.nats.url = "{}"
+        log.jetstream.acknowledged = "unverified"
         "#,
         server.url()
     )

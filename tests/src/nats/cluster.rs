@@ -34,7 +34,12 @@ impl NatsCluster {
             let routes = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
             drop(held);
             tries -= 1;
-            match Self::up(&routes, |_, text| NatsServer::configured(text)).await {
+            let place = |_: usize, text: &str| -> anyhow::Result<NatsServer> {
+                let mut server = NatsServer::configured(text)?;
+                server.monitored()?;
+                Ok(server)
+            };
+            match Self::up(&routes, place).await {
                 // Somebody's connection has got one of them meanwhile.
                 Err(error) if tries > 0 && format!("{error:#}").contains("address already in use") => {}
                 started => return started,
@@ -89,6 +94,11 @@ impl NatsCluster {
     /// When there is no such server.
     pub fn url_of(&self, number: usize) -> anyhow::Result<String> {
         self.servers.get(number).map(NatsServer::url).context("there is no such server")
+    }
+
+    /// Where the servers are monitored; nothing for those of hosts.
+    pub fn monitor_urls(&self) -> Vec<String> {
+        self.servers.iter().filter_map(|server| server.monitor).map(|address| format!("http://{address}")).collect()
     }
 
     /// Which server leads a stream now; `None` while none does.

@@ -4,10 +4,23 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::nats::NatsConfig;
+use crate::nats::{NatsConfig, monitor};
 
 /// The fewest bytes that may wait: one commit of the largest size fits.
 const WAITING_BYTES_MIN: usize = 2 << 20;
+
+/// What has to be known of the servers' acknowledgements, or a node is not ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acknowledged {
+    /// That what was acknowledged is synced.
+    #[default]
+    Synced,
+    /// Nothing to the contrary: nobody can see it.
+    Unverified,
+    /// Nothing: a loss of power may take what was acknowledged.
+    Unsynced,
+}
 
 /// Settings of the log on JetStream.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -23,6 +36,12 @@ pub struct JetstreamLogConfig {
     pub subject_prefix: String,
     /// Servers that keep a copy: 1, 3 or 5. With 1, what it acknowledged is as safe as that server's disk.
     pub replicas: usize,
+    /// Where the servers are monitored, each at its own address, such as `["http://one:8222", "http://two:8222"]`. Only there they
+    /// say whether they sync what they acknowledge (`sync_interval: always`). `nats.tls_ca_file` is for those of https, too.
+    pub monitor_urls: Vec<String>,
+    /// What has to be known of that, or the node is not ready: `synced`, that they do; `unverified`, nothing to the contrary, for
+    /// servers that nobody can ask; `unsynced`, nothing: a loss of power may take what was acknowledged.
+    pub acknowledged: Acknowledged,
     /// Milliseconds that one request may take to be answered.
     pub answer_within_ms: u64,
     /// Milliseconds to find out what becomes of an append. Shorter than `region.answer_within_ms`, so that callers are told.
@@ -47,6 +66,8 @@ impl Default for JetstreamLogConfig {
             bucket: "WASMWIZ_BLOBS".to_owned(),
             subject_prefix: "wasmwiz.log".to_owned(),
             replicas: 1,
+            monitor_urls: Vec::new(),
+            acknowledged: Acknowledged::Synced,
             answer_within_ms: 2_000,
             append_within_ms: 8_000,
             read_within_ms: 8_000,
@@ -103,6 +124,10 @@ impl JetstreamLogConfig {
         if ![1, 3, 5].contains(&self.replicas) {
             return bad("replicas", "is 1, 3 or 5");
         }
+        let urls = &self.monitor_urls;
+        if urls.len() > monitor::ADDRESSES_MAX || !urls.iter().all(|url| monitor::is_address(url)) {
+            return bad("monitor_urls", "are up to 16 addresses such as http://one:8222, without a password");
+        }
         if self.answer_within_ms == 0 || self.append_within_ms < self.answer_within_ms {
             return bad("append_within_ms", "is at least answer_within_ms, which is not 0");
         }
@@ -131,5 +156,12 @@ mod tests {
         assert_eq!(key(JetstreamLogConfig { bucket: String::new(), ..good() }), "bucket");
         assert_eq!(key(JetstreamLogConfig { subject_prefix: "a..b".to_owned(), ..good() }), "subject_prefix");
         assert_eq!(key(JetstreamLogConfig { append_within_ms: 1, ..good() }), "append_within_ms");
+        let monitors = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+        let monitored = |urls: &[&str]| JetstreamLogConfig { monitor_urls: monitors(urls), ..good() };
+        assert_eq!(monitored(&["http://one:8222", "https://two:8222"]).check(), Ok(()));
+        for wrong in [&["nats://one:4222"][..], &["http://one:8222", ""], &["http://a:b@one:8222"], &["http://one"; 17]]
+        {
+            assert_eq!(key(monitored(wrong)), "monitor_urls", "{wrong:?}");
+        }
     }
 }

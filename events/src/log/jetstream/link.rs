@@ -1,6 +1,9 @@
 //! The connection to the stream, opened again for as long as the log lives.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -11,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     JetstreamLogConfig,
+    durability::Watched,
     session::{Identity, Missing, OpenError, Session},
 };
 
@@ -25,7 +29,7 @@ const DOUBTED_FOR: Duration = Duration::from_secs(5);
 
 /// How it stands.
 #[derive(Clone)]
-enum Standing {
+pub(super) enum Standing {
     Open(Arc<Session>),
     /// What is in the way.
     Hindered(Arc<str>),
@@ -34,6 +38,8 @@ enum Standing {
 /// Gives the session that is open now.
 pub(super) struct Link {
     standing: watch::Receiver<Standing>,
+    /// Whether what is acknowledged is synced, for who writes.
+    durability: Option<Watched>,
     stopping: CancellationToken,
     _keeper: JoinHandle<()>,
 }
@@ -63,7 +69,10 @@ impl Link {
         let stopping = CancellationToken::new();
         let keeping = Box::pin(stopping.clone().run_until_cancelled_owned(keep(config.clone(), told, poison)));
         let keeper = tokio::spawn(async move { keeping.await.unwrap_or_default() });
-        Ok(Self { standing, stopping, _keeper: keeper })
+        // Whoever takes no other log than the one that is there only reads it.
+        let writes = missing == Missing::IsMade;
+        let durability = writes.then(|| Watched::begin(config, standing.clone(), stopping.clone()));
+        Ok(Self { standing, durability, stopping, _keeper: keeper })
     }
 
     /// The session that is open, or the next one if that comes before `end`. The error says what is in the way.
@@ -85,11 +94,12 @@ impl Link {
 
     /// The session that is open, whenever that is. `None`: the log is closed.
     pub(super) async fn session(&self) -> Option<Arc<Session>> {
-        let mut standing = self.standing.clone();
-        match standing.wait_for(|standing| matches!(standing, Standing::Open(_))).await.as_deref() {
-            Ok(Standing::Open(session)) => Some(Arc::clone(session)),
-            Ok(Standing::Hindered(_)) | Err(_) => None,
-        }
+        next_session(&mut self.standing.clone(), &Weak::new()).await
+    }
+
+    /// Does what is acknowledged outlive a loss of power? Nothing to say for who does not write.
+    pub(super) fn durability(&self) -> Result<Option<Arc<str>>, Arc<str>> {
+        self.durability.as_ref().map(Watched::told).transpose()
     }
 
     /// Is there a session?
@@ -109,6 +119,21 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// The session that is open, whenever that is, unless it is the one `before`. `None`: the log is closed.
+pub(super) async fn next_session(
+    standing: &mut watch::Receiver<Standing>,
+    before: &Weak<Session>,
+) -> Option<Arc<Session>> {
+    let is_next = |standing: &Standing| match standing {
+        Standing::Open(session) => !std::ptr::eq(before.as_ptr(), Arc::as_ptr(session)),
+        Standing::Hindered(_) => false,
+    };
+    match standing.wait_for(is_next).await.as_deref() {
+        Ok(Standing::Open(session)) => Some(Arc::clone(session)),
+        Ok(Standing::Hindered(_)) | Err(_) => None,
     }
 }
 

@@ -1,8 +1,11 @@
 //! JetStream through one connection: what the log asks of it. It ends with that connection.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_nats::{
@@ -26,14 +29,14 @@ use crate::{
     commit::Recorded,
     id::{CommitId, TenantId},
     ledger::Head,
-    nats::{Connection, Unconnected, with_causes},
+    nats::{
+        self, Connection, Unconnected,
+        survey::{SERVER_MIN, is_new_enough},
+        with_causes,
+    },
     payload::Payload,
     revision::Position,
 };
-
-/// The oldest server that compares the end of a subject in a replicated stream as it should: nats-server 2.11 fences proposals
-/// of leaders that were.
-const SERVER_MIN: (u64, u64) = (2, 11);
 
 /// Why the log cannot be opened. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +160,8 @@ pub(super) struct Session {
     stream: stream::Stream<()>,
     bucket: ObjectStore,
     connection: Connection,
+    /// The names of the servers that keep the stream or the blobs.
+    servers: BTreeSet<String>,
     /// When the stream was made, as it says itself.
     created: String,
     /// The last sequence that it has told or acknowledged.
@@ -179,11 +184,16 @@ impl Session {
         let context = jetstream::ContextBuilder::new().timeout(timeout).ack_timeout(timeout);
         let context = context.build(connection.client().clone());
         let info = ensure(&context, settings::wanted(config), missing).await?;
-        ensure(&context, settings::wanted_bucket(config), missing).await?;
+        let blobs = ensure(&context, settings::wanted_bucket(config), missing).await?;
+        let mut servers: BTreeSet<_> = [&info, &blobs].into_iter().flat_map(nats::servers_of).collect();
+        if servers.is_empty() {
+            // One that is alone need not say so.
+            servers.insert(server.server_name.clone());
+        }
         let bucket = context.get_object_store(&config.bucket).await.map_err(|error| unanswered(&error))?;
         let stream = context.get_stream_no_info(&config.stream).await.map_err(|error| unanswered(&error))?;
         let (created, last_sequence) = (info.created.to_string(), AtomicU64::new(info.state.last_sequence));
-        Ok(Self { context, stream, bucket, connection, created, last_sequence })
+        Ok(Self { context, stream, bucket, connection, servers, created, last_sequence })
     }
 
     /// What the stream is, and how far, as far as this session knows.
@@ -194,6 +204,11 @@ impl Session {
     /// Resolves once the connection is gone.
     pub(super) async fn lost(&self) {
         self.connection.lost().await;
+    }
+
+    /// The names of the servers that keep the stream or the blobs, as they were when it was opened.
+    pub(super) const fn servers(&self) -> &BTreeSet<String> {
+        &self.servers
     }
 
     /// Where the blobs are.
@@ -327,27 +342,4 @@ pub(super) fn stored(sequence: u64, message: &Bytes) -> Result<Stored, Failure> 
     let position = Position::new(sequence);
     let framed = frame::decode(message).map_err(|what| Failure::Damaged(position, format!("the message {what}")))?;
     Ok(Stored { recorded: Arc::new(Recorded { position, commit: framed.commit.clone() }), framed })
-}
-
-fn is_new_enough(version: &str) -> bool {
-    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u64>().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) => (major, minor) >= SERVER_MIN,
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_old_server_is_told_from_a_new_one() {
-        for version in ["2.11.0", "2.15.1", "2.12.0-RC.1", "3.0.0"] {
-            assert!(is_new_enough(version), "{version}");
-        }
-        for version in ["2.10.29", "2.9.0", "1.99.0", "", "dev"] {
-            assert!(!is_new_enough(version), "{version}");
-        }
-    }
 }

@@ -5,7 +5,11 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 
 use super::JetstreamLogConfig;
-use crate::{id::TenantId, nats, shard::Shard};
+use crate::{
+    id::TenantId,
+    nats::{self, survey::Wanted},
+    shard::Shard,
+};
 
 /// The stream as the settings want it: nothing in it is ever removed or replaced, by anybody.
 pub(super) fn wanted(config: &JetstreamLogConfig) -> Config {
@@ -59,6 +63,16 @@ pub(super) fn differences(wanted: &Config, found: &Config) -> Vec<String> {
     let other = flags.into_iter().filter(|(_, is, should)| is != should);
     differences.extend(other.map(|(name, is, should)| format!("{name} is {is}, should be {should}")));
     differences
+}
+
+/// The streams of a log with these settings, for who looks whether they are as they should be.
+pub(super) fn all_wanted(config: &JetstreamLogConfig) -> Vec<Wanted> {
+    let all = [wanted(config), wanted_bucket(config)];
+    let wanted = |wanted: Config| {
+        let (name, replicas) = (wanted.name.clone(), wanted.num_replicas);
+        Wanted::new(name, replicas, move |found| differences(&wanted, found))
+    };
+    all.map(wanted).into()
 }
 
 /// The subject of a tenant.

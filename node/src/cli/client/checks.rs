@@ -17,7 +17,7 @@ use super::{
 const NAMED_MAX: usize = 8;
 
 /// Milliseconds by which a clock may be off that nobody notices.
-const CLOCK_OFF_MS: u64 = 2_000;
+pub(super) const CLOCK_OFF_MS: u64 = 2_000;
 
 /// Milliseconds by which a clock may be off before tokens are refused or live for too long.
 const CLOCK_WRONG_MS: u64 = 60_000;
@@ -38,9 +38,14 @@ pub(super) fn health(health: &Value) -> Vec<Finding> {
     }
 }
 
+/// By how much a clock is off at least that said `at` to a question between `asked` and `answered`.
+pub(super) fn off_ms(at: Timestamp, asked: Timestamp, answered: Timestamp) -> u64 {
+    asked.ms_since(at).max(at.ms_since(answered))
+}
+
 /// The node's clock, which said `at` to a question between `asked` and `answered`.
 pub(super) fn clock(at: Timestamp, asked: Timestamp, answered: Timestamp) -> Finding {
-    let off_ms = asked.ms_since(at).max(at.ms_since(answered));
+    let off_ms = off_ms(at, asked, answered);
     let remedy = "have both set by NTP: recorded times, and the ends of keys and tokens, go by the node's clock";
     let message = format!("the node's clock and this machine's differ by {off_ms} ms at least");
     if off_ms <= CLOCK_OFF_MS {

@@ -1,5 +1,7 @@
 //! What a look at a node has found, and what to do about it.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -27,7 +29,7 @@ pub(super) struct Finding {
     /// In words.
     pub(super) message: String,
     /// What to do, where there is something to do.
-    pub(super) remedy: Option<&'static str>,
+    pub(super) remedy: Option<Cow<'static, str>>,
 }
 
 impl Finding {
@@ -37,13 +39,17 @@ impl Finding {
     }
 
     /// Somebody should know.
-    pub(super) fn warning(check: &'static str, message: impl Into<String>, remedy: &'static str) -> Self {
-        Self { check, grade: Grade::Warning, message: message.into(), remedy: Some(remedy) }
+    pub(super) fn warning(
+        check: &'static str,
+        message: impl Into<String>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { check, grade: Grade::Warning, message: message.into(), remedy: Some(remedy.into()) }
     }
 
     /// Something has to be done.
-    pub(super) fn bad(check: &'static str, message: impl Into<String>, remedy: &'static str) -> Self {
-        Self { check, grade: Grade::Bad, message: message.into(), remedy: Some(remedy) }
+    pub(super) fn bad(check: &'static str, message: impl Into<String>, remedy: impl Into<Cow<'static, str>>) -> Self {
+        Self { check, grade: Grade::Bad, message: message.into(), remedy: Some(remedy.into()) }
     }
 }
 

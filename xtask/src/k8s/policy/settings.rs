@@ -1,5 +1,7 @@
 //! What the pods' configuration says, as far as the manifests and the program have to agree on it.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{
@@ -8,9 +10,10 @@ use super::{
 };
 
 /// What the nodes' file must say.
-const NODE: [(&str, &str); 6] = [
+const NODE: [(&str, &str); 7] = [
     ("log.kind", "\"jetstream\""),
     ("log.jetstream.replicas", "3"),
+    ("log.jetstream.acknowledged", "\"synced\""),
     ("cluster.name", "\"wasmwiz\""),
     ("cluster.replicas", "3"),
     ("listen.api", "\"0.0.0.0:8080\""),
@@ -18,7 +21,8 @@ const NODE: [(&str, &str); 6] = [
 ];
 
 /// What the servers' file must say, with the blocks that it is in.
-const SERVER: [&str; 11] = [
+const SERVER: [&str; 12] = [
+    "http: \"0.0.0.0:8222\"",
     "max_payload: 2MB",
     "jetstream.sync_interval: always",
     "tls.cert_file: \"/etc/nats/tls/tls.crt\"",
@@ -72,6 +76,7 @@ pub(super) fn findings(documents: &[Document]) -> Findings {
             findings.push(format!("{key} is {said:?}, and not {expected}"));
         }
     }
+    findings.extend(monitored(&table));
     if let Some(nodes) = set("wasmwiz") {
         findings.extend(stops_in_time(&table, nodes));
         findings.extend(fits(nodes));
@@ -99,6 +104,20 @@ fn setting<'t>(table: &'t toml::Table, key: &str) -> Option<&'t toml::Value> {
         None => table.get(first),
         Some(rest) => setting(table.get(first)?.as_table()?, rest),
     }
+}
+
+/// Every server of the log is asked whether it syncs what it acknowledges.
+fn monitored(table: &toml::Table) -> Findings {
+    let host = |url: &str| Some(url.trim().split_once("://")?.1.split(':').next()?.to_owned());
+    let servers = setting(table, "log.jetstream.nats.url").and_then(toml::Value::as_str).unwrap_or_default();
+    let servers: BTreeSet<_> = servers.split(',').filter_map(host).collect();
+    let monitors = setting(table, "log.jetstream.monitor_urls").and_then(toml::Value::as_array);
+    let monitors: BTreeSet<_> =
+        monitors.into_iter().flatten().filter_map(toml::Value::as_str).filter_map(host).collect();
+    if servers == monitors {
+        return Vec::new();
+    }
+    vec![format!("log.jetstream.monitor_urls names {monitors:?}, and the log's servers are {servers:?}")]
 }
 
 fn stops_in_time(table: &toml::Table, nodes: &Document) -> Findings {
