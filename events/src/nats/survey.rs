@@ -47,13 +47,16 @@ async fn server(config: NatsConfig, purpose: Purpose) -> (String, Result<Server,
     (config.url, server)
 }
 
+/// What is other than it should be of a stream that is set up so, in a sentence each.
+type Differences = Box<dyn Fn(&Config) -> Vec<String> + Send + Sync>;
+
 /// A stream that there should be.
 pub struct Wanted {
     /// Its name.
     pub stream: String,
     /// Servers that should keep a copy.
     pub replicas: usize,
-    differences: Box<dyn Fn(&Config) -> Vec<String> + Send + Sync>,
+    differences: Differences,
 }
 
 /// A stream that is there.

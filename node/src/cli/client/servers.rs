@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_nearly_full_or_whose_clock_is_off_is_named() {
-        let at = |ms| Timestamp::from_unix_ms(1_800_000_000_000 + ms);
+        let at = |ms: i64| Timestamp::from_unix_ms(1_800_000_000_000 + ms);
         let said = |stored_bytes, stored_bytes_max| Monitored {
             name: "a".to_owned(),
             version: "2.15.1".to_owned(),
