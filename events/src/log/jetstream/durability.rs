@@ -4,10 +4,12 @@
 //! are asked at each connection, and now and then while it lasts: a server that was started again may have other settings.
 //!
 //! A server that does not answer has no part in what is acknowledged now, so the answers of more than half of those that keep
-//! the stream are enough; it is asked again. One that is known not to sync is enough to the contrary.
+//! a stream are enough; it is asked again. Of each stream by itself: a majority of all servers need not be one of those that keep
+//! it, and a server that keeps no copy has no part in it. One that keeps a copy and does not sync is a warning, and not ready is a
+//! node only when more than half cannot be such that do.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -42,47 +44,67 @@ const SAID_EVERY: Duration = Duration::from_secs(3_600);
 pub enum Durability {
     /// It is synced.
     Synced(String),
+    /// More than half sync it, and a server does not.
+    Partly(String),
     /// Nobody knows.
     Unverified(String),
-    /// A server at least does not sync it.
+    /// So many do not sync it that the others are no majority.
     Unsynced(String),
 }
 
 impl Durability {
-    /// What is known when so many servers keep the stream, by their names, and these answers came.
-    pub fn of(servers: &BTreeSet<String>, answers: &[Result<Monitored, Unsaid>]) -> Self {
+    /// What is known when these servers keep the streams, by their names for each stream, and these answers came.
+    pub fn of(streams: &[BTreeSet<String>], answers: &[Result<Monitored, Unsaid>]) -> Self {
         if answers.is_empty() {
             let what =
                 "it is not known whether the servers sync what they acknowledge: log.jetstream.monitor_urls is empty";
             return Self::Unverified(what.to_owned());
         }
-        let (mut synced, mut others) = (BTreeSet::new(), Vec::new());
-        for said in answers.iter().flatten() {
+        let servers: BTreeSet<&str> = streams.iter().flatten().map(String::as_str).collect();
+        let (mut synced, mut unsynced) = (BTreeSet::new(), BTreeMap::new());
+        for said in answers.iter().flatten().filter(|said| servers.contains(said.name.as_str())) {
             match said.jetstream.map(|jetstream| jetstream.syncs) {
                 Some(Syncs::Always) => {
                     synced.insert(said.name.as_str());
                 }
-                Some(Syncs::Every(every)) => others.push(format!("{} every {} s", said.name, every.as_secs())),
+                Some(Syncs::Every(every)) => {
+                    unsynced.insert(said.name.as_str(), every.as_secs());
+                }
                 Some(Syncs::Unsaid) | None => {}
             }
         }
-        if !others.is_empty() {
+        // One that says both is two servers of one name, or was started again meanwhile.
+        synced.retain(|name| !unsynced.contains_key(name));
+        let more_than_half = |of: &BTreeSet<String>, are: &dyn Fn(&str) -> bool| {
+            of.iter().filter(|name| are(name)).count().saturating_mul(2) > of.len()
+        };
+        let every: Vec<_> = unsynced.iter().map(|(name, every)| format!("{name} every {every} s")).collect();
+        let every = every.join(", ");
+        if streams.iter().any(|of| !of.is_empty() && !more_than_half(of, &|name| !unsynced.contains_key(name))) {
             return Self::Unsynced(format!(
-                "servers sync what they acknowledged now and then ({}), and a loss of power may take it: set sync_interval: always \
-                 in the jetstream block of nats.conf",
-                others.join(", ")
+                "servers sync what they acknowledged now and then ({every}), and a loss of power may take it: set sync_interval: \
+                 always in the jetstream block of nats.conf"
             ));
         }
-        let (seen, unseen): (Vec<_>, Vec<_>) =
-            servers.iter().map(String::as_str).partition(|server| synced.contains(server));
-        if seen.len().saturating_mul(2) > servers.len() {
+        let (seen, unseen): (Vec<_>, Vec<_>) = servers.iter().copied().partition(|server| synced.contains(server));
+        let unseen: Vec<_> = unseen.into_iter().filter(|server| !unsynced.contains_key(server)).collect();
+        if !streams.is_empty() && streams.iter().all(|of| more_than_half(of, &|name| synced.contains(name))) {
             let besides = if unseen.is_empty() { String::new() } else { format!("; not seen: {}", unseen.join(", ")) };
-            return Self::Synced(format!("what is acknowledged is synced by {}{besides}", seen.join(", ")));
+            let what = format!("what is acknowledged is synced by {}{besides}", seen.join(", "));
+            return if every.is_empty() {
+                Self::Synced(what)
+            } else {
+                Self::Partly(format!(
+                    "{what}; now and then only by others ({every}), and a loss of power to several servers may take what \
+                     one of those acknowledged: set sync_interval: always in the jetstream block of its nats.conf"
+                ))
+            };
         }
+        let besides = if every.is_empty() { String::new() } else { format!("; others do now and then only ({every})") };
         let silent = answers.iter().filter(|answer| answer.is_err()).count();
         Self::Unverified(format!(
             "it is not known whether {} sync what they acknowledge: of {} addresses in log.jetstream.monitor_urls {silent} do not \
-             answer, and the others are not those of these servers",
+             answer, and the others are not those of these servers{besides}",
             unseen.join(", "),
             answers.len()
         ))
@@ -91,24 +113,29 @@ impl Durability {
     /// In words.
     pub fn what(&self) -> &str {
         match self {
-            Self::Synced(what) | Self::Unverified(what) | Self::Unsynced(what) => what,
+            Self::Synced(what) | Self::Partly(what) | Self::Unverified(what) | Self::Unsynced(what) => what,
         }
     }
 
     /// Is it enough for who accepts this?
     pub const fn is_enough(&self, accepted: Acknowledged) -> bool {
         match self {
-            Self::Synced(_) => true,
+            Self::Synced(_) | Self::Partly(_) => true,
             Self::Unverified(_) => matches!(accepted, Acknowledged::Unverified | Acknowledged::Unsynced),
             Self::Unsynced(_) => matches!(accepted, Acknowledged::Unsynced),
         }
+    }
+
+    /// Does a majority sync?
+    const fn is_of_most(&self) -> bool {
+        matches!(self, Self::Synced(_) | Self::Partly(_))
     }
 
     /// What it says to who accepts this.
     fn told(&self, accepted: Acknowledged) -> Result<Arc<str>, Arc<str>> {
         let what = self.what();
         match self {
-            Self::Synced(_) => Ok(what.into()),
+            Self::Synced(_) | Self::Partly(_) => Ok(what.into()),
             Self::Unverified(_) | Self::Unsynced(_) if self.is_enough(accepted) => {
                 Ok(format!("{what}; log.jetstream.acknowledged accepts that").into())
             }
@@ -156,15 +183,22 @@ async fn look(config: JetstreamLogConfig, mut standing: watch::Receiver<Standing
     let (mut said, mut doubts, mut before) = (None, 0, Weak::new());
     while let Some(session) = next_session(&mut standing, &before).await {
         before = Arc::downgrade(&session);
+        let mut keepers = session.keepers_at_first();
         loop {
-            let asking = Box::pin(monitor::ask(&config.monitor_urls, ca_file, within));
-            let answers = tokio::select! {
+            let asking = Box::pin(async {
+                tokio::join!(Box::pin(monitor::ask(&config.monitor_urls, ca_file, within)), session.keepers())
+            });
+            let (answers, found) = tokio::select! {
                 answers = asking => answers,
                 () = session.lost() => break,
             };
-            let known = Durability::of(session.servers(), &answers);
-            let pause = if matches!(known, Durability::Synced(_)) { AGAIN_EVERY } else { UNTIL_SYNCED_EVERY };
-            let was_synced = matches!(*told.borrow(), Durability::Synced(_));
+            // Without an answer they are those of before.
+            if let Some(found) = found {
+                keepers = found;
+            }
+            let known = Durability::of(&keepers, &answers);
+            let pause = if known.is_of_most() { AGAIN_EVERY } else { UNTIL_SYNCED_EVERY };
+            let was_synced = told.borrow().is_of_most();
             if was_synced && matches!(known, Durability::Unverified(_)) && doubts < DOUBTS_MAX {
                 doubts += 1;
             } else {
@@ -188,6 +222,10 @@ fn say(known: &Durability, answers: &[Result<Monitored, Unsaid>], accepted: Ackn
     let unsaid: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).map(ToString::to_string).collect();
     let unsaid = unsaid.join("; ");
     match known.told(accepted) {
+        // Most of the servers sync it.
+        Ok(what) if matches!(known, Durability::Partly(_)) => {
+            tracing::warn!(%what, %unsaid, "a server of the log does not sync what it acknowledges");
+        }
         Ok(what) if matches!(known, Durability::Synced(_)) => {
             tracing::info!(%what, %unsaid, "what the log's servers acknowledge is synced");
         }
@@ -213,13 +251,19 @@ mod tests {
     }
 
     fn of(servers: &[&str], answers: &[Result<Monitored, Unsaid>]) -> Durability {
-        Durability::of(&servers.iter().map(|server| (*server).to_owned()).collect(), answers)
+        of_two(servers, servers, answers)
+    }
+
+    fn of_two(log: &[&str], blobs: &[&str], answers: &[Result<Monitored, Unsaid>]) -> Durability {
+        let streams: [BTreeSet<String>; 2] =
+            [log, blobs].map(|keepers| keepers.iter().map(|server| (*server).to_owned()).collect());
+        Durability::of(&streams, answers)
     }
 
     const EVERY: Syncs = Syncs::Every(Duration::from_secs(120));
 
     #[test]
-    fn it_is_synced_when_more_than_half_of_the_servers_say_so_and_none_the_contrary() {
+    fn it_is_synced_when_more_than_half_of_the_servers_say_so() {
         let always = |name| said(name, Syncs::Always);
         let all = of(&["a", "b", "c"], &[always("a"), always("b"), always("c")]);
         assert_eq!(all.what(), "what is acknowledged is synced by a, b, c");
@@ -230,10 +274,34 @@ mod tests {
     }
 
     #[test]
-    fn one_server_that_does_not_is_enough_to_the_contrary_and_is_named() {
-        let mixed = of(&["a", "b", "c"], &[said("a", Syncs::Always), said("b", EVERY), said("c", Syncs::Always)]);
-        assert!(matches!(mixed, Durability::Unsynced(_)) && mixed.what().contains("b every 120 s"), "{mixed:?}");
-        assert!(mixed.what().contains("sync_interval: always"), "{mixed:?}");
+    fn one_server_that_does_not_is_a_warning_and_most_of_them_are_enough_to_the_contrary() {
+        let always = |name| said(name, Syncs::Always);
+        let one = of(&["a", "b", "c"], &[always("a"), said("b", EVERY), always("c")]);
+        assert!(matches!(one, Durability::Partly(_)) && one.what().contains("b every 120 s"), "{one:?}");
+        assert!(one.what().contains("sync_interval: always"), "{one:?}");
+        assert!(one.told(Acknowledged::Synced).is_ok());
+        let unknown = of(&["a", "b", "c"], &[always("a"), said("b", EVERY), silent()]);
+        assert!(matches!(&unknown, Durability::Unverified(what) if what.contains("b every 120 s")), "{unknown:?}");
+        let most = of(&["a", "b", "c"], &[always("a"), said("b", EVERY), said("c", EVERY)]);
+        assert!(
+            matches!(&most, Durability::Unsynced(what) if what.contains("b every 120 s, c every 120 s")),
+            "{most:?}"
+        );
+        let half = of(&["a", "b"], &[always("a"), said("b", EVERY)]);
+        assert!(matches!(half, Durability::Unsynced(_)), "{half:?}");
+    }
+
+    #[test]
+    fn a_majority_of_all_is_none_of_a_stream_that_others_keep() {
+        let always = |name| said(name, Syncs::Always);
+        let (log, blobs) = (["a", "b", "c"], ["c", "d", "e"]);
+        let blobs_only = of_two(&log, &blobs, &[always("c"), always("d"), always("e")]);
+        assert!(matches!(&blobs_only, Durability::Unverified(what) if what.contains("a, b")), "{blobs_only:?}");
+        let both = of_two(&log, &blobs, &[always("a"), always("c"), always("d")]);
+        assert!(matches!(both, Durability::Synced(_)), "{both:?}");
+        let of_blobs = of_two(&log, &blobs, &[always("a"), always("b"), said("d", EVERY), said("e", EVERY)]);
+        assert!(matches!(of_blobs, Durability::Unsynced(_)), "{of_blobs:?}");
+        assert!(matches!(Durability::of(&[], &[always("a")]), Durability::Unverified(_)));
     }
 
     #[test]
@@ -241,6 +309,8 @@ mod tests {
         let others =
             of(&["a", "b", "c"], &[said("x", Syncs::Always), said("y", Syncs::Always), said("a", Syncs::Unsaid)]);
         assert!(matches!(&others, Durability::Unverified(what) if what.contains("a, b, c")), "{others:?}");
+        let kept_by_none = of(&["a"], &[said("a", Syncs::Always), said("x", EVERY), said("y", EVERY)]);
+        assert!(matches!(kept_by_none, Durability::Synced(_)), "{kept_by_none:?}");
         let none = of(&["a"], &[]);
         assert!(matches!(&none, Durability::Unverified(what) if what.contains("monitor_urls is empty")), "{none:?}");
     }

@@ -160,8 +160,10 @@ pub(super) struct Session {
     stream: stream::Stream<()>,
     bucket: ObjectStore,
     connection: Connection,
-    /// The names of the servers that keep the stream or the blobs.
-    servers: BTreeSet<String>,
+    /// The names of the streams of commits and of blobs.
+    streams: [String; 2],
+    /// Who kept each of them when it was opened.
+    keepers: Vec<BTreeSet<String>>,
     /// When the stream was made, as it says itself.
     created: String,
     /// The last sequence that it has told or acknowledged.
@@ -185,15 +187,12 @@ impl Session {
         let context = context.build(connection.client().clone());
         let info = ensure(&context, settings::wanted(config), missing).await?;
         let blobs = ensure(&context, settings::wanted_bucket(config), missing).await?;
-        let mut servers: BTreeSet<_> = [&info, &blobs].into_iter().flat_map(nats::servers_of).collect();
-        if servers.is_empty() {
-            // One that is alone need not say so.
-            servers.insert(server.server_name.clone());
-        }
+        let streams = [&info, &blobs].map(|it| it.config.name.clone());
+        let keepers = [&info, &blobs].map(|it| keepers_of(it, &server.server_name)).into();
         let bucket = context.get_object_store(&config.bucket).await.map_err(|error| unanswered(&error))?;
         let stream = context.get_stream_no_info(&config.stream).await.map_err(|error| unanswered(&error))?;
         let (created, last_sequence) = (info.created.to_string(), AtomicU64::new(info.state.last_sequence));
-        Ok(Self { context, stream, bucket, connection, servers, created, last_sequence })
+        Ok(Self { context, stream, bucket, connection, streams, keepers, created, last_sequence })
     }
 
     /// What the stream is, and how far, as far as this session knows.
@@ -206,9 +205,20 @@ impl Session {
         self.connection.lost().await;
     }
 
-    /// The names of the servers that keep the stream or the blobs, as they were when it was opened.
-    pub(super) const fn servers(&self) -> &BTreeSet<String> {
-        &self.servers
+    /// The names of the servers that keep the stream, and of those that keep the blobs, as they were when it was opened.
+    pub(super) fn keepers_at_first(&self) -> Vec<BTreeSet<String>> {
+        self.keepers.clone()
+    }
+
+    /// Those of now: copies move, and a server may not have known another's name before. `None`: there is no answer.
+    pub(super) async fn keepers(&self) -> Option<Vec<BTreeSet<String>>> {
+        let server = self.connection.client().server_info().server_name;
+        let mut keepers = Vec::with_capacity(self.streams.len());
+        for stream in &self.streams {
+            let stream = self.context.get_stream(stream).await.ok()?;
+            keepers.push(keepers_of(stream.cached_info(), &server));
+        }
+        Some(keepers)
     }
 
     /// Where the blobs are.
@@ -331,6 +341,16 @@ async fn ensure(context: &Context, wanted: stream::Config, missing: Missing) -> 
         return Ok(found);
     }
     Err(OpenError::Settings { stream, differences: differences.join("; ") })
+}
+
+/// Who keeps a stream, as it says.
+fn keepers_of(info: &stream::Info, server: &str) -> BTreeSet<String> {
+    let mut keepers: BTreeSet<_> = nats::servers_of(info).collect();
+    if keepers.is_empty() {
+        // One that is alone need not say so.
+        keepers.insert(server.to_owned());
+    }
+    keepers
 }
 
 fn unanswered(error: &(dyn std::error::Error + 'static)) -> OpenError {

@@ -38,12 +38,12 @@ struct Part<'a> {
 /// Everything that the configuration names.
 pub(super) async fn examined(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut log_servers = BTreeSet::new();
+    let mut log_keepers = Vec::new();
     for part in parts(config) {
-        let (found, servers) = Box::pin(part.examined()).await;
+        let (found, keepers) = Box::pin(part.examined()).await;
         findings.extend(found);
         if part.section.name == LOG {
-            log_servers = servers;
+            log_keepers = keepers;
         }
     }
     match config.log.kind {
@@ -51,7 +51,7 @@ pub(super) async fn examined(config: &Config) -> Vec<Finding> {
         LogKind::Jetstream => {
             let log = &config.log.jetstream;
             findings.extend(servers::copies(log.replicas));
-            findings.extend(Box::pin(monitored(log, log_servers)).await);
+            findings.extend(Box::pin(monitored(log, &log_keepers)).await);
         }
     }
     findings.push(disk_of(&config.node.data_dir, config));
@@ -89,34 +89,39 @@ fn parts(config: &Config) -> Vec<Part<'_>> {
 }
 
 impl Part<'_> {
-    /// What is found, and the names of the servers that keep its streams.
-    async fn examined(&self) -> (Vec<Finding>, BTreeSet<String>) {
+    /// What is found, and the names of the servers that keep each of its streams.
+    async fn examined(&self) -> (Vec<Finding>, Vec<BTreeSet<String>>) {
         let purpose = Purpose { name: "wasmwiz-doctor", section: self.connection, timeout: ANSWER_WITHIN };
         let reached = Box::pin(survey::servers(self.nats, purpose)).await;
         let mut findings = servers::reached(self.section, &reached);
         // With none that lets this program in, that is what there is to say.
         let Ok(found) = Box::pin(survey::streams(self.nats, purpose, &self.wanted)).await else {
-            return (findings, BTreeSet::new());
+            return (findings, Vec::new());
         };
-        let mut names = BTreeSet::new();
+        let all: BTreeSet<_> = reached.into_iter().filter_map(|(_, server)| Some(server.ok()?.name)).collect();
+        let mut keepers = Vec::new();
         for (wanted, found) in self.wanted.iter().zip(&found) {
             findings.extend(servers::stream(self.section, wanted, found));
-            names.extend(found.iter().flatten().flat_map(|stream| stream.servers.iter().cloned()));
+            if let Ok(Some(stream)) = found {
+                // One that is alone need not say so.
+                let is_said = !stream.servers.is_empty();
+                keepers.push(if is_said { stream.servers.iter().cloned().collect() } else { all.clone() });
+            }
         }
-        if names.is_empty() {
+        if keepers.is_empty() {
             // Nobody has made them yet.
-            names.extend(reached.into_iter().filter_map(|(_, server)| Some(server.ok()?.name)));
+            keepers.push(all);
         }
-        (findings, names)
+        (findings, keepers)
     }
 }
 
 /// What the servers say of themselves on their monitoring ports.
-async fn monitored(log: &JetstreamLogConfig, servers: BTreeSet<String>) -> Vec<Finding> {
+async fn monitored(log: &JetstreamLogConfig, keepers: &[BTreeSet<String>]) -> Vec<Finding> {
     let asked = SystemClock.now();
     let answers = monitor::ask(&log.monitor_urls, log.nats.tls_ca_file.as_deref(), ANSWER_WITHIN).await;
     let answered = SystemClock.now();
-    let mut findings = vec![servers::synced(&Durability::of(&servers, &answers), log.acknowledged)];
+    let mut findings = vec![servers::synced(&Durability::of(keepers, &answers), log.acknowledged)];
     for answer in &answers {
         match answer {
             Ok(said) => {
