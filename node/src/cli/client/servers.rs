@@ -39,16 +39,15 @@ pub(super) fn reached(section: Section, servers: &[(String, Result<Server, Uncon
     const CHECK: &str = "servers";
     let Section { name, message_bytes, .. } = section;
     let there: Vec<_> = servers.iter().filter_map(|(_, server)| server.as_ref().ok()).collect();
-    let is_majority = there.len() * 2 > servers.len();
+    // The list need not have all servers: whether a majority is there, the copies of the streams say.
+    let is_in = !there.is_empty();
     let away = servers.iter().filter_map(|(address, server)| Some((address, server.as_ref().err()?)));
     let mut findings: Vec<_> = away
         .map(|(address, why)| {
             let message = format!("{name}: {address}: {why}");
-            match is_majority {
-                true => Finding::warning(CHECK, message, "see to that server: with one more away, nothing is written"),
-                false => {
-                    Finding::bad(CHECK, message, "see to it now: without a majority of its servers nothing is written")
-                }
+            match is_in {
+                true => Finding::warning(CHECK, message, "see to that server, or correct its address"),
+                false => Finding::bad(CHECK, message, "see to it now: no server lets this machine in"),
             }
         })
         .collect();
@@ -136,6 +135,7 @@ pub(super) fn synced(known: &Durability, accepted: Acknowledged) -> Finding {
     const CHECK: &str = "sync";
     let remedy = match known {
         Durability::Synced(what) => return Finding::ok(CHECK, what.as_str()),
+        Durability::Partly(_) => "set sync_interval: always in the jetstream block of that server",
         Durability::Unverified(_) => {
             "open the servers' monitoring ports to nodes (`http:` in nats.conf) and name them in log.jetstream.monitor_urls"
         }
@@ -261,7 +261,8 @@ mod tests {
         );
         let one_away = reached(LOG, &[server("a", "2.15.1"), server("b", "2.15.1"), away()]);
         says(&one_away, Grade::Warning, "nats://c:4222: NATS cannot be reached");
-        says(&reached(LOG, &[server("a", "2.15.1"), away()]), Grade::Bad, "connection refused");
+        says(&reached(LOG, &[server("a", "2.15.1"), away()]), Grade::Warning, "connection refused");
+        says(&reached(LOG, &[away()]), Grade::Bad, "connection refused");
         says(&reached(LOG, &[server("a", "2.10.3")]), Grade::Bad, "a is of 2.10.3");
         says(&reached(LOG, &[server("a", "2.12.0"), server("b", "2.15.1")]), Grade::Warning, "2.12.0 and 2.15.1");
         let small = Section { message_bytes: 3 << 20, ..LOG };
@@ -306,6 +307,8 @@ mod tests {
         let unsynced = Durability::Unsynced("a every 120 s".to_owned());
         says(&[synced(&unsynced, Acknowledged::Synced)], Grade::Bad, "a every 120 s; nodes are not ready");
         says(&[synced(&unsynced, Acknowledged::Unsynced)], Grade::Warning, "a every 120 s");
+        let partly = Durability::Partly("by a and c; b every 120 s".to_owned());
+        says(&[synced(&partly, Acknowledged::Synced)], Grade::Warning, "b every 120 s");
         let unknown = Durability::Unverified("nobody knows".to_owned());
         says(&[synced(&unknown, Acknowledged::Synced)], Grade::Bad, "nobody knows");
         says(&[synced(&unknown, Acknowledged::Unverified)], Grade::Warning, "nobody knows");
