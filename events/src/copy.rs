@@ -11,7 +11,9 @@
 //!   offers many are under way; into another each waits for the one before.
 //! - **A blob is there before the commit that names it**, as for every commit.
 //! - **It may be run again.** What the target has is compared with the source, commit by commit, and the copy goes on behind it.
-//! - **Nobody writes meanwhile**: the caller holds the source. A target that has other commits of a tenant is refused.
+//! - **Nobody writes meanwhile**: the caller holds both. A target that has other commits than the source is refused.
+//! - **A target on SQLite waits for its file** ([`SqliteLogConfig::held`](crate::log::sqlite::SqliteLogConfig::held)): a batch that
+//!   was given up while another program had the file, with the next one stored, would be a gap in the order for good.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -120,6 +122,17 @@ pub enum CopyError {
         /// Its first revision.
         revision: Revision,
     },
+    /// The target has a commit that the source does not have.
+    #[error(
+        "the target has revision {revision} of tenant {tenant}, which the source does not: somebody has written there; copy into an \
+         empty log"
+    )]
+    Beyond {
+        /// Whose.
+        tenant: TenantId,
+        /// Its first revision.
+        revision: Revision,
+    },
     /// The target has another history of a tenant.
     #[error(
         "tenant {tenant} ends at revision {} in the source and at revision {} in the target, or with another hash; copy into \
@@ -177,6 +190,7 @@ pub async fn copy(
         copying.copied.position = position;
         progress(&copying.copied);
     }
+    copying.nothing_beyond(order).await?;
     copying.compare().await?;
     Ok(copying.copied)
 }
@@ -331,6 +345,21 @@ impl Copying<'_> {
         }
     }
 
+    /// The target must have no commit behind those of the source, and no tenant that the source does not have.
+    async fn nothing_beyond(&mut self, order: Order) -> Result<(), CopyError> {
+        if order == Order::Kept {
+            // All of them are behind each other: what was written meanwhile is behind them too.
+            self.there.end = self.to.log.tail().await.map_err(CopyError::Compare)?;
+        }
+        while let Some(more) = self.there.next().await? {
+            let header = more.commit.header();
+            if order == Order::Kept || !self.chains.contains_key(&header.tenant) {
+                return Err(CopyError::Beyond { tenant: header.tenant.clone(), revision: header.first_revision });
+            }
+        }
+        Ok(())
+    }
+
     /// Every tenant must end in the target as it does in the source.
     async fn compare(&self) -> Result<(), CopyError> {
         for (tenant, chain) in &self.chains {
@@ -440,7 +469,11 @@ mod tests {
         event::Event,
         id::ModuleName,
         ledger::ChainHash,
-        log::{conformance::Stream, memory::MemoryLog},
+        log::{
+            conformance::Stream,
+            memory::MemoryLog,
+            sqlite::{SqliteLog, SqliteLogConfig},
+        },
         module,
         payload::Payload,
     };
@@ -509,6 +542,46 @@ mod tests {
         done_in_any_order(&from, &to).await.unwrap();
         assert!(matches!(done(&from, &to).await, Err(CopyError::Disordered { .. })));
         assert_eq!(done_in_any_order(&from, &to).await.unwrap().present, 15);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_has_more_than_the_source_is_no_copy() {
+        let (from, to) = (place(), place());
+        written(&from, 3, 2).await;
+        done(&from, &to).await.unwrap();
+        let log = Arc::clone(&to.store.log);
+        // A node was started on it, and a tenant was registered.
+        let mut other = Stream::fresh();
+        other.append(&log, 1).await;
+        for error in [done(&from, &to).await.unwrap_err(), done_in_any_order(&from, &to).await.unwrap_err()] {
+            assert!(matches!(&error, CopyError::Beyond { tenant, .. } if *tenant == other.tenant), "{error}");
+        }
+        let (from, to) = (place(), place());
+        done(&from, &to).await.unwrap();
+        let log = Arc::clone(&to.store.log);
+        Stream::fresh().append(&log, 1).await;
+        assert!(matches!(done(&from, &to).await, Err(CopyError::Beyond { .. })), "the source is empty");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_target_whose_file_another_program_has_for_a_while_is_waited_for() {
+        let (from, to, folder) = (place(), place(), tempfile::tempdir().unwrap());
+        written(&from, 5, 60).await;
+        let short = SqliteLogConfig { busy_timeout_ms: 1, batch_appends: 16, ..SqliteLogConfig::default() };
+        let log = Arc::new(SqliteLog::open(folder.path(), short.held()).unwrap());
+        let backup = rusqlite::Connection::open(folder.path().join("events.db")).unwrap();
+        backup.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let target = Store { log: Arc::clone(&log) as Arc<dyn EventLog>, blobs: Arc::clone(&to.store.blobs) };
+        let copying = tokio::spawn({
+            let from = from.store.clone();
+            async move { copy(&from, &target, Order::Kept, |_| ()).await }
+        });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(log.tail().await.unwrap(), Position::START);
+        backup.execute_batch("COMMIT").unwrap();
+        assert_eq!(copying.await.unwrap().unwrap().commits, 300);
+        let copied = log.read_all(Position::START, ReadLimit::default()).await.unwrap();
+        assert_eq!(copied.iter().map(|recorded| recorded.commit.hash()).collect::<Vec<_>>(), hashes(&from));
     }
 
     #[tokio::test]
@@ -623,7 +696,8 @@ mod tests {
         done(&from, &to).await.unwrap();
         let log = Arc::clone(&to.store.log);
         stream.append(&log, 1).await;
-        assert!(matches!(done(&from, &to).await, Err(CopyError::Differs { .. })));
+        assert!(matches!(done(&from, &to).await, Err(CopyError::Beyond { .. })));
+        assert!(matches!(done_in_any_order(&from, &to).await, Err(CopyError::Differs { .. })));
         let elsewhere = place();
         let mut other = Stream::of(stream.tenant.clone());
         other.append(&(Arc::clone(&elsewhere.store.log)), 1).await;

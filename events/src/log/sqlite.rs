@@ -106,6 +106,17 @@ impl Default for SqliteLogConfig {
     }
 }
 
+impl SqliteLogConfig {
+    /// How long a log waits for its file that no other program should use.
+    const HELD_FOR_MS: u64 = 3_600_000;
+
+    /// The same, where an append that meets another program at the file waits for an hour and is not given up before.
+    #[must_use]
+    pub const fn held(self) -> Self {
+        Self { busy_timeout_ms: Self::HELD_FOR_MS, ..self }
+    }
+}
+
 /// The log could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -63,7 +63,9 @@ pub struct Copy {
 
 impl Copy {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let (from, to) = (Config::load(Some(&self.from))?.config, Config::load(Some(&self.to))?.config);
+        let (from, mut to) = (Config::load(Some(&self.from))?.config, Config::load(Some(&self.to))?.config);
+        // A batch that was given up with the next one stored would be a gap in the order.
+        to.log.sqlite = to.log.sqlite.held();
         let copied = app::runtime()?.block_on(Box::pin(self.copy(&from, &to)))?;
         match self.output {
             Output::Table => output::line(format_args!("{}: the target ends as the source does", told(&copied))),

@@ -49,6 +49,9 @@ const PAGES_OF_A_TRANSACTION: usize = 8;
 /// How long appends wait for a reader when the WAL has reached its bound.
 const READER_WAIT: Duration = Duration::from_millis(500);
 
+/// The longest that the checkpoint at the end waits for other programs.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
 /// An append in the queue.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -107,6 +110,9 @@ impl Writer {
             }
         }
         self.checkpointer.stop();
+        // Nobody waits for long at the end, however long appends may wait.
+        let within = Duration::from_millis(self.config.busy_timeout_ms).min(CLOSE_WAIT);
+        let _ = self.connection.busy_timeout(within);
         if self.shared.checkpoint_at_end.load(Ordering::Acquire)
             && let Err(reason) = checkpoint(&self.connection, "TRUNCATE")
         {
