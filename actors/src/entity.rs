@@ -64,6 +64,8 @@ pub(crate) struct World {
     pub(crate) offer_within_ms: u64,
     /// Bounds how many streams are folded at the same time.
     pub(crate) rehydrations: Arc<Semaphore>,
+    /// Bounds how many ends of streams are looked at at the same time.
+    pub(crate) looks: Semaphore,
     pub(crate) live: Arc<Live>,
     /// Where asynchronous executions are offered to be run.
     pub(crate) queue: Queue,
@@ -85,8 +87,9 @@ pub(crate) enum Message {
     Wake,
     /// The same, out of turn.
     Look,
-    /// The stream ended here when somebody looked: another owner may have written what this entity has not read.
-    Seen(Head),
+    /// The stream ended here when it was looked at: another owner may have written what this entity has not read. `None`: the log
+    /// did not say.
+    Seen(Option<Head>),
     /// Finish what is in flight and stop.
     Retire,
 }
@@ -121,6 +124,12 @@ pub(crate) struct State {
     last_asked: Steady,
     /// Has it written in its epoch? From then on the log refuses what an owner of before still has under way.
     has_written: bool,
+    /// Is the end of the stream being looked at?
+    is_looking: bool,
+    /// Has it read the stream at least once? Then it may have open what nobody else looks at, and reads it again until it can.
+    was_awake: bool,
+    /// Since when it lives.
+    woken: Steady,
 }
 
 impl State {
@@ -133,6 +142,8 @@ impl State {
 enum Phase {
     /// The stream is being folded; commands wait.
     Rehydrating,
+    /// The stream has gone on and could not be read. It is read again at the next wake or command.
+    Unread,
     /// Ready to decide.
     Idle(Box<Rehydrated>),
     /// Commits are on their way.
@@ -159,9 +170,17 @@ impl Actor for Entity {
 
     async fn pre_start(&self, myself: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
         rehydrate::begin(self.id.clone(), Arc::clone(&self.world), myself.clone());
-        myself.send_after(Duration::from_millis(self.world.wake_every_ms), || Message::Wake);
-        let last_asked = self.world.clock.steady();
-        Ok(State { phase: Phase::Rehydrating, waiting: VecDeque::new(), last_asked, has_written: false })
+        myself.send_after(self.first_wake(), || Message::Wake);
+        let woken = self.world.clock.steady();
+        Ok(State {
+            phase: Phase::Rehydrating,
+            waiting: VecDeque::new(),
+            last_asked: woken,
+            has_written: false,
+            is_looking: false,
+            was_awake: false,
+            woken,
+        })
     }
 
     async fn handle(
@@ -171,16 +190,21 @@ impl Actor for Entity {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Ask(pending) => self.receive(*pending, state),
+            Message::Ask(pending) => self.receive(*pending, &myself, state),
             Message::Rehydrated(folded) => self.rehydrated(folded, state),
             Message::Appended(commit_id, said) => self.appended(commit_id, said, state),
             Message::Wake => {
-                self.wake(state);
+                self.wake(&myself, state);
                 self.look_until_written(&myself, state);
                 myself.send_after(Duration::from_millis(self.world.wake_every_ms), || Message::Wake);
             }
-            Message::Look => self.wake(state),
-            Message::Seen(end) => self.seen(end, &myself, state),
+            Message::Look => self.wake(&myself, state),
+            Message::Seen(end) => {
+                state.is_looking = false;
+                if let Some(end) = end {
+                    self.seen(end, &myself, state);
+                }
+            }
             Message::Retire => self.retire(state),
         }
         self.advance(&myself, state);
@@ -194,13 +218,16 @@ impl Actor for Entity {
 }
 
 impl Entity {
-    fn receive(&self, pending: Pending, state: &mut State) {
+    fn receive(&self, pending: Pending, myself: &ActorRef<Message>, state: &mut State) {
         if matches!(state.phase, Phase::Retired) {
             answer(pending, Answer::Moved);
             return;
         }
         state.last_asked = self.world.clock.steady();
         state.waiting.push_back(pending);
+        if matches!(state.phase, Phase::Unread) {
+            self.read_again(myself, state);
+        }
     }
 
     fn rehydrated(&self, folded: Result<Box<Rehydrated>, Arc<str>>, state: &mut State) {
@@ -219,7 +246,9 @@ impl Entity {
                 }
                 self.offer_waiting(&folded);
                 state.phase = Phase::Idle(folded);
+                state.was_awake = true;
             }
+            Err(reason) if state.was_awake => self.not_read_again(&reason, state),
             Err(reason) => {
                 // Who asks this moment may find the entity stopped already.
                 self.unreadable.set(Arc::clone(&reason));
@@ -252,7 +281,7 @@ impl Entity {
                 if flight.is_empty()
                     && batch.decided.iter().any(|(pending, given)| behind::finds_nothing(pending, given))
                 {
-                    self.look_for_more(myself);
+                    self.look_for_more(myself, state);
                 }
                 // With nothing decided ahead of the log the answers are already true.
                 for (pending, given) in flight.join(batch.decided) {
@@ -373,11 +402,18 @@ impl Entity {
         self.stop(state, "fenced", &Answer::NotHere);
     }
 
-    fn wake(&self, state: &mut State) {
+    fn wake(&self, myself: &ActorRef<Message>, state: &mut State) {
         if self.world.shards.here(self.shard) != Some(self.epoch) {
             return self.retire(state);
         }
+        if matches!(state.phase, Phase::Unread) {
+            return self.read_again(myself, state);
+        }
         if matches!(state.phase, Phase::Rehydrating) {
+            if state.was_awake {
+                // It may have executions open, which nobody else looks at.
+                return;
+            }
             // Who asked was told long ago that it takes too long; as long as others still come, they will find it.
             let asked_ms = self.world.clock.steady().ms_since(state.last_asked);
             if asked_ms >= self.world.passivate_after_ms && state.waiting.iter().all(Pending::is_abandoned) {

@@ -90,6 +90,9 @@ impl Default for RegionConfig {
     }
 }
 
+/// Ends of streams that are looked at at the same time: each is read at the leader of the log, before what is written.
+const LOOKS_MAX: usize = 32;
+
 /// What the region needs from its node.
 pub struct RegionDeps {
     /// Where decisions are kept.
@@ -156,6 +159,7 @@ impl Region {
             wake_every_ms: config.wake_every_ms,
             offer_within_ms: config.offer_within_ms,
             rehydrations: Arc::new(Semaphore::new(config.rehydrations_max)),
+            looks: Semaphore::new(LOOKS_MAX),
             live: Arc::clone(&live),
             queue: queue.clone(),
             kept: Kept::new(deps.snapshots, config.snapshots),

@@ -1,6 +1,7 @@
 //! Between the moment in which an owner has read a stream and its first commit there: what an owner of before has under way may
 //! still come in between.
 
+use tokio::task::JoinHandle;
 use wasmwiz_actors::{
     aggregate::Authority,
     handle::{Ask, Decided},
@@ -16,19 +17,27 @@ async fn may_read(node: &Node) -> Result<Decided, AskError> {
     node.bus.ask(&acme(), ask).await
 }
 
-/// The first node's commit comes after the second, which owns the tenant in the next epoch, has read the stream.
-async fn overtaken(bounds: Bounds, command: Command) -> Cluster {
+/// The first node's commit is held back while the second, which owns the tenant in the next epoch, has read the stream.
+async fn under_way(bounds: Bounds, command: Command) -> (Cluster, JoinHandle<()>) {
     let cluster = Cluster::start(bounds).await;
     let old = Arc::clone(cluster.node(1));
     // Its lease ended with this under way, or it stood still: it does not know.
     *old.view.believes.lock().unwrap() = Some(Owner::Here(Epoch::FIRST));
     cluster.log.hold();
-    let late = tokio::spawn(async move { old.ask(command).await });
+    let late = tokio::spawn(async move {
+        old.ask(command).await.unwrap();
+    });
     cluster.log.held_back(1).await;
     cluster.table.give(Some((2, 2)));
     may_read(cluster.node(2)).await.unwrap();
+    (cluster, late)
+}
+
+/// It is stored after that.
+async fn overtaken(bounds: Bounds, command: Command) -> Cluster {
+    let (cluster, late) = under_way(bounds, command).await;
     cluster.log.release();
-    late.await.unwrap().unwrap();
+    late.await.unwrap();
     cluster
 }
 
@@ -46,6 +55,28 @@ async fn what_came_late_is_known_soon_to_an_owner_that_writes_nothing() {
     let refused = tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
     assert!(matches!(refused, AskError::Refused(Refusal::KeyRevoked)), "{refused}");
     assert_eq!(cluster.epochs(), [1], "it has written");
+}
+
+#[tokio::test]
+async fn an_owner_that_cannot_read_what_came_late_says_so_and_reads_again_until_it_can() {
+    let (cluster, stored) = under_way(Bounds::default(), Command::RevokeKey { key_id: key() }).await;
+    let late = cluster.log.commits().last().unwrap().position.next();
+    cluster.log.damage(late);
+    cluster.log.release();
+    stored.await.unwrap();
+    let unavailable = async {
+        while !matches!(may_read(cluster.node(2)).await, Err(AskError::Unavailable { .. })) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), unavailable).await.unwrap();
+    cluster.log.mend(late);
+    let refused = async {
+        while !matches!(may_read(cluster.node(2)).await, Err(AskError::Refused(Refusal::KeyRevoked))) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
 }
 
 #[tokio::test]

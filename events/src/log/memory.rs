@@ -156,6 +156,11 @@ impl MemoryLog {
         self.shared.stored().damaged.insert(position);
     }
 
+    /// The commit at `position` can be read again.
+    pub fn mend(&self, position: Position) {
+        self.shared.stored().damaged.remove(&position);
+    }
+
     /// Reads of its stream do not find the commit at `position` any more, which may be one that is still to come, and nothing says whose it is.
     pub fn lose(&self, position: Position) {
         self.shared.stored().lost.insert(position);
