@@ -115,7 +115,7 @@ impl Both {
             _ => {}
         }
         let node = self.node.insert(start_node(plan, data, &file, &url)?);
-        let serves = node.until("serves", || match fs::read(&file) {
+        let serves = node.until("serves", None, || match fs::read(&file) {
             Ok(bytes) => Ok(Some(serde_json::from_slice::<Ready>(&bytes)?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),

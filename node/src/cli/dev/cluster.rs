@@ -182,7 +182,7 @@ impl Cluster {
         command.stdin(Stdio::null());
         let log = home.join("node.log");
         let mut node = Process::start(name, command, if shown { Lines::Printed(log) } else { Lines::Kept(log) })?;
-        let serves = node.until("serves", || match fs::read(&ready) {
+        let serves = node.until("serves", None, || match fs::read(&ready) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 
 use super::{
     super::output,
-    process::{Lines, Process},
+    process::{Lines, Process, START_WITHIN},
 };
 use crate::folder;
 
@@ -103,7 +103,7 @@ impl Server<'_> {
 /// # Errors
 /// When it ends before, or takes too long.
 pub(super) async fn listens(server: &mut Process, listen: SocketAddr) -> anyhow::Result<()> {
-    server.until("listens", || Ok(TcpStream::connect(listen).ok().map(drop))).await
+    server.until("listens", Some(START_WITHIN), || Ok(TcpStream::connect(listen).ok().map(drop))).await
 }
 
 /// Prints how to subscribe to the events of a tenant: with NATS's own command line, and with the example in Python.
