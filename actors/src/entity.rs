@@ -48,6 +48,7 @@ mod keep;
 mod places;
 mod rehydrate;
 mod skips;
+mod stop;
 
 pub(crate) use places::Places;
 pub(crate) use skips::Skips;
@@ -396,12 +397,6 @@ impl Entity {
         }
     }
 
-    /// A younger owner has written: this node's epoch is over for the whole shard, whatever it is told of the ownership.
-    fn stop_fenced(&self, state: &mut State) {
-        self.world.shards.close(self.shard, self.epoch);
-        self.stop(state, "fenced", &Answer::NotHere);
-    }
-
     fn wake(&self, myself: &ActorRef<Message>, state: &mut State) {
         if self.world.shards.here(self.shard) != Some(self.epoch) {
             return self.retire(state);
@@ -475,32 +470,6 @@ impl Entity {
                 self.world.queue.offer(&self.id, Item { id: accepted.execution_id, at });
             }
         }
-    }
-
-    fn retire(&self, state: &mut State) {
-        if let Phase::Appending(_, flight) = &mut state.phase {
-            flight.retiring = true;
-        } else {
-            self.leave(state, "retired");
-        }
-    }
-
-    /// Stops with nothing in flight: the state is kept for the next one.
-    fn leave(&self, state: &mut State, reason: &'static str) {
-        if let Phase::Idle(folded) = &mut state.phase {
-            self.world.kept.at_rest(folded, self.world.clock.moment());
-        }
-        self.stop(state, reason, &Answer::Moved);
-    }
-
-    /// Answers what waits, and never decides again.
-    fn stop(&self, state: &mut State, reason: &'static str, given: &Answer) {
-        tracing::debug!(tenant.id = %self.id, reason, "the entity stops");
-        ::metrics::counter!(metrics::ENTITY_STOPS_TOTAL, "reason" => reason).increment(1);
-        for pending in state.waiting.drain(..) {
-            answer(pending, again(given));
-        }
-        state.phase = Phase::Retired;
     }
 
     fn internal(&self, command: Command) -> Pending {

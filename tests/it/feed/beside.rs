@@ -69,7 +69,10 @@ async fn the_printed_line_shows_the_events_of_an_execution_and_the_bus_ends_with
     ensure!(!listens(url), "the bus of the life before runs still");
     until_feed(&node, "ok", "connected, 0 commits behind").await?;
     let line = printed(&node, "subscriber.py")?;
-    ensure!(run(&format!("{line} --count 5")).await?.code == Some(0), "events of the life before are gone");
+    ensure!(
+        run(&format!("{line} --name another --count 5")).await?.code == Some(0),
+        "events of the life before are gone"
+    );
 
     let url = line.split_whitespace().find(|word| word.starts_with("nats://")).context("the line has no bus")?;
     ensure!(listens(url), "nobody listens at {url}");

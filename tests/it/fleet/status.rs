@@ -76,7 +76,7 @@ fn moved(from: &str, before: &Owners, after: &Owners, cluster: &Value) -> anyhow
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_sees_who_owns_what_and_what_moves_when_a_node_stops_or_is_killed() -> anyhow::Result<()> {
     // Given three nodes, then every shard has one owner, in an epoch, and each node shows the same.
-    let mut fleet = Fleet::started(Size { nodes: 3, servers: 1, tenants: 1 }).await?;
+    let mut fleet = Fleet::started(Size { nodes: 3, servers: 3, tenants: 1 }).await?;
     let clients = [fleet.operator(0)?, fleet.operator(1)?, fleet.operator(2)?];
     let (three, shown) = until_owned_by(&["node-1", "node-2", "node-3"], &clients).await?;
     ensure!(three.values().all(|(_, epoch)| *epoch >= 1), "{three:?}");

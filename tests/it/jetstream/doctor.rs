@@ -124,7 +124,7 @@ async fn a_deployment_in_order_is_well_with_its_node_and_a_server_that_is_away_i
     cluster.kill9(2);
     wait::until("the two that are left to agree", wait::SOON * 3, async || {
         let said = doctor(&user, &file).await?;
-        said.found("servers", "warning", &["log.jetstream: nats://", "with one more away"])?;
+        said.found("servers", "warning", &["log.jetstream: nats://", "cannot be reached"])?;
         Ok(said.found("sync", "ok", &["not seen: nats-2"]).ok())
     })
     .await?;
