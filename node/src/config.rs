@@ -139,9 +139,6 @@ const PEPPER_MIN_BYTES: usize = 32;
 /// What a stop may take, in milliseconds: shorter, nothing can be recorded in it.
 const SHUTDOWN_MS: std::ops::RangeInclusive<u64> = 1_000..=3_600_000;
 
-/// The most asynchronous executions of one tenant that a tier may allow.
-const QUEUED_MAX: u32 = 10_000;
-
 /// Which log keeps the events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -361,23 +358,11 @@ impl Config {
         }
         for tier in wasmwiz_events::tenant::Tier::ALL {
             let (limits, key) = (self.tiers.of(tier), |field: &str| format!("tiers.{}.{field}", tier.as_str()));
-            if limits.executions_per_minute > 60_000 {
-                return bad(&key("executions_per_minute"), "is at most 60000; 0 means without limit");
-            }
-            if limits.writes_per_minute > 60_000 {
-                return bad(&key("writes_per_minute"), "is at most 60000; 0 means without limit");
+            if let Err((field, problem)) = limits.check() {
+                return bad(&key(field), problem);
             }
             if limits.memory_bytes > self.executor.memory_max_bytes {
                 return bad(&key("memory_bytes"), "is more than executor.memory_max_bytes; raise that or lower this");
-            }
-            if limits.executions_queued > QUEUED_MAX {
-                return bad(&key("executions_queued"), "is at most 10000: a tenant's queue is in its entity's memory");
-            }
-            if !(1..=wasmwiz_actors::limits::MODULE_VERSIONS_MAX).contains(&limits.module_versions) {
-                return bad(&key("module_versions"), "is from 1 to 1000000: they are in the entity's memory");
-            }
-            if limits.wall_ms == 0 || limits.executions_concurrent == 0 {
-                return bad(&key("wall_ms and executions_concurrent"), "must not be 0");
             }
         }
         if self.tiers.modules_max > self.tiers.module_names_max {

@@ -34,6 +34,7 @@ mod settings;
 mod shares;
 mod stalled;
 mod stopping;
+mod storage;
 mod sweep;
 mod tamper;
 mod traces;
