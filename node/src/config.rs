@@ -166,6 +166,9 @@ impl LogConfig {
     /// Only the log that is used has to be set up.
     fn check(&self) -> Result<(), (String, &'static str)> {
         match self.kind {
+            LogKind::Sqlite if self.sqlite.max_bytes == Some(0) => {
+                Err(("sqlite.max_bytes".to_owned(), "must not be 0; leave it out for a log without a bound"))
+            }
             LogKind::Sqlite => Ok(()),
             LogKind::Jetstream => {
                 self.jetstream.check().map_err(|(key, problem)| (format!("jetstream.{key}"), problem))

@@ -17,6 +17,7 @@ mod durable;
 mod feed;
 mod fleet;
 mod full_disk;
+mod full_log;
 mod guides;
 mod hardening;
 mod hostile;

@@ -9,7 +9,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
-use wasmwiz_actors::disk_space::Level;
+use wasmwiz_actors::disk_space::{DiskSpace, Level};
 use wasmwiz_projections::State;
 
 use super::uncounted;
@@ -54,19 +54,22 @@ async fn event_log(gateway: &Gateway) -> Result<String, String> {
         return Err("the log has stopped after an I/O error".to_owned());
     }
     match timeout(limit, gateway.deps().log.tail()).await {
-        Ok(Ok(tail)) => Ok(format!(
-            "at position {tail}{}",
-            match gateway.deps().dispatch.space().level() {
-                Level::Plenty => "",
-                Level::Low => "; the disk is nearly full: no modules are taken, and no executions begun",
-                Level::Least => "; the disk is full but for what ends something",
-            }
-        )),
+        Ok(Ok(tail)) => Ok(format!("at position {tail}{}", room(gateway.deps().dispatch.space()))),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the log does not answer the health check");
             Err("the log cannot be read".to_owned())
         }
         Err(_) => Err("the log did not answer in time".to_owned()),
+    }
+}
+
+/// What is said of a node without room for everything.
+fn room(space: &DiskSpace) -> String {
+    let what = if space.of_log() > space.of_disk() { "the log, by its bound," } else { "the disk" };
+    match space.level() {
+        Level::Plenty => String::new(),
+        Level::Low => format!("; {what} is nearly full: no modules are taken, and no executions begun"),
+        Level::Least => format!("; {what} is full but for what ends something"),
     }
 }
 
