@@ -1,6 +1,6 @@
-//! How much room there is on the node's disk, as far as it decides what the node takes in.
+//! How much room there is on the node's disk, and in its log, as far as it decides what the node takes in.
 //!
-//! Somebody who watches the disk says it. What would begin something that writes much asks, or waits.
+//! Somebody who watches both says it. What would begin something that writes much asks, or waits.
 
 use std::sync::Arc;
 
@@ -18,25 +18,53 @@ pub enum Level {
     Least,
 }
 
-/// The free space of a node's disk. Clones share it; without anybody who watches, there is plenty.
+/// What is known of each.
+#[derive(Debug, Clone, Copy, Default)]
+struct Room {
+    disk: Level,
+    log: Level,
+}
+
+impl Room {
+    fn level(self) -> Level {
+        self.disk.max(self.log)
+    }
+}
+
+/// The free space of a node. Clones share it; without anybody who watches, there is plenty.
 #[derive(Debug, Clone, Default)]
-pub struct DiskSpace(Arc<watch::Sender<Level>>);
+pub struct DiskSpace(Arc<watch::Sender<Room>>);
 
 impl DiskSpace {
-    /// How much there is now.
+    /// How much there is now, where there is less: on the disk, or in the log.
     pub fn level(&self) -> Level {
-        *self.0.borrow()
+        self.0.borrow().level()
     }
 
-    /// Says how much there is, and tells whether that is something new.
+    /// How much there is on the disk.
+    pub fn of_disk(&self) -> Level {
+        self.0.borrow().disk
+    }
+
+    /// How much the bound of the log leaves, if it has one.
+    pub fn of_log(&self) -> Level {
+        self.0.borrow().log
+    }
+
+    /// Says how much there is on the disk, and tells whether that is something new.
     pub fn set(&self, level: Level) -> bool {
-        self.0.send_if_modified(|before| std::mem::replace(before, level) != level)
+        self.0.send_if_modified(|room| std::mem::replace(&mut room.disk, level) != level)
+    }
+
+    /// Says how much there is in the log, and tells whether that is something new.
+    pub fn set_of_log(&self, level: Level) -> bool {
+        self.0.send_if_modified(|room| std::mem::replace(&mut room.log, level) != level)
     }
 
     /// Waits until there is plenty, for as long as that takes.
     pub async fn until_plenty(&self) {
         // Its sender is held by this very value, so that the wait cannot fail.
-        let _ = self.0.subscribe().wait_for(|level| *level == Level::Plenty).await;
+        let _ = self.0.subscribe().wait_for(|room| room.level() == Level::Plenty).await;
     }
 }
 
@@ -60,5 +88,18 @@ mod tests {
 
         space.set(Level::Plenty);
         waiting.await.unwrap();
+    }
+
+    #[test]
+    fn what_holds_is_the_lower_room_of_both() {
+        let space = DiskSpace::default();
+        assert!(space.set_of_log(Level::Low) && !space.set_of_log(Level::Low));
+        assert_eq!((space.level(), space.of_disk(), space.of_log()), (Level::Low, Level::Plenty, Level::Low));
+        space.set(Level::Least);
+        assert_eq!((space.level(), space.of_disk(), space.of_log()), (Level::Least, Level::Least, Level::Low));
+        space.set(Level::Plenty);
+        assert_eq!((space.level(), space.until_plenty().now_or_never()), (Level::Low, None));
+        assert!(space.set_of_log(Level::Plenty));
+        assert_eq!((space.level(), space.until_plenty().now_or_never()), (Level::Plenty, Some(())));
     }
 }

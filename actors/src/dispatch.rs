@@ -264,8 +264,8 @@ pub enum DispatchError {
     /// Its module cannot be made ready now.
     #[error("{0}")]
     NotNow(String),
-    /// The node's disk has no room for a module, or for an execution that has not begun.
-    #[error("the node's disk is nearly full; try again later, or at another node")]
+    /// The node's disk, or its log, has no room for a module, or for an execution that has not begun.
+    #[error("the node's storage is nearly full; try again later, or at another node")]
     DiskFull,
     /// The bytes could not be kept.
     #[error("the bytes could not be kept")]
@@ -424,7 +424,7 @@ impl Dispatch {
         self.shared.deps.executors.check().await
     }
 
-    /// How much room the node's disk has.
+    /// How much room the node's disk and its log have.
     pub fn space(&self) -> &DiskSpace {
         &self.shared.deps.space
     }
@@ -478,7 +478,8 @@ impl Shared {
         let mut inline: Vec<Payload> = Vec::with_capacity(payloads.len());
         for payload in payloads {
             if payload.bytes().len() > MAX_INLINE_BYTES {
-                if self.deps.space.level() == Level::Least {
+                // They go beside the log, whose bound says nothing of them.
+                if self.deps.space.of_disk() == Level::Least {
                     let source = std::io::ErrorKind::StorageFull.into();
                     return Err(BlobError::Io { doing: "keeping what a guest has written", source });
                 }

@@ -1,13 +1,17 @@
 //! What each tier allows: numbers from configuration, never from code.
 
 use serde::{Deserialize, Serialize};
-use wasmwiz_events::{execution::Limits, tenant::Tier, time::Timestamp};
+use wasmwiz_events::{execution::Limits, tenant::Tier, time::Timestamp, transcript};
 
 const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
 
 /// The most live versions that a tier may allow a tenant. The digest of each, 32 bytes, is in its entity's memory and in every
 /// snapshot of it, and more beside it.
 pub const MODULE_VERSIONS_MAX: u32 = 1_000_000;
+
+/// The most asynchronous executions of one tenant that a tier may allow.
+const QUEUED_MAX: u32 = 10_000;
 
 /// What a tenant of one tier may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +46,8 @@ pub struct TierLimits {
     pub stdout_bytes: u64,
     /// Standard error kept, in bytes.
     pub stderr_bytes: u64,
+    /// All that the tenant stores, in bytes: modules, and inputs and outputs of executions; 0 means without limit.
+    pub storage_bytes: u64,
     /// May versions of modules have `clock=host`? Whoever reads the host's clocks can measure what others do on the same machine, to a
     /// microsecond.
     pub host_clock: bool,
@@ -57,6 +63,46 @@ impl TierLimits {
             stdout_bytes: self.stdout_bytes,
             stderr_bytes: self.stderr_bytes,
         }
+    }
+
+    /// Is every number in its range?
+    ///
+    /// # Errors
+    /// The field that is not, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.executions_per_minute > 60_000 {
+            return Err(("executions_per_minute", "is at most 60000; 0 means without limit"));
+        }
+        if self.writes_per_minute > 60_000 {
+            return Err(("writes_per_minute", "is at most 60000; 0 means without limit"));
+        }
+        if self.executions_queued > QUEUED_MAX {
+            return Err(("executions_queued", "is at most 10000: a tenant's queue is in its entity's memory"));
+        }
+        if !(1..=MODULE_VERSIONS_MAX).contains(&self.module_versions) {
+            return Err(("module_versions", "is from 1 to 1000000: they are in the entity's memory"));
+        }
+        if self.wall_ms == 0 || self.executions_concurrent == 0 {
+            return Err(("wall_ms and executions_concurrent", "must not be 0"));
+        }
+        if self.storage().is_some_and(|limit_bytes| limit_bytes < self.stored_at_once_bytes()) {
+            let problem = "has no room for one execution, which may bring a module and an input, write its outputs, and have what it \
+                           reads from the host's clocks kept; raise it, or set it to 0, which means without limit";
+            return Err(("storage_bytes", problem));
+        }
+        Ok(())
+    }
+
+    /// All that the tenant may store; `None` without a limit.
+    pub fn storage(&self) -> Option<u64> {
+        (self.storage_bytes > 0).then_some(self.storage_bytes)
+    }
+
+    /// The most that one execution may store.
+    fn stored_at_once_bytes(&self) -> u64 {
+        let streams =
+            [self.stdin_bytes, self.stdout_bytes, self.stderr_bytes, transcript::max_bytes(self.stdout_bytes)];
+        streams.into_iter().fold(self.module_bytes, u64::saturating_add)
     }
 
     /// How executions are limited; `None` without a rate limit.
@@ -172,6 +218,7 @@ impl Default for Policy {
             stdin_bytes: MIB,
             stdout_bytes: MIB,
             stderr_bytes: MIB,
+            storage_bytes: GIB,
             host_clock: true,
         };
         let basic = TierLimits {
@@ -186,6 +233,7 @@ impl Default for Policy {
             memory_bytes: 128 * MIB,
             module_bytes: 10 * MIB,
             module_versions: 5_000,
+            storage_bytes: 32 * GIB,
             ..free
         };
         let pro = TierLimits {
@@ -203,6 +251,7 @@ impl Default for Policy {
             stdin_bytes: 4 * MIB,
             stdout_bytes: 4 * MIB,
             stderr_bytes: 4 * MIB,
+            storage_bytes: 256 * GIB,
             host_clock: true,
         };
         let enterprise = TierLimits {
@@ -220,6 +269,7 @@ impl Default for Policy {
             stdin_bytes: 16 * MIB,
             stdout_bytes: 16 * MIB,
             stderr_bytes: 16 * MIB,
+            storage_bytes: 0,
             host_clock: true,
         };
         Self {
@@ -242,6 +292,20 @@ impl Default for Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tier_that_has_no_room_for_one_execution_is_refused_and_every_tier_has() {
+        let policy = Policy::default();
+        for tier in Tier::ALL {
+            assert_eq!(policy.of(tier).check(), Ok(()), "{}", tier.as_str());
+        }
+        // A module of 4 MiB, and a MiB each of input, output, error and readings.
+        let bound = 8 * MIB;
+        assert_eq!(TierLimits { storage_bytes: bound, ..policy.free }.check(), Ok(()));
+        let refused = TierLimits { storage_bytes: bound - 1, ..policy.free }.check();
+        assert_eq!(refused.map_err(|(field, _)| field), Err("storage_bytes"));
+        assert_eq!((policy.free.storage(), policy.enterprise.storage()), (Some(GIB), None));
+    }
 
     #[test]
     fn what_is_left_of_a_bucket_follows_from_when_it_is_full() {

@@ -37,6 +37,7 @@ pub(crate) mod scenario;
 #[cfg(test)]
 mod size_tests;
 pub mod skips;
+mod storage;
 mod verification;
 
 pub use admission::{Again, Configured, Execute, FUEL_DEFAULT, FUEL_MAX, FUEL_MIN, Metered, ModuleChoice, Rerun};
@@ -84,6 +85,7 @@ pub struct Tenant {
     modules: modules::Modules,
     executions: executions::Executions,
     quota: quota::Quota,
+    storage: storage::Storage,
     requests: idempotency::Requests,
     denials: denials::Denials,
     skips: skips::Skips,
@@ -102,6 +104,7 @@ impl Tenant {
             modules: modules::Modules::default(),
             executions: executions::Executions::default(),
             quota: quota::Quota::default(),
+            storage: storage::Storage::default(),
             requests: idempotency::Requests::default(),
             denials: denials::Denials::default(),
             skips: skips::Skips::default(),
@@ -239,6 +242,7 @@ impl Tenant {
             Event::Unknown(_) => {}
             Event::KeyRevoked(revoked) => self.keys.revoked(&self.id, &revoked.key_id),
             Event::ModulePublished(published) => {
+                self.storage.published(published, self.modules.have(&published.digest));
                 self.modules.published(published);
                 self.quota.wrote(published.writes_full_at, at);
             }
@@ -253,9 +257,13 @@ impl Tenant {
             Event::ExecutionAccepted(accepted) => {
                 self.executions.accepted(accepted, at);
                 self.quota.accepted(accepted, at);
+                self.storage.accepted(accepted);
             }
             Event::ExecutionStarted(started) => self.executions.started(started, at.steady),
-            Event::ExecutionFinished(finished) => self.executions.ended(finished.execution_id),
+            Event::ExecutionFinished(finished) => {
+                self.executions.ended(finished.execution_id);
+                self.storage.finished(finished);
+            }
             Event::ExecutionLost(lost) => self.executions.ended(lost.execution_id),
             Event::ExecutionVerified(verified) => self.quota.verified(verified, at),
         }
@@ -321,7 +329,15 @@ impl Tenant {
         let limits = self.limits(context);
         modules::check_size(version.size_bytes, limits)?;
         modules::check_clock(version.settings.clock, limits)?;
-        self.modules.publish(version, limits, context.policy)
+        let needed_bytes = if self.modules.have(&version.digest) { 0 } else { version.size_bytes };
+        let events = self.modules.publish(version, limits, context.policy)?;
+        self.require_room(needed_bytes, limits)?;
+        Ok(events)
+    }
+
+    /// Refuses what would store more than there is room for, beside all that is stored and that open executions may still write.
+    fn require_room(&self, needed_bytes: u64, limits: &TierLimits) -> Result<(), Refusal> {
+        self.storage.check(needed_bytes, self.executions.outputs_max_bytes(), limits)
     }
 
     fn change(&self, name: Option<String>, tier: Option<Tier>) -> Result<Vec<Event>, Refusal> {

@@ -160,6 +160,9 @@ pub struct Accepted {
     /// Which clocks its guest reads. Absent: its own, which begin at `start_time`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub clock: Clock,
+    /// How many bytes its tenant stores more by the module that came along. Absent: none came, or these bytes are stored already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploaded_bytes: Option<u64>,
 }
 
 /// An attempt at an asynchronous execution began. Others begin with their acceptance.
@@ -326,6 +329,12 @@ impl Finished {
     pub fn transcript(&self) -> Option<Content> {
         let size_bytes = self.trace_readings?.checked_mul(READING_BYTES as u64)?;
         Some(Content { digest: self.trace_digest?, size_bytes })
+    }
+
+    /// How many bytes its tenant stores more by this end: outputs as far as they were kept, and the transcript.
+    pub fn stored_bytes(&self) -> u64 {
+        let transcript_bytes = self.transcript().map_or(0, |kept| kept.size_bytes);
+        self.stdout.size_bytes.saturating_add(self.stderr.size_bytes).saturating_add(transcript_bytes)
     }
 
     /// How long the guest ran; `None` if it never did.

@@ -12,6 +12,12 @@ pub const READING_BYTES: usize = 16;
 /// record would outgrow what it did.
 pub const MAX_BYTES: usize = 1 << 20;
 
+/// The most bytes of the transcript of a guest that may write so many to its standard output: whoever may have a little kept does not have
+/// more kept by asking for the time.
+pub fn max_bytes(stdout_bytes: u64) -> u64 {
+    stdout_bytes.min(MAX_BYTES as u64)
+}
+
 /// What both clocks of the host showed at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
@@ -58,5 +64,6 @@ mod tests {
         assert_eq!(Reading::of(&kept[..31], 1), None);
         assert_eq!(Reading::of(&kept, usize::MAX), None);
         assert_eq!((readings(kept.len()), readings(31), readings(MAX_BYTES)), (2, 1, 65_536));
+        assert_eq!((max_bytes(5), max_bytes(u64::MAX)), (5, 1 << 20));
     }
 }

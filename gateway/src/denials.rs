@@ -1,7 +1,7 @@
 //! Requests that were denied, counted by tenant and reason until they are written down: each a number, never an event.
 //!
-//! A denial is an answer 403 or 429 to a caller who is known: a credential that may not do what it tries, or a tenant over
-//! its limits. What is counted is in memory: a node that dies forgets the last minute.
+//! A denial is an answer 403 or 429 to a caller who is known, or that the tenant stores as much as it may: a credential that may not do what it
+//! tries, or a tenant over its limits. What is counted is in memory: a node that dies forgets the last minute.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -39,7 +39,8 @@ pub(crate) struct Denials(Mutex<HashMap<TenantId, Window>>);
 impl Denials {
     /// Counts a denial, if the problem is one.
     pub(crate) fn count(&self, tenant: &TenantId, kind: Kind, now: Timestamp) {
-        if matches!(kind.status(), StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) {
+        let is_denied = matches!(kind.status(), StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
+        if is_denied || kind == Kind::StorageQuotaExceeded {
             self.add(tenant, now, [(kind.slug(), 1)]);
         }
     }
@@ -119,12 +120,15 @@ mod tests {
             (Kind::RateLimited, 9),
             (Kind::KeyNotFound, 1),
             (Kind::NodeBusy, 1),
+            (Kind::NodeStorageFull, 1),
+            (Kind::StorageQuotaExceeded, 8),
         ] {
             denials.count(&tenant(1), kind, at(ms));
         }
         let taken = denials.take_all();
         let window = &taken[&tenant(1)];
-        assert_eq!(window.counts, BTreeMap::from([("missing-scope", 1), ("rate-limited", 2)]));
+        let counted = [("missing-scope", 1), ("rate-limited", 2), ("storage-quota-exceeded", 1)];
+        assert_eq!(window.counts, BTreeMap::from(counted));
         assert_eq!(window.from, at(5));
         assert!(denials.take_all().is_empty());
     }

@@ -196,11 +196,12 @@ impl Problem {
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::builder().status(kind.status()).content_type(MEDIA_TYPE).body(body);
         let into = response.headers_mut();
-        // Nobody is sent away for a while without being told for how long.
-        let is_passing = matches!(
-            kind.status(),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE
-        );
+        // Nobody is sent away for a while without being told for how long. What a tenant stores does not become less by waiting.
+        let is_passing = match kind.status() {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => true,
+            StatusCode::INSUFFICIENT_STORAGE => *kind != Kind::StorageQuotaExceeded,
+            _ => false,
+        };
         let retry_after_ms = retry_after_ms.or(is_passing.then_some(RETRY_MS));
         if let Some(ms) = retry_after_ms {
             into.insert(header::RETRY_AFTER, ms.div_ceil(1_000).max(1).into());
@@ -280,12 +281,16 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_is_sent_away_for_a_while_is_told_for_how_long() {
-        for kind in Kind::ALL.iter().filter(|kind| matches!(kind.status().as_u16(), 429 | 503 | 507)) {
+        let lasting = [Kind::InvalidBody, Kind::StorageQuotaExceeded];
+        let is_passing = |kind: &&Kind| matches!(kind.status().as_u16(), 429 | 503 | 507) && !lasting.contains(kind);
+        for kind in Kind::ALL.iter().filter(is_passing) {
             let (headers, _) = written(Problem::new(*kind, "")).await;
             assert_eq!(headers[header::RETRY_AFTER], "1", "{kind:?}");
         }
-        let (headers, _) = written(Problem::new(Kind::InvalidBody, "")).await;
-        assert!(!headers.contains_key(header::RETRY_AFTER));
+        for kind in lasting {
+            let (headers, _) = written(Problem::new(kind, "")).await;
+            assert!(!headers.contains_key(header::RETRY_AFTER), "{kind:?}");
+        }
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ mod verification;
 pub(crate) use cluster::Cluster;
 pub(crate) use execution::{Execution, ExecutionSummary, Output, Resource, Streams};
 pub(crate) use standing::{SkipRequest, Views};
-pub(crate) use usage::{Usage, UsageSum};
+pub(crate) use usage::{Storage, Usage, UsageSum};
 pub(crate) use verification::Verification;
 
 /// What is wrong, as in RFC 9457.

@@ -1,4 +1,4 @@
-//! What a request writes, and whether the node's disk has room for it.
+//! What a request writes, and whether the node's disk and its log have room for it.
 
 use wasmwiz_actors::disk_space::Level;
 
@@ -30,11 +30,11 @@ impl Writes {
     pub(crate) fn require(self, space: Level) -> Result<(), Problem> {
         let detail = match (self, space) {
             (Self::Bytes, Level::Low | Level::Least) => {
-                "The disk of this node is nearly full: it takes no modules and begins no executions until there is more \
+                "The storage of this node is nearly full: it takes no modules and begins no executions until there is more \
                  room. What is there can be read. Try again after the pause, or at another node."
             }
             (Self::Event, Level::Least) => {
-                "The disk of this node is full but for what ends something: it takes no changes but those that end, \
+                "The storage of this node is full but for what ends something: it takes no changes but those that end, \
                  revoke, suspend or delete. What is there can be read. Try again after the pause, or at another node."
             }
             _ => return Ok(()),
@@ -43,10 +43,10 @@ impl Writes {
     }
 }
 
-/// What is said when the disk has become low since the request was looked at.
+/// What is said when the room has become low since the request was looked at.
 pub(crate) fn out_of_space() -> Problem {
     storage_full(
-        "The disk of this node is nearly full. Nothing was done. Try again after the pause, or at another node.",
+        "The storage of this node is nearly full. Nothing was done. Try again after the pause, or at another node.",
     )
 }
 

@@ -387,5 +387,6 @@ fn accepted(execution_id: ExecutionId) -> Accepted {
         fuel: None,
         sleep: Default::default(),
         clock: Default::default(),
+        uploaded_bytes: None,
     }
 }

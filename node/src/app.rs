@@ -201,9 +201,9 @@ impl App {
             .with_context(|| format!("the data folder {} cannot be used; set node.data_dir", data.display()))?;
         let disk = Disk::open(data, config.disk)?;
         let space = disk.space();
-        tokio::spawn(disk.watch());
         // What may take a while at a first start comes before the views are opened: then they fold while it serves.
         let store = Store::open(config).await?;
+        tokio::spawn(disk.watch(store.bounded_log()));
         let (log, blobs) = (Arc::clone(&store.log), Arc::clone(&store.blobs));
         let (keyring, last_used) = (token_keys::ring(config)?, LastUsed::open(data.join(LAST_USED)));
         let executors = Executors::start(executor_config(config)?)?;

@@ -31,7 +31,6 @@ pub mod layers;
 mod read;
 mod secret;
 mod show;
-mod tiers;
 mod traces;
 pub use traces::TracesConfig;
 
@@ -167,6 +166,9 @@ impl LogConfig {
     /// Only the log that is used has to be set up.
     fn check(&self) -> Result<(), (String, &'static str)> {
         match self.kind {
+            LogKind::Sqlite if self.sqlite.max_bytes == Some(0) => {
+                Err(("sqlite.max_bytes".to_owned(), "must not be 0; leave it out for a log without a bound"))
+            }
             LogKind::Sqlite => Ok(()),
             LogKind::Jetstream => {
                 self.jetstream.check().map_err(|(key, problem)| (format!("jetstream.{key}"), problem))
@@ -357,7 +359,15 @@ impl Config {
         if self.auth.pepper.as_ref().is_some_and(|pepper| pepper.reveal().len() < PEPPER_MIN_BYTES) {
             return bad("auth.pepper", "is too short; give at least 32 random bytes");
         }
-        self.check_tiers()?;
+        for tier in wasmwiz_events::tenant::Tier::ALL {
+            let (limits, key) = (self.tiers.of(tier), |field: &str| format!("tiers.{}.{field}", tier.as_str()));
+            if let Err((field, problem)) = limits.check() {
+                return bad(&key(field), problem);
+            }
+            if limits.memory_bytes > self.executor.memory_max_bytes {
+                return bad(&key("memory_bytes"), "is more than executor.memory_max_bytes; raise that or lower this");
+            }
+        }
         if self.tiers.modules_max > self.tiers.module_names_max {
             return bad("tiers.modules_max", "is more than tiers.module_names_max; raise that or lower this");
         }

@@ -6,6 +6,7 @@
 //!              room < least  the first reserve is given up; only what ends something is written
 //! start on a full disk      the second one is given up, as opening the log and the views writes
 //! ```
+//! The bound of the log, if it has one, gives a level of its own (`disk/log`); what holds is the lower room of both.
 //! Room is what is free beside the reserves, whether they are held or given up, so that giving one up does not look like room.
 //! The rule is `Marks::level`; everything else here only looks and acts.
 
@@ -21,8 +22,9 @@ use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 use wasmwiz_actors::disk_space::{DiskSpace, Level};
 
-use self::reserve::Reserve;
+use self::{log::BoundedLog, reserve::Reserve};
 
+pub(crate) mod log;
 pub mod metrics;
 mod reserve;
 
@@ -114,7 +116,7 @@ impl Disk {
         let reserves = RESERVES.map(|name| Reserve::new(folder.join(name), config.reserve_bytes / 2));
         let disk = Self { folder: folder.to_owned(), config, reserves, space: DiskSpace::default() };
         disk.look().with_context(|| format!("it is not known how full the disk of {} is", folder.display()))?;
-        if disk.space.level() == Level::Least {
+        if disk.space.of_disk() == Level::Least {
             disk.reserves.iter().for_each(Reserve::give_up);
         }
         Ok(disk)
@@ -125,11 +127,12 @@ impl Disk {
         self.space.clone()
     }
 
-    /// Looks at it again and again, for as long as it is polled.
-    pub async fn watch(self) {
+    /// Looks at it again and again, and at the log, for as long as it is polled.
+    pub(crate) async fn watch(self, log: Option<BoundedLog>) {
         let every = Duration::from_millis(self.config.watch_ms);
         let disk = Arc::new(self);
         loop {
+            log.iter().for_each(|log| log.look(&disk.space));
             tokio::time::sleep(every).await;
             let looking = Arc::clone(&disk);
             // A disk that hangs must not hold up a thread that serves.
@@ -146,7 +149,7 @@ impl Disk {
         let free_bytes = free_bytes(&self.folder)?;
         let held_bytes: u64 = self.reserves.iter().map(Reserve::held_bytes).sum();
         let missing_bytes = self.reserves.iter().map(|reserve| reserve.bytes()).sum::<u64>().saturating_sub(held_bytes);
-        let level = self.config.marks().level(self.space.level(), free_bytes.saturating_sub(missing_bytes));
+        let level = self.config.marks().level(self.space.of_disk(), free_bytes.saturating_sub(missing_bytes));
         let [for_ends, _] = &self.reserves;
         if level == Level::Least {
             for_ends.give_up();
@@ -157,8 +160,9 @@ impl Disk {
         ::metrics::gauge!(metrics::FREE_BYTES).set(free_bytes as f64);
         let held_bytes: u64 = self.reserves.iter().map(Reserve::held_bytes).sum();
         ::metrics::gauge!(metrics::RESERVE_BYTES).set(held_bytes as f64);
-        ::metrics::gauge!(metrics::LEVEL).set(f64::from(level as u8));
-        if self.space.set(level) {
+        let is_new = self.space.set(level);
+        ::metrics::gauge!(metrics::LEVEL).set(f64::from(self.space.level() as u8));
+        if is_new {
             match level {
                 Level::Plenty => tracing::info!(free_bytes, "the disk has room again"),
                 Level::Low => tracing::warn!(

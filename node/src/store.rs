@@ -12,7 +12,10 @@ use wasmwiz_events::{
     log::{EventLog, jetstream::JetstreamLog, sqlite::SqliteLog},
 };
 
-use crate::config::{Config, LogKind};
+use crate::{
+    config::{Config, LogKind},
+    disk::log::{BoundedLog, LogBound},
+};
 
 /// Below the data folder: locked while a node uses it, where the log itself is elsewhere.
 const LOCK: &str = "node.lock";
@@ -30,6 +33,7 @@ enum Kind {
     Sqlite {
         log: Arc<SqliteLog>,
         files: PathBuf,
+        bound: Option<LogBound>,
     },
     Jetstream {
         log: JetstreamLog,
@@ -41,11 +45,17 @@ enum Kind {
 /// The folder of a log on this machine, below the data folder.
 pub const LOG: &str = "log";
 
-/// Sets the gauge of what the files of a log take up: three of them, whose sizes the system has in memory.
+/// Sets the gauge of what the files of a log take up.
 pub fn observe(log: &Path) {
-    let Ok(entries) = std::fs::read_dir(log) else { return };
-    let bytes: u64 = entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum();
-    ::metrics::gauge!(wasmwiz_events::metrics::LOG_BYTES).set(bytes as f64);
+    if let Some(bytes) = held_bytes(log) {
+        ::metrics::gauge!(wasmwiz_events::metrics::LOG_BYTES).set(bytes as f64);
+    }
+}
+
+/// What the files of a log take up, if it is there: three of them, whose sizes the system has in memory.
+fn held_bytes(log: &Path) -> Option<u64> {
+    let entries = std::fs::read_dir(log).ok()?;
+    Some(entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum())
 }
 
 impl Store {
@@ -53,6 +63,14 @@ impl Store {
     pub fn files(&self) -> Option<PathBuf> {
         match &self.kind {
             Kind::Sqlite { files, .. } => Some(files.clone()),
+            Kind::Jetstream { .. } => None,
+        }
+    }
+
+    /// The log, if it is on this machine and has a bound.
+    pub(crate) fn bounded_log(&self) -> Option<BoundedLog> {
+        match &self.kind {
+            Kind::Sqlite { log, bound, .. } => bound.map(|bound| BoundedLog::new(log, bound)),
             Kind::Jetstream { .. } => None,
         }
     }
@@ -82,9 +100,13 @@ impl Store {
                     // Only to be told if there is none.
                     drop(SqliteLog::open_read_only(&dir)?);
                 }
-                let log = Arc::new(SqliteLog::open(&dir, config.log.sqlite.clone())?);
+                let mut sqlite = config.log.sqlite.clone();
+                let bound = sqlite.max_bytes.map(LogBound::new);
+                sqlite.max_bytes = bound.map(|bound| bound.last_bytes(held_bytes(&dir).unwrap_or_default()));
+                let log = Arc::new(SqliteLog::open(&dir, sqlite)?);
                 let blobs = Arc::new(FsBlobs::open(&data.join("blobs"))?);
-                Ok(Self { log: Arc::clone(&log) as Arc<dyn EventLog>, blobs, kind: Kind::Sqlite { log, files: dir } })
+                let kind = Kind::Sqlite { log: Arc::clone(&log), files: dir, bound };
+                Ok(Self { log, blobs, kind })
             }
             LogKind::Jetstream => {
                 let lock = lock(data)?;

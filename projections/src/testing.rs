@@ -104,6 +104,7 @@ pub(crate) fn accepted(n: u32, key: &str, module: ModuleRef) -> Event {
         fuel: None,
         sleep: Default::default(),
         clock: Default::default(),
+        uploaded_bytes: None,
     }))
 }
 

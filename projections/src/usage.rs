@@ -1,4 +1,4 @@
-//! What it cost: counters of each tenant by hour, key, module and outcome.
+//! What it cost: counters of each tenant by hour, key, module and outcome; and what each tenant stores.
 //!
 //! Quotas never read this view; the tenant's entity is authoritative.
 
@@ -15,10 +15,12 @@ mod fold;
 mod histogram;
 mod report;
 mod rows;
+mod storage;
 mod stored;
 
 pub(crate) use fold::UsageProjection;
 
+pub use storage::Storage;
 pub use stored::{Stored, StoredError, StoredRow, stored};
 
 use crate::{
@@ -139,6 +141,15 @@ impl Usage {
     ) -> Result<Listed<UsageRow, UsageCursor>, QueryError> {
         let whose = tenant.clone();
         self.readers.read_of(tenant, move |connection| report::page(connection, &whose, span, by, &page)).await
+    }
+
+    /// What the tenant stores now.
+    ///
+    /// # Errors
+    /// [`QueryError`] when the view cannot be read.
+    pub async fn storage(&self, tenant: &TenantId) -> Result<Storage, QueryError> {
+        let whose = tenant.clone();
+        self.readers.read_of(tenant, move |connection| storage::of(connection, &whose)).await
     }
 }
 

@@ -248,6 +248,7 @@ impl Stuff {
             Refusal::NotSkippable,
             Refusal::InvalidReason,
             Refusal::TooManySkips { limit: 10_000 },
+            Refusal::StorageQuotaExceeded { limit_bytes: self.number, left_bytes: 7, needed_bytes: u64::MAX },
         ];
         let numbers: std::collections::BTreeSet<_> = all.iter().map(number_of).collect();
         assert_eq!(numbers.len(), REFUSALS, "one of each");
@@ -302,7 +303,7 @@ impl Stuff {
 }
 
 const COMMANDS: usize = 26;
-const REFUSALS: usize = 43;
+const REFUSALS: usize = 44;
 
 /// Fails to compile when there is another: then it has to be among [`Stuff::refusals`], and the frames are of a new version, unless it
 /// answers a new command alone.
@@ -351,6 +352,7 @@ fn number_of(refusal: &Refusal) -> usize {
         Refusal::NotSkippable => 40,
         Refusal::InvalidReason => 41,
         Refusal::TooManySkips { .. } => 42,
+        Refusal::StorageQuotaExceeded { .. } => 43,
     }
 }
 

@@ -8,8 +8,9 @@ use wasmwiz_events::{digest::Digest, event::Event, id::TenantId, module::Kind};
 
 use super::{DispatchError, Shared, Upload};
 use crate::{
+    aggregate::Authority,
     executor::{Asker, CodeId, Inspected, PrepareError, Prepared, Profile},
-    handle::{Ask, Decided},
+    handle::{Ask, Decided, Origin},
     shares::{Full, Place},
     tenant::{Command, NewVersion},
 };
@@ -60,7 +61,7 @@ impl Shared {
         };
         let rejection = match inspected {
             Ok(Inspected { kind, imports, exports, .. }) => {
-                self.take_in(&tenant, &wasm).await?;
+                self.take_in(&tenant, &wasm, (&command, &by, &origin)).await?;
                 let command = publication(NewVersion { name, digest, size_bytes, kind, imports, exports, settings });
                 let ask = Ask { command, by, origin, payloads: vec![] };
                 let decided = self.deps.bus.ask(&tenant, ask).await?;
@@ -104,9 +105,16 @@ impl Shared {
     }
 
     /// Keeps the bytes of a module, durably. Its tenant waits for itself first, and then for one of the node's places, so that
-    /// nobody is turned away for what another uploads.
-    pub(super) async fn take_in(&self, tenant: &TenantId, wasm: &Bytes) -> Result<(), DispatchError> {
+    /// nobody is turned away for what another uploads. Whoever would be refused by then has nothing kept: others of its tenant may
+    /// have had the last room, or the last token, while it was compiled and waited.
+    async fn take_in(
+        &self,
+        tenant: &TenantId,
+        wasm: &Bytes,
+        (command, by, origin): (&Command, &Authority, &Origin),
+    ) -> Result<(), DispatchError> {
         let _place = self.upload_place(tenant).await?;
+        Box::pin(self.preview(tenant, command, by, origin)).await?;
         self.require_space()?;
         self.deps.blobs.put(wasm.clone()).await?;
         Ok(())

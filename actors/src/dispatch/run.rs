@@ -254,6 +254,9 @@ impl Shared {
         };
         self.require_space()?;
         if let Some((_, wasm)) = &inline {
+            // As when it is published.
+            let previewed = Box::pin(self.preview(&tenant, &admission(&execute), &by, &origin)).await?;
+            ran_before(&previewed)?;
             self.deps.blobs.put(wasm.clone()).await?;
         }
         drop(uploading);

@@ -229,6 +229,8 @@ mod tests {
             fuel: Some(u64::MAX),
             sleep: Sleep::Skip,
             clock: Clock::Host,
+            // A module that came along has neither name nor version, which take more.
+            uploaded_bytes: None,
         }))
     }
 

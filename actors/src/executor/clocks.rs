@@ -116,8 +116,7 @@ impl GuestTime {
             Clocks::Virtual => Source::Virtual(VirtualTime::starting_at(job.start_time)),
             Clocks::Host => Source::Host {
                 began_ns: host_ns(HostClock::Monotonic),
-                // No more than it may write: whoever may have a little kept does not have more kept by asking for the time.
-                kept: Kept::All(Sink::new(job.limits.stdout_bytes.min(transcript::MAX_BYTES as u64), account)),
+                kept: Kept::All(Sink::new(transcript::max_bytes(job.limits.stdout_bytes), account)),
             },
             Clocks::Recorded(transcript) => {
                 Source::Recorded { transcript: transcript.clone(), read: 0, asked_for_more: false }

@@ -10,7 +10,7 @@ use wasmwiz_events::{
     time::Timestamp,
 };
 
-use super::{Refusal, Tenant, executions, modules};
+use super::{Refusal, Tenant, executions, modules, storage};
 use crate::aggregate::Context;
 
 /// Which code an execution is to run.
@@ -154,11 +154,17 @@ impl Tenant {
         if execute.deadline.is_some_and(|deadline| deadline <= context.now) {
             return Err(Refusal::DeadlinePassed);
         }
-        let (module, settings) = match execute.module {
-            ModuleChoice::Named { name, version } => self.modules.resolve(&name, version)?,
+        let (module, settings, uploaded_bytes) = match execute.module {
+            ModuleChoice::Named { name, version } => {
+                let (module, settings) = self.modules.resolve(&name, version)?;
+                (module, settings, None)
+            }
             ModuleChoice::Inline { digest, size_bytes } => {
                 modules::check_size(size_bytes, limits)?;
-                (execution::ModuleRef { name: None, version: None, digest }, Settings::default())
+                // What a record is made of again came along then.
+                let is_stored = of.is_some() || self.modules.have(&digest) || self.storage.has_upload(&digest);
+                let module = execution::ModuleRef { name: None, version: None, digest };
+                (module, Settings::default(), (!is_stored).then_some(size_bytes))
             }
         };
         modules::check_clock(settings.clock, limits)?;
@@ -197,7 +203,9 @@ impl Tenant {
             fuel: granted(fuel, settings.fuel),
             sleep: settings.sleep,
             clock: settings.clock,
+            uploaded_bytes,
         };
+        self.require_room(storage::at_most_bytes(&accepted), limits)?;
         Ok(vec![Event::ExecutionAccepted(Box::new(accepted))])
     }
 }

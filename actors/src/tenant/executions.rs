@@ -17,7 +17,7 @@ use wasmwiz_events::{
     time::{Moment, Steady},
 };
 
-use super::Refusal;
+use super::{Refusal, storage};
 use crate::{
     aggregate::{Context, Life},
     limits::TierLimits,
@@ -41,6 +41,8 @@ struct Open {
     deadline: Steady,
     /// How long an attempt may run.
     wall_ms: u64,
+    /// How many bytes its end may store at most.
+    outputs_max_bytes: u64,
     /// `None`: somebody waits for it, so it runs once, from its acceptance on.
     queued: Option<Queued>,
 }
@@ -108,6 +110,11 @@ impl Executions {
     /// Has this one no terminal event yet?
     pub(super) fn is_open(&self, id: ExecutionId) -> bool {
         self.open.contains_key(&id)
+    }
+
+    /// How many bytes the ends of all that are open may store at most.
+    pub(super) fn outputs_max_bytes(&self) -> u64 {
+        self.open.values().map(|open| open.outputs_max_bytes).fold(0, u64::saturating_add)
     }
 
     /// When the first open execution is overdue: somebody should look for it then. `grace_ms` is for those that have begun.
@@ -230,6 +237,7 @@ impl Executions {
             life: Life { node: accepted.node.clone(), boot: accepted.boot },
             deadline: start_by.unwrap_or_else(|| at.steady.plus_ms(wall_ms)),
             wall_ms,
+            outputs_max_bytes: storage::outputs_max_bytes(accepted),
             queued: start_by.map(|start_by| Queued { start_by, started: false }),
         };
         if open.has_begun() {
@@ -249,7 +257,7 @@ impl Executions {
     /// Moves every time onto a clock that is ahead by `ms`.
     pub(super) fn shift(&mut self, ms: i64) {
         let Self { open, lives: _ } = self;
-        for Open { deadline, queued, attempt: _, life: _, wall_ms: _ } in open.values_mut() {
+        for Open { deadline, queued, attempt: _, life: _, wall_ms: _, outputs_max_bytes: _ } in open.values_mut() {
             *deadline = deadline.shifted_ms(ms);
             if let Some(Queued { start_by, started: _ }) = queued {
                 *start_by = start_by.shifted_ms(ms);

@@ -60,6 +60,8 @@ pub struct Modules {
     live: usize,
     /// Live versions of all of them.
     versions: usize,
+    /// How many live versions have these bytes.
+    digests: BTreeMap<Digest, u32>,
     rejected_at: Option<Steady>,
 }
 
@@ -69,7 +71,7 @@ const REJECTION_EVERY_MS: u64 = 60_000;
 impl Modules {
     /// Moves every time onto a clock that is ahead by `ms`.
     pub(super) fn shift(&mut self, ms: i64) {
-        let Self { rejected_at, by_name: _, live: _, versions: _ } = self;
+        let Self { rejected_at, by_name: _, live: _, versions: _, digests: _ } = self;
         *rejected_at = rejected_at.map(|at| at.shifted_ms(ms));
     }
 
@@ -128,6 +130,11 @@ impl Modules {
         Ok((ModuleRef { name: Some(name.clone()), version: Some(version), digest: *digest }, *settings))
     }
 
+    /// Does a live version have these bytes?
+    pub(super) fn have(&self, digest: &Digest) -> bool {
+        self.digests.contains_key(digest)
+    }
+
     /// The latest version of a live module.
     pub(super) fn latest(&self, name: &ModuleName) -> Option<u32> {
         self.by_name.get(name).filter(|module| !module.versions.is_empty()).map(|module| module.latest)
@@ -146,15 +153,30 @@ impl Modules {
         self.live += usize::from(module.versions.is_empty());
         module.latest = published.version;
         let module::Published { version, digest, settings, .. } = *published;
-        let is_new = module.versions.insert(version, Version { digest, settings }).is_none();
-        self.versions += usize::from(is_new);
+        let replaced = module.versions.insert(version, Version { digest, settings });
+        self.versions += usize::from(replaced.is_none());
+        let named = self.digests.entry(digest).or_default();
+        *named = named.saturating_add(1);
+        // A number is given again only where a commit of the history was skipped.
+        replaced.into_iter().for_each(|version| self.no_more(&version.digest));
     }
 
     pub(super) fn deleted(&mut self, name: &ModuleName) {
         if let Some(module) = self.by_name.get_mut(name) {
-            self.live = self.live.saturating_sub(usize::from(!module.versions.is_empty()));
-            self.versions = self.versions.saturating_sub(module.versions.len());
-            module.versions.clear();
+            let versions = std::mem::take(&mut module.versions);
+            self.live = self.live.saturating_sub(usize::from(!versions.is_empty()));
+            self.versions = self.versions.saturating_sub(versions.len());
+            versions.values().for_each(|version| self.no_more(&version.digest));
+        }
+    }
+
+    /// A version with these bytes is none any more.
+    fn no_more(&mut self, digest: &Digest) {
+        match self.digests.get_mut(digest) {
+            Some(named) if *named > 1 => *named -= 1,
+            _ => {
+                self.digests.remove(digest);
+            }
         }
     }
 }

@@ -205,7 +205,7 @@ pub enum Refusal {
          platform's operator for another tier"
     )]
     HostClockForbidden,
-    /// Not in this stream, or not of it. This one and those behind it answer `SkipCommit` alone: who sends that can read them.
+    /// Not in this stream, or not of it. This one and the two behind it answer `SkipCommit` alone: who sends that can read them.
     #[error(
         "the stream of the system tenant cannot be skipped past: it holds the operators' keys; restore it from a backup"
     )]
@@ -218,6 +218,19 @@ pub enum Refusal {
     TooManySkips {
         /// The most.
         limit: usize,
+    },
+    /// There is no room for what is asked for. It stands last, so that nodes of before read all others.
+    #[error(
+        "the tenant's tier lets it store {limit_bytes} bytes, of which {left_bytes} are neither stored nor kept free for what open \
+         executions may write, and this may store {needed_bytes}; ask the platform's operator for more"
+    )]
+    StorageQuotaExceeded {
+        /// The most that the tenant may store.
+        limit_bytes: u64,
+        /// What is left of it.
+        left_bytes: u64,
+        /// What this would store at most.
+        needed_bytes: u64,
     },
 }
 

@@ -68,7 +68,9 @@ fn command(step: &Step, asked: u128) -> Command {
             let (digest, reason) = (Digest::of(b"bad"), "not wasm".to_owned());
             Command::RejectModule { name: module_name(&name), digest, size_bytes: 3, reason }
         }
-        12 | 13 => run(false),
+        12 => run(false),
+        // The bytes of one are those of a module that may be published.
+        13 => upload(asked, if step.n > 2 { &b"one"[..] } else { name.as_bytes() }),
         14 => run(true),
         // One of those that were asked for last.
         15 => start(asked.saturating_sub(n + 1), life),
@@ -94,7 +96,8 @@ fn policy() -> Policy {
         Policy { keys_max: 3, modules_max: 3, versions_max: 4, idempotency_keys_max: 2, ..Policy::default() };
     for tier in [&mut policy.free, &mut policy.basic] {
         (tier.executions_burst, tier.executions_per_day, tier.executions_queued, tier.writes_burst) = (3, 9, 3, 4);
-        tier.module_versions = 5;
+        // Room for what three executions may write, and for little beside.
+        (tier.module_versions, tier.storage_bytes) = (5, (6 << 20) + 64);
     }
     policy
 }

@@ -349,7 +349,21 @@ fn accepted_data(n: u128) -> Accepted {
         fuel: None,
         sleep: Default::default(),
         clock: Default::default(),
+        uploaded_bytes: None,
     }
+}
+
+/// Of a module that came along, of which so many bytes were not stored before.
+pub(crate) fn uploaded(n: u128, wasm: &[u8], uploaded_bytes: u64) -> Event {
+    let module = ModuleRef { name: None, version: None, digest: Digest::of(wasm) };
+    Event::ExecutionAccepted(Box::new(Accepted { module, uploaded_bytes: Some(uploaded_bytes), ..accepted_data(n) }))
+}
+
+/// Asks for an execution of a module that comes along.
+pub(crate) fn upload(n: u128, wasm: &[u8]) -> Command {
+    let Command::Execute(execute) = execute(HELLO) else { unreachable!() };
+    let module = ModuleChoice::Inline { digest: Digest::of(wasm), size_bytes: wasm.len() as u64 };
+    Command::Execute(Box::new(Execute { execution_id: execution_id(n), module, ..*execute }))
 }
 
 fn finished_data(n: u128) -> Finished {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use tokio::{sync::Notify, task::JoinSet};
+use wasmwiz_actors::disk_space::Level;
 use wasmwiz_events::blobs::{BlobError, Pieces};
 
 use super::*;
@@ -50,19 +51,65 @@ impl Blobs for Slow {
     }
 }
 
-#[tokio::test]
-async fn a_tenant_waits_for_its_own_uploads_and_another_does_not() {
-    let (data, wasm) = (tempfile::tempdir().unwrap(), with_a_custom_section(1));
+/// A node whose disk may be made to keep these bytes only when it is let.
+async fn slow_for(wasm: &Bytes) -> (Arc<Slow>, Arc<Node>) {
+    let data = tempfile::tempdir().unwrap();
     let inner = Arc::new(FsBlobs::open(data.path()).unwrap());
     let slow = Arc::new(Slow {
         inner: Arc::clone(&inner),
-        held: Digest::of(&wasm),
+        held: Digest::of(wasm),
         is_held: AtomicBool::new(false),
         waiting: AtomicUsize::new(0),
         let_go: Notify::new(),
     });
     let over = Arc::clone(&slow) as Arc<dyn Blobs>;
     let node = Arc::new(Node::over(over, inner, data, executors(), RegionConfig::default()).await);
+    (slow, node)
+}
+
+#[tokio::test]
+async fn what_is_refused_by_the_time_that_it_has_a_place_is_not_kept() {
+    let (wasm, late) = (with_a_custom_section(1), with_a_custom_section(2));
+    let (slow, node) = slow_for(&wasm).await;
+    node.publish(wasm.clone()).await.unwrap();
+    // It is compiled, and not kept.
+    node.dispatch.space().set(Level::Low);
+    let refused = node.publish(late.clone()).await;
+    assert!(matches!(refused, Err(DispatchError::DiskFull)), "{refused:?}");
+    node.dispatch.space().set(Level::Plenty);
+
+    // All places of the tenant are taken, and it waits for one.
+    slow.is_held.store(true, Ordering::SeqCst);
+    slow.waiting.store(0, Ordering::SeqCst);
+    let upload = |number: usize, wasm: &Bytes| {
+        let (node, wasm, name) = (Arc::clone(&node), wasm.clone(), ModuleName::new(&format!("m-{number}")).unwrap());
+        tokio::spawn(async move { node.publish_as(name, wasm).await })
+    };
+    let before: Vec<_> = (0..AT_ONCE).map(|number| upload(number, &wasm)).collect();
+    while slow.waiting.load(Ordering::SeqCst) < AT_ONCE {
+        tokio::task::yield_now().await;
+    }
+    let waits = upload(AT_ONCE, &late);
+    // Time for it to come as far.
+    for n in 0..50 {
+        node.ask(Command::Change { name: Some(format!("name {n}")), tier: None }).await.unwrap();
+    }
+
+    // By then its tenant may not act any more.
+    node.ask(Command::Suspend { reason: None }).await.unwrap();
+    slow.is_held.store(false, Ordering::SeqCst);
+    slow.let_go.notify_waiters();
+    for upload in before.into_iter().chain([waits]) {
+        let refused = upload.await.unwrap();
+        assert!(matches!(refused, Err(DispatchError::Ask(AskError::Refused(Refusal::Suspended)))), "{refused:?}");
+    }
+    assert!(!node.blobs.contains(Digest::of(&late)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_tenant_waits_for_its_own_uploads_and_another_does_not() {
+    let wasm = with_a_custom_section(1);
+    let (slow, node) = slow_for(&wasm).await;
     let (other, other_key) = (TenantId::new("other").unwrap(), KeyId::new("key2").unwrap());
     let (hash, scopes) = (Digest::of(b"other secret"), Scopes::TENANT);
     let first_key = NewKey { key_id: other_key.clone(), name: "first".into(), scopes, hash, expires_at: None };

@@ -225,11 +225,12 @@ fn accepted() -> impl Strategy<Value = Event> {
         text(),
         node,
         uuid(),
-        (option::of(time()), option::of(time()), option::of(execution_id()), settings()),
+        (option::of(time()), option::of(time()), option::of(execution_id()), settings(), option::of(any::<u64>())),
     );
     (what, how).prop_map(|(what, how)| {
         let (execution_id, attempt, module, key_id, stdin, args, limits) = what;
-        let (seed, start_time, engine, node, boot, (bucket_full_at, start_by, rerun_of, settings)) = how;
+        let (seed, start_time, engine, node, boot, noted) = how;
+        let (bucket_full_at, start_by, rerun_of, settings, uploaded_bytes) = noted;
         let Settings { sleep, clock, fuel } = settings;
         let (seed, boot) = (Seed::new(seed), BootId::new(boot));
         Event::ExecutionAccepted(Box::new(execution::Accepted {
@@ -251,6 +252,7 @@ fn accepted() -> impl Strategy<Value = Event> {
             fuel,
             sleep,
             clock,
+            uploaded_bytes,
         }))
     })
 }

@@ -83,7 +83,8 @@ pub struct SqliteLogConfig {
     pub wal_bytes: u64,
     /// How long a connection waits for a lock, in milliseconds. In one process there is none to wait for.
     pub busy_timeout_ms: u64,
-    /// The database may not grow beyond this many bytes; reaching it is like a full disk.
+    /// The database may not grow beyond this many bytes; reaching it is like a full disk. A node refuses what writes much from here on, and
+    /// has the database itself grow by a sixteenth more, for the ends of what was accepted.
     pub max_bytes: Option<u64>,
 }
 
@@ -198,6 +199,8 @@ struct Shared {
     poison: watch::Sender<Option<Arc<str>>>,
     queued_bytes: AtomicUsize,
     transactions: AtomicU64,
+    /// Of the database, where it has a bound.
+    used_pages: AtomicU64,
     checkpoint_at_end: AtomicBool,
 }
 
@@ -234,6 +237,8 @@ impl SqliteLog {
         let last =
             connection.query_row("SELECT coalesce(max(position), 0) FROM commits", [], |row| row.get::<_, i64>(0));
         let last = last.map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        let used_pages =
+            writer::used_pages(&connection).map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
         let (tail, tail_reader) = watch::channel(Position::new(last.unsigned_abs()));
         let (sender, queue) = mpsc::channel(config.queue_appends.max(1));
         let busy_timeout = Duration::from_millis(config.busy_timeout_ms);
@@ -243,6 +248,7 @@ impl SqliteLog {
             poison: watch::channel(None).0,
             queued_bytes: AtomicUsize::new(0),
             transactions: AtomicU64::new(0),
+            used_pages: AtomicU64::new(used_pages),
             checkpoint_at_end: AtomicBool::new(false),
         });
         let queue_bytes = config.queue_bytes;
@@ -297,6 +303,12 @@ impl SqliteLog {
     /// Transactions committed since the log was opened: with the number of appends, how well they are grouped.
     pub fn transactions(&self) -> u64 {
         self.shared.transactions.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of its bound the database has used: what is in its WAL counts, too. Without a bound it is what there was when it
+    /// was opened.
+    pub fn used_bytes(&self) -> u64 {
+        self.shared.used_pages.load(Ordering::Relaxed).saturating_mul(schema::PAGE_BYTES as u64)
     }
 
     fn stop_queue(&self) {

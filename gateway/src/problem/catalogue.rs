@@ -103,6 +103,7 @@ catalogue! {
     IssuerUnavailable = SERVICE_UNAVAILABLE "issuer-unavailable" "Token issuer unavailable";
     NotThereYet = SERVICE_UNAVAILABLE "not-there-yet" "Position not reached yet";
     NodeStorageFull = INSUFFICIENT_STORAGE "node-storage-full" "Node's storage full";
+    StorageQuotaExceeded = INSUFFICIENT_STORAGE "storage-quota-exceeded" "Storage quota exceeded";
     DeadlinePassed = GATEWAY_TIMEOUT "deadline-passed" "Deadline passed";
 }
 

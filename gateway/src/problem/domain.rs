@@ -55,6 +55,7 @@ impl From<Refusal> for Problem {
             Refusal::SystemTenant | Refusal::NotSkippable => Kind::SystemTenant,
             Refusal::InvalidReason => Kind::InvalidBody,
             Refusal::TooManySkips { .. } => Kind::TooManySkips,
+            Refusal::StorageQuotaExceeded { .. } => Kind::StorageQuotaExceeded,
             Refusal::Stale => Kind::PreconditionFailed,
             // Nothing that a caller asks for is refused so.
             Refusal::DenialsRecordedLately { .. } => Kind::NodeBusy,

@@ -9,7 +9,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
-use wasmwiz_actors::disk_space::Level;
+use wasmwiz_actors::disk_space::{DiskSpace, Level};
 use wasmwiz_projections::State;
 
 use super::uncounted;
@@ -64,12 +64,18 @@ async fn event_log(gateway: &Gateway) -> Result<String, String> {
     // The log's own lines say it too, and loudly.
     let durability = gateway.deps().log.durability().map_err(|why| why.to_string())?;
     let durability = durability.map(|how| format!("; {how}")).unwrap_or_default();
-    let space = match gateway.deps().dispatch.space().level() {
-        Level::Plenty => "",
-        Level::Low => "; the disk is nearly full: no modules are taken, and no executions begun",
-        Level::Least => "; the disk is full but for what ends something",
-    };
-    Ok(format!("at position {tail}{durability}{space}"))
+    let room = room(gateway.deps().dispatch.space());
+    Ok(format!("at position {tail}{durability}{room}"))
+}
+
+/// What is said of a node without room for everything.
+fn room(space: &DiskSpace) -> String {
+    let what = if space.of_log() > space.of_disk() { "the log, by its bound," } else { "the disk" };
+    match space.level() {
+        Level::Plenty => String::new(),
+        Level::Low => format!("; {what} is nearly full: no modules are taken, and no executions begun"),
+        Level::Least => format!("; {what} is full but for what ends something"),
+    }
 }
 
 fn projections(gateway: &Gateway) -> Result<String, String> {

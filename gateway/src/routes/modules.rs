@@ -235,7 +235,7 @@ pub(crate) fn publish_doc() -> Operation {
         .conditional()
         .problem(&[Kind::EmptyBody, Kind::InvalidName, Kind::LengthRequired, Kind::UnsupportedMediaType])
         .problem(&[Kind::ModuleRejected, Kind::TooManyModules, Kind::TooManyVersions, Kind::TooManyCompilations])
-        .problem(&[Kind::RateLimited, Kind::TooManyUploads, Kind::HostClockForbidden])
+        .problem(&[Kind::RateLimited, Kind::TooManyUploads, Kind::HostClockForbidden, Kind::StorageQuotaExceeded])
 }
 
 pub(crate) fn list_doc() -> Operation {

@@ -17,7 +17,7 @@ use crate::{
     page::Paging,
     problem::Kind,
     router::Answer,
-    views::{self, Usage, UsageSum},
+    views::{self, Storage, Usage, UsageSum},
 };
 
 mod csv;
@@ -65,6 +65,8 @@ pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -
         let room = share.room(table.len() as u64)?;
         Response::builder().header(header::CONTENT_TYPE, csv::MEDIA_TYPE).body(room.keep(table.into()))
     } else {
+        let stored = gateway.deps().views.usage().storage(caller.tenant_id()).await?;
+        let limit_bytes = gateway.deps().policy.of(caller.tenant.tier).storage();
         let body = Usage {
             from: views::written(span.from),
             to: views::written(span.to),
@@ -72,6 +74,7 @@ pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -
             items,
             truncated: next_cursor.is_some(),
             next_cursor,
+            storage: Storage::new(stored, limit_bytes),
         };
         json(&share, StatusCode::OK, &body)?
     };
@@ -86,8 +89,9 @@ pub(crate) fn report_doc() -> Operation {
     Operation::new("getUsage", "usage", "Sum up what executions cost")
         .describe(
             "Needs the scope usage:read. Times count by whole hours; an execution counts when it ended. A row for each \
-             bucket in which something ended: times ascending, keys and modules in the order of their names. What is \
-             stored is not counted: modules are free. `wasmwiz usage recompute --check` derives every figure from the log.",
+             bucket in which something ended: times ascending, keys and modules in the order of their names. `storage` \
+             says what is stored now, and how much that may be; the table has none of it. `wasmwiz usage recompute \
+             --check` derives every figure from the log.",
         )
         .query::<String>("from", "From this time on, as in RFC 3339; 30 days before to when absent.")
         .query::<String>("to", "Up to this time, as in RFC 3339; now when absent.")

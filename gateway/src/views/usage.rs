@@ -3,7 +3,7 @@
 use poem_openapi::Object;
 use serde::Serialize;
 use wasmwiz_events::execution::Outcome;
-use wasmwiz_projections::usage::{UsageBucket, UsageRow};
+use wasmwiz_projections::usage::{self, UsageBucket, UsageRow};
 
 /// Executions that ended, by how they ended.
 #[derive(Debug, Default, Serialize, Object)]
@@ -89,6 +89,27 @@ impl From<UsageRow> for UsageSum {
     }
 }
 
+/// What the tenant stores now, whatever time the report is about.
+#[derive(Debug, Serialize, Object)]
+pub(crate) struct Storage {
+    /// Bytes of everything.
+    pub(crate) bytes: u64,
+    /// Of these, bytes of modules: each once for all live versions that have them. Those of versions that were deleted are counted on.
+    pub(crate) module_bytes: u64,
+    /// Of these, bytes of inputs and outputs of executions, and of what their guests read from the host's clocks.
+    pub(crate) payload_bytes: u64,
+    /// The most that there may be by the tenant's tier, with what open executions may still write. Null when there is no limit.
+    pub(crate) limit_bytes: Option<u64>,
+}
+
+impl Storage {
+    /// What is stored, under that limit.
+    pub(crate) const fn new(stored: usage::Storage, limit_bytes: Option<u64>) -> Self {
+        let usage::Storage { module_bytes, payload_bytes } = stored;
+        Self { bytes: stored.bytes(), module_bytes, payload_bytes, limit_bytes }
+    }
+}
+
 /// What the tenant's executions cost.
 #[derive(Debug, Serialize, Object)]
 pub(crate) struct Usage {
@@ -104,4 +125,6 @@ pub(crate) struct Usage {
     pub(crate) truncated: bool,
     /// Where the next page begins.
     pub(crate) next_cursor: Option<String>,
+    /// What the tenant stores now.
+    pub(crate) storage: Storage,
 }

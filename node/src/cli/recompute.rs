@@ -76,10 +76,11 @@ impl Recompute {
         let Walked { mut fold, commits, tail, .. } = walk(&log, Some((stored.position, stored.last_hash)))?;
         if let Some(tenant) = &self.tenant {
             stored.rows.retain(|row| row.tenant == tenant.as_str());
+            stored.storage.retain(|of, _| of == tenant.as_str());
             fold.keep_only(tenant);
         }
         let rows = fold.rows();
-        let (figures, mut differences) = fold.compare(&stored.rows);
+        let (figures, mut differences) = fold.compare(&stored.rows, &stored.storage);
         let more_differences = differences.len().saturating_sub(MAX_LISTED);
         differences.truncate(MAX_LISTED);
         let faults = fold.faults;

@@ -280,9 +280,16 @@ fn settings_that_do_not_go_with_each_other_are_refused() {
         ("tiers.lost_grace_ms = 35000", "executor.memory_wait_ms"),
         ("gateway.server.http2_idle_frames_max = 99", "gateway.server.http2_idle_frames_max"),
         ("gateway.server.http2_idle_frames_per_second = 0", "gateway.server.http2_idle_frames_per_second"),
+        ("tiers.free.storage_bytes = 8388607", "tiers.free.storage_bytes"),
+        ("log.sqlite.max_bytes = 0", "log.sqlite.max_bytes"),
     ] {
         let error = loaded(text).unwrap_err().to_string();
         assert!(error.contains(key), "{text}: {error}");
     }
     loaded("executor.memory_wait_ms = 29999").unwrap();
+    loaded("tiers.free.storage_bytes = 8388608").unwrap();
+    assert_eq!(
+        loaded_with("", &[("WASMWIZ_LOG__SQLITE__MAX_BYTES", "1")]).unwrap().config.log.sqlite.max_bytes,
+        Some(1)
+    );
 }

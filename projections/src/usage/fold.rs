@@ -18,6 +18,7 @@ use wasmwiz_events::{
 use super::{
     histogram::Histogram,
     rows::{self, Counters, Place},
+    storage::Gathered,
 };
 use crate::{
     dictionary::{Local, Texts},
@@ -58,6 +59,7 @@ pub(crate) struct UsageProjection {
     counted: HashMap<Place<Local>, Counters>,
     ended: Vec<Ended>,
     replaced: Vec<(Local, ExecutionId)>,
+    storage: Gathered,
 }
 
 impl UsageProjection {
@@ -91,6 +93,7 @@ impl UsageProjection {
         self.counted.clear();
         self.ended.clear();
         self.replaced.clear();
+        self.storage.clear();
     }
 }
 
@@ -111,7 +114,7 @@ fn finished_counters(finished: &Finished) -> Counters {
 
 impl Projection for UsageProjection {
     const NAME: &'static str = "usage";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
@@ -121,10 +124,12 @@ impl Projection for UsageProjection {
             match event {
                 Event::ExecutionAccepted(accepted) => {
                     let tenant = local();
+                    self.storage.accepted(tenant, accepted);
                     self.accept(tenant, accepted);
                 }
                 Event::ExecutionFinished(finished) => {
                     let tenant = local();
+                    self.storage.finished(tenant, finished);
                     let counters = finished_counters(finished);
                     self.end(tenant, finished.execution_id, *time, finished.outcome, counters);
                 }
@@ -134,6 +139,14 @@ impl Projection for UsageProjection {
                     let counters = Counters { executions: 1, ..Counters::default() };
                     self.end(tenant, lost.execution_id, *time, Outcome::Lost, counters);
                 }
+                Event::ModulePublished(published) => {
+                    let tenant = local();
+                    self.storage.published(tenant, published);
+                }
+                Event::ModuleDeleted(deleted) => {
+                    let tenant = local();
+                    self.storage.deleted(tenant, &deleted.name);
+                }
                 Event::TenantRegistered(_)
                 | Event::TenantRenamed(_)
                 | Event::TenantTierChanged(_)
@@ -142,9 +155,7 @@ impl Projection for UsageProjection {
                 | Event::KeyIssued(_)
                 | Event::KeyRotated(_)
                 | Event::KeyRevoked(_)
-                | Event::ModulePublished(_)
                 | Event::ModuleRejected(_)
-                | Event::ModuleDeleted(_)
                 | Event::ExecutionStarted(_)
                 // It is no execution of its own; what it took is in its event.
                 | Event::ExecutionVerified(_)
@@ -191,7 +202,7 @@ impl Projection for UsageProjection {
         for (place, counters) in &sums {
             rows::add(transaction, place, counters)?;
         }
-        Ok(())
+        self.storage.flush(transaction, &self.tenants)
     }
 
     fn committed(&mut self) {

@@ -35,7 +35,21 @@ CREATE TABLE usage (
     transcript_bytes INTEGER NOT NULL,
     walls BLOB NOT NULL,
     PRIMARY KEY (tenant, hour, key, module, outcome)
-) WITHOUT ROWID;";
+) WITHOUT ROWID;
+CREATE TABLE storage (
+    tenant INTEGER PRIMARY KEY,
+    module_bytes INTEGER NOT NULL,
+    payload_bytes INTEGER NOT NULL
+);
+-- The versions that are live, and what bytes each has.
+CREATE TABLE versions (
+    tenant INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (tenant, name, version)
+) WITHOUT ROWID;
+CREATE INDEX versions_by_digest ON versions (tenant, digest);";
 
 /// The columns of counters, in the order in which they are read.
 pub(super) const COUNTERS: &str = "u.outcome, u.executions, u.fuel, u.cpu_us, u.wall_us, u.peak_memory_bytes, u.stdin_bytes, \

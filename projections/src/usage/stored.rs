@@ -1,6 +1,9 @@
 //! The view as it is stored, for whoever checks it against the log. A node may hold and write it meanwhile.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use wasmwiz_events::{
@@ -11,7 +14,7 @@ use wasmwiz_events::{
 };
 
 use super::{
-    UsageProjection,
+    Storage, UsageProjection,
     fold::HOUR_MS,
     rows::{COUNTERS, Counters},
 };
@@ -22,7 +25,7 @@ use crate::{
     row,
 };
 
-/// Everything that the view holds of ended executions, at one moment.
+/// Everything that the view holds of ended executions and of what is stored, at one moment.
 #[derive(Debug)]
 pub struct Stored {
     /// The last commit that it has folded.
@@ -31,6 +34,8 @@ pub struct Stored {
     pub last_hash: ChainHash,
     /// Its rows, in no order.
     pub rows: Vec<StoredRow>,
+    /// What each tenant stores.
+    pub storage: BTreeMap<String, Storage>,
 }
 
 /// The executions of one tenant, hour, key, module and outcome.
@@ -141,5 +146,9 @@ fn read(path: &Path) -> rusqlite::Result<Option<Stored>> {
         })
     })?;
     let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(Some(Stored { position: checkpoint.position, last_hash: checkpoint.last_hash, rows }))
+    let mut statement = snapshot
+        .prepare("SELECT t.label, s.module_bytes, s.payload_bytes FROM storage s JOIN tenants t ON t.n = s.tenant")?;
+    let storage = statement.query_map([], |found| Ok((found.get::<_, String>(0)?, Storage::read(found, 1)?)))?;
+    let storage = storage.collect::<rusqlite::Result<_>>()?;
+    Ok(Some(Stored { position: checkpoint.position, last_hash: checkpoint.last_hash, rows, storage }))
 }

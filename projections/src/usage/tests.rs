@@ -1,12 +1,19 @@
 //! The view of usage: its fold and its queries, given events.
 
-use wasmwiz_events::{digest::Digest, event::Event, execution::ModuleRef, transcript::READING_BYTES};
+use wasmwiz_events::{
+    digest::Digest,
+    event::Event,
+    execution::ModuleRef,
+    module::{Deleted, Published},
+    transcript::READING_BYTES,
+};
 
 use super::*;
 use crate::{
     Config,
     testing::{
-        DEADLINE, EPOCH_MS, History, TestLog, accepted, finished, lost, module_ref, registered, tenant_id, views_of,
+        DEADLINE, EPOCH_MS, History, TestLog, accepted, finished, lost, module_name, module_ref, published, registered,
+        tenant_id, views_of,
     },
 };
 
@@ -106,6 +113,45 @@ async fn what_is_kept_of_the_hosts_clocks_is_counted_as_what_is_written_is() {
         let usage = views.usage().usage(&acme, span(hour(0), hour(1)), UsageBy::Hour, Page::first(200)).await.unwrap();
         let [row] = &usage.items[..] else { panic!("{:?}", usage.items) };
         assert_eq!((row.transcript_bytes, row.stdout_bytes), (7 * READING_BYTES as u64, 9));
+    }
+}
+
+/// A version of a hundred bytes.
+fn version(name: &str, version: u32, wasm: &str) -> Event {
+    let Event::ModulePublished(published) = published(name, version) else { unreachable!() };
+    let digest = Digest::of(wasm.as_bytes());
+    Event::ModulePublished(Published { digest, size_bytes: 100, ..published })
+}
+
+#[tokio::test]
+async fn what_is_stored_is_counted_where_it_is_new_and_stays_counted() {
+    let acme = tenant_id("acme");
+    let deleted = |name| Event::ModuleDeleted(Deleted { name: module_name(name), writes_full_at: None });
+    let upload = ModuleRef { name: None, version: None, digest: Digest::of(b"upload") };
+    let Event::ExecutionAccepted(mut uploaded) = accepted(1, "k123", upload) else { unreachable!() };
+    uploaded.uploaded_bytes = Some(50);
+    let mut history = History::new(1);
+    let commits = [
+        // Two of these three have bytes of their own.
+        vec![registered("Acme"), version("a", 1, "x"), version("b", 1, "x"), version("a", 2, "y")],
+        // The other name has the bytes of one of those that are deleted.
+        vec![deleted("a"), version("c", 1, "y"), version("c", 2, "x")],
+        vec![deleted("b"), deleted("c"), deleted("c")],
+        vec![version("a", 3, "x")],
+        // Inputs of four bytes, and an output of three.
+        vec![Event::ExecutionAccepted(uploaded), accepted(2, "k123", module_ref("a", 3))],
+        vec![finished(1, Outcome::Succeeded), lost(2)],
+    ];
+    let commits = commits.map(|events| history.commit(&acme, events));
+    for batch_events in [1_000, 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let log = TestLog::of(&commits);
+        let views = log.views_with(folder.path(), Config { batch_events, ..Config::default() }).await;
+        views.wait_for(log.end(), DEADLINE).await.unwrap();
+        let storage = views.usage().storage(&acme).await.unwrap();
+        assert_eq!(storage, Storage { module_bytes: 450, payload_bytes: 11 });
+        assert_eq!(views.usage().storage(&tenant_id("other")).await.unwrap(), Storage::default());
+        assert_eq!(stored(folder.path()).unwrap().storage, BTreeMap::from([("acme".to_owned(), storage)]));
     }
 }
 

@@ -49,6 +49,8 @@ fn folded() -> Rehydrated {
         queued(3),
         started(3, 1, 1),
         Event::ExecutionAccepted(limited),
+        uploaded(5, b"upload", 6),
+        finished(5),
         Event::RequestsDenied(denied),
         suspended(),
     ];
@@ -68,7 +70,7 @@ fn folded() -> Rehydrated {
         let envelope = Envelope { id: EventId::new(id), tenant: acme(), revision, time: NOON, cause, event };
         tenant.fold(&envelope, even(NOON).steady);
     }
-    let head = Head { revision: Revision::new(18), hash: ChainHash::genesis(&acme()), epoch: Epoch::new(3) };
+    let head = Head { revision: Revision::new(20), hash: ChainHash::genesis(&acme()), epoch: Epoch::new(3) };
     let (position, kept) = (Position::new(12), Revision::NONE);
     Rehydrated { tenant, head, position, places, kept, has_unknown: false }
 }
@@ -89,7 +91,7 @@ fn the_bytes_of_this_version_do_not_change() {
     let bytes = Snapshot::of(&folded(), even(NOON)).encode().unwrap();
     assert_eq!(
         (VERSION, hex::encode(checksum(VERSION, &bytes)).as_str()),
-        (2, "9b8bddf1ce3602a7718cbf2bf73bb2cadd09c2241ca06d4fb3281f1828ddf816")
+        (3, "9b8bddf1ce3602a7718cbf2bf73bb2cadd09c2241ca06d4fb3281f1828ddf816")
     );
 }
 

@@ -307,6 +307,27 @@ async fn a_full_disk_poisons_and_loses_nothing_acknowledged() {
     stream.append(&(log as Log), 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_used_of_the_bound_is_known_before_it_is_in_the_database_and_after_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let bound = 1_000_000;
+    let config = SqliteLogConfig { max_bytes: Some(bound), ..SqliteLogConfig::default() };
+    let log = SqliteLog::open(dir.path(), config.clone()).unwrap();
+    let (mut stream, empty) = (Stream::fresh(), log.used_bytes());
+    assert!(empty > 0);
+    for _ in 0..20 {
+        let commit = stream.seal_named(1, &"x".repeat(10_000));
+        log.append(bare(commit.clone())).await.unwrap();
+        stream.head = commit.head();
+    }
+    // Nothing has been copied from the WAL yet.
+    let used = log.used_bytes();
+    assert!((empty + 200_000..bound).contains(&used), "{empty} {used}");
+    assert!(std::fs::metadata(schema::path(dir.path())).unwrap().len() < used);
+    drop(log);
+    assert_eq!(SqliteLog::open(dir.path(), config).unwrap().used_bytes(), used);
+}
+
 #[tokio::test]
 async fn damaged_bytes_are_never_served() {
     let (log, dir) = fresh();

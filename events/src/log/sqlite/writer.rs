@@ -193,7 +193,12 @@ impl Writer {
             }
             answers.push(appended);
         }
+        // Asked before the COMMIT: then no lock has to be taken for it.
+        let used_pages = self.config.max_bytes.map(|_| used_pages(&self.connection)).transpose()?;
         self.execute("COMMIT")?;
+        if let Some(used_pages) = used_pages {
+            self.shared.used_pages.store(used_pages, Ordering::Relaxed);
+        }
         self.shared.transactions.fetch_add(1, Ordering::Relaxed);
         let bytes: usize = batch.iter().map(|request| request.size_bytes).sum();
         let pages = PAGES_OF_A_TRANSACTION + batch.len() * PAGES_OF_AN_APPEND + bytes / schema::PAGE_BYTES;
@@ -318,6 +323,12 @@ impl Writer {
     fn execute(&self, sql: &str) -> rusqlite::Result<()> {
         self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
     }
+}
+
+/// The pages of the database, those of this transaction among them: what its bound is compared with.
+pub(super) fn used_pages(connection: &Connection) -> rusqlite::Result<u64> {
+    let pages = connection.prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get::<_, i64>(0))?;
+    Ok(pages.unsigned_abs())
 }
 
 /// Did the table refuse the row? Everything else is the disk's fault, or the machine's.

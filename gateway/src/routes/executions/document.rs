@@ -13,8 +13,14 @@ use crate::{
 };
 
 /// What a run can be refused for, whichever door it came through.
-const REFUSED: [Kind; 5] =
-    [Kind::InvalidArguments, Kind::RateLimited, Kind::DailyQuotaUsed, Kind::TooManyConcurrent, Kind::NotAcceptable];
+const REFUSED: [Kind; 6] = [
+    Kind::InvalidArguments,
+    Kind::RateLimited,
+    Kind::DailyQuotaUsed,
+    Kind::TooManyConcurrent,
+    Kind::NotAcceptable,
+    Kind::StorageQuotaExceeded,
+];
 
 pub(super) fn ran(operation: Operation) -> Operation {
     operation

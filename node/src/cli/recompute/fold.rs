@@ -9,28 +9,42 @@ use std::{
 };
 
 use wasmwiz_events::{
+    digest::Digest,
     envelope::Envelope,
     event::Event,
     execution::{Accepted, Outcome},
-    id::{ExecutionId, TenantId},
+    id::{ExecutionId, ModuleName, TenantId},
+    module::Published,
     time::Timestamp,
 };
-use wasmwiz_projections::usage::StoredRow;
+use wasmwiz_projections::usage::{Storage, StoredRow};
 
-/// What a row of figures is of. The hour is that of the end.
+/// What a row of figures is of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-struct Place {
-    tenant: String,
-    hour: Timestamp,
-    key: String,
-    module: String,
-    outcome: Outcome,
+#[serde(untagged)]
+enum Place {
+    /// Executions that ended in this hour.
+    Ended { tenant: String, hour: Timestamp, key: String, module: String, outcome: Outcome },
+    /// What a tenant stores.
+    Stored { tenant: String },
+}
+
+impl Place {
+    fn tenant(&self) -> &str {
+        match self {
+            Self::Ended { tenant, .. } | Self::Stored { tenant } => tenant,
+        }
+    }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tenant, hour, key, module, outcome } = self;
-        write!(f, "tenant {tenant}, hour {hour}, key {key}, module {module}, {outcome}")
+        match self {
+            Self::Ended { tenant, hour, key, module, outcome } => {
+                write!(f, "tenant {tenant}, hour {hour}, key {key}, module {module}, {outcome}")
+            }
+            Self::Stored { tenant } => write!(f, "tenant {tenant}, stored"),
+        }
     }
 }
 
@@ -73,6 +87,8 @@ impl fmt::Display for Difference {
 pub(super) struct Fold {
     open: HashMap<(TenantId, ExecutionId), (String, String, u64)>,
     rows: BTreeMap<Place, Figures>,
+    /// The digest of each live version.
+    live: HashMap<TenantId, BTreeMap<(ModuleName, u32), Digest>>,
     /// What the log says and cannot be.
     pub(super) faults: Vec<String>,
 }
@@ -84,8 +100,25 @@ impl Fold {
                 let Accepted { execution_id, key_id, module, stdin, .. } = &**accepted;
                 let name = module.name.as_ref().map_or_else(|| module.digest.to_string(), ToString::to_string);
                 self.open.insert((tenant.clone(), *execution_id), (key_id.to_string(), name, stdin.size_bytes));
+                self.store(tenant, "payload_bytes", stdin.size_bytes);
+                self.store(tenant, "module_bytes", accepted.uploaded_bytes.unwrap_or_default());
+            }
+            if let Event::ModulePublished(Published { name, version, digest, size_bytes, .. }) = event {
+                let live = self.live.entry(tenant.clone()).or_default();
+                let is_new = live.values().all(|stored| stored != digest);
+                live.insert((name.clone(), *version), *digest);
+                self.store(tenant, "module_bytes", if is_new { *size_bytes } else { 0 });
+            }
+            if let Event::ModuleDeleted(deleted) = event
+                && let Some(live) = self.live.get_mut(tenant)
+            {
+                live.retain(|(name, _), _| *name != deleted.name);
             }
             if let Event::ExecutionFinished(end) = event {
+                let transcript_bytes = end.transcript().map_or(0, |kept| kept.size_bytes);
+                for more in [end.stdout.size_bytes, end.stderr.size_bytes, transcript_bytes] {
+                    self.store(tenant, "payload_bytes", more);
+                }
                 let figures = [
                     ("fuel", end.fuel.unwrap_or_default()),
                     ("cpu_us", end.cpu_ms.as_micros()),
@@ -93,7 +126,7 @@ impl Fold {
                     ("peak_memory_bytes", end.peak_memory_bytes),
                     ("stdout_bytes", end.stdout.size_bytes),
                     ("stderr_bytes", end.stderr.size_bytes),
-                    ("transcript_bytes", end.transcript().map_or(0, |kept| kept.size_bytes)),
+                    ("transcript_bytes", transcript_bytes),
                 ];
                 self.end(tenant, end.execution_id, *time, end.outcome, &figures);
             }
@@ -101,6 +134,12 @@ impl Fold {
                 self.end(tenant, lost.execution_id, *time, Outcome::Lost, &[]);
             }
         }
+    }
+
+    fn store(&mut self, tenant: &TenantId, figure: &str, more: u64) {
+        let row = self.rows.entry(Place::Stored { tenant: tenant.to_string() }).or_default();
+        let here = row.entry(figure.to_owned()).or_default();
+        *here = here.saturating_add(more);
     }
 
     fn end(
@@ -116,7 +155,7 @@ impl Fold {
             return;
         };
         let hour = Timestamp::from_unix_ms(at.unix_ms() - at.unix_ms().rem_euclid(3_600_000));
-        let row = self.rows.entry(Place { tenant: tenant.to_string(), hour, key, module, outcome }).or_default();
+        let row = self.rows.entry(Place::Ended { tenant: tenant.to_string(), hour, key, module, outcome }).or_default();
         for (name, figure) in measured.iter().copied().chain([("executions", 1), ("stdin_bytes", stdin_bytes)]) {
             let here = row.entry(name.to_owned()).or_default();
             *here = if name == "peak_memory_bytes" { figure.max(*here) } else { figure.saturating_add(*here) };
@@ -128,7 +167,7 @@ impl Fold {
     }
 
     pub(super) fn keep_only(&mut self, tenant: &TenantId) {
-        self.rows.retain(|place, _| place.tenant == tenant.as_str());
+        self.rows.retain(|place, _| place.tenant() == tenant.as_str());
     }
 
     /// How many rows there are.
@@ -138,12 +177,12 @@ impl Fold {
 
     /// The rows of one tenant, or all.
     pub(super) fn rows_of(&self, tenant: Option<&TenantId>) -> impl Iterator<Item = Row<'_>> {
-        let rows = self.rows.iter().filter(move |(place, _)| tenant.is_none_or(|id| place.tenant == id.as_str()));
+        let rows = self.rows.iter().filter(move |(place, _)| tenant.is_none_or(|id| place.tenant() == id.as_str()));
         rows.map(|(place, figures)| Row { place, figures })
     }
 
     /// How many figures were compared, and those that are not the same. What one side does not have is 0.
-    pub(super) fn compare(&self, view: &[StoredRow]) -> (u64, Vec<Difference>) {
+    pub(super) fn compare(&self, view: &[StoredRow], storage: &BTreeMap<String, Storage>) -> (u64, Vec<Difference>) {
         let mut both: BTreeMap<(Place, String), (u64, u64)> = BTreeMap::new();
         for (place, figures) in &self.rows {
             for (name, figure) in figures {
@@ -155,6 +194,11 @@ impl Fold {
                 both.entry((place_of(row), name)).or_default().1 = figure;
             }
         }
+        for (tenant, Storage { module_bytes, payload_bytes }) in storage {
+            for (name, figure) in [("module_bytes", *module_bytes), ("payload_bytes", *payload_bytes)] {
+                both.entry((Place::Stored { tenant: tenant.clone() }, name.to_owned())).or_default().1 = figure;
+            }
+        }
         let compared = both.len() as u64;
         let differing = both.into_iter().filter(|(_, (log, view))| log != view);
         let differences = differing.map(|((place, figure), (log, view))| Difference { place, figure, log, view });
@@ -164,7 +208,7 @@ impl Fold {
 
 fn place_of(row: &StoredRow) -> Place {
     let StoredRow { tenant, hour, key, module, outcome, .. } = row.clone();
-    Place { tenant, hour, key, module, outcome }
+    Place::Ended { tenant, hour, key, module, outcome }
 }
 
 fn figures_of(row: &StoredRow) -> impl Iterator<Item = (String, u64)> {
@@ -236,11 +280,27 @@ mod tests {
         let mut fold = Fold::default();
         let figures = [("executions", 2), ("wall_us[21]", 2)].map(|(name, figure)| (name.to_owned(), figure));
         fold.rows.insert(place_of(&row(0, vec![])), figures.into());
-        assert_eq!(fold.compare(&[row(2, vec![(21, 2)])]), (10, vec![]));
-        let (_, differences) = fold.compare(&[row(3, vec![(21, 1), (22, 1)])]);
+        let nothing = BTreeMap::new();
+        assert_eq!(fold.compare(&[row(2, vec![(21, 2)])], &nothing), (10, vec![]));
+        let (_, differences) = fold.compare(&[row(3, vec![(21, 1), (22, 1)])], &nothing);
         let found: Vec<_> = differences.iter().map(|found| (found.figure.as_str(), found.log, found.view)).collect();
         assert_eq!(found, [("executions", 2, 3), ("wall_us[21]", 2, 1), ("wall_us[22]", 0, 1)]);
-        assert_eq!(fold.compare(&[]).1.len(), 2);
-        assert_eq!(Fold::default().compare(&[row(2, vec![])]).1.len(), 1);
+        assert_eq!(fold.compare(&[], &nothing).1.len(), 2);
+        assert_eq!(Fold::default().compare(&[row(2, vec![])], &nothing).1.len(), 1);
+    }
+
+    #[test]
+    fn what_is_stored_is_compared_too_and_what_is_nothing_on_both_sides_is_the_same() {
+        let (mut fold, tenant) = (Fold::default(), TenantId::new("acme").unwrap());
+        fold.store(&tenant, "payload_bytes", 4);
+        fold.store(&tenant, "payload_bytes", 3);
+        let with = |module_bytes, payload_bytes| {
+            BTreeMap::from([("acme".to_owned(), Storage { module_bytes, payload_bytes })])
+        };
+        assert_eq!(fold.compare(&[], &with(0, 7)), (2, vec![]));
+        let (_, differences) = fold.compare(&[], &with(1, 8));
+        let found: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        assert!(found.iter().any(|line| line.ends_with("module_bytes of tenant acme, stored")), "{found:?}");
+        assert_eq!(found.len(), 2);
     }
 }
