@@ -64,6 +64,14 @@ impl Roster {
         self.absent(node);
     }
 
+    /// The news that the record of this name is gone since `revision`, as in [`removed`](Self::removed). News of a record may come after the
+    /// answer to who asked for it: a lease that was written since is no part of them.
+    pub fn news_of_removal(&mut self, node: &NodeId, revision: u64, deleted: bool) {
+        if self.of(node).all(|known| known.revision.is_none_or(|heard| heard < revision)) {
+            self.removed(node, deleted);
+        }
+    }
+
     /// Is this the last that was heard of this life, and of its name? Who asks about a record may be answered after the news
     /// of what became of it, and of another lease under its name: then the news is the later word.
     pub fn is_last(&self, life: &Life, revision: u64) -> bool {
@@ -191,6 +199,18 @@ mod tests {
         let next = Life { lease: 2, ..life("a", 1) };
         roster.heard(record(next.clone(), Standing::Joining), 3, at(1));
         assert!(!roster.is_last(&life("a", 1), 1) && roster.is_last(&next, 3));
+    }
+
+    #[test]
+    fn news_that_a_record_was_deleted_do_not_end_a_lease_that_was_written_since() {
+        let mut roster = roster();
+        // Deleted at revision 2, by another member; who asked what had become of it was answered with the lease at revision 3.
+        let next = Life { lease: 2, ..life("a", 1) };
+        roster.heard(record(next.clone(), Standing::Live), 3, at(1));
+        roster.news_of_removal(&next.node, 2, true);
+        assert!(roster.is_there(&next, at(1)) && roster.is_last(&next, 3));
+        roster.news_of_removal(&next.node, 4, true);
+        assert!(!roster.is_there(&next, at(1)));
     }
 
     #[test]

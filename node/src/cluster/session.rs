@@ -270,8 +270,8 @@ async fn hear(shared: &Shared, mut watch: Watch) -> Ended {
                 }
                 Err(error) => tracing::warn!(%node, %error, "the record of a member cannot be read; it is left out"),
             },
-            Change::Deleted => shared.state().roster.removed(&node, true),
-            Change::Removed => shared.state().roster.removed(&node, false),
+            Change::Deleted => shared.state().roster.news_of_removal(&node, entry.revision, true),
+            Change::Removed => shared.state().roster.news_of_removal(&node, entry.revision, false),
         }
         shared.tell();
     }

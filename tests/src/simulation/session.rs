@@ -209,7 +209,9 @@ async fn hear(node: &Node) -> Ended {
                 state.is_synced |= is_mine;
                 state.roster.heard((*record).clone(), revision, now);
             }
-            News::Member { name, record: None, was_deleted, .. } => node.state().roster.removed(&name, was_deleted),
+            News::Member { name, record: None, was_deleted, revision } => {
+                node.state().roster.news_of_removal(&name, revision, was_deleted);
+            }
             News::Table(Some(table), revision) => node.read_table(table, revision),
             // It may be history by now.
             News::Table(None, revision) if revision > node.revision() => node.lost_table(revision),
