@@ -57,12 +57,17 @@ async fn light_guests_are_answered_while_others_spin() {
     // Ceilings for a machine that others use too: one that had to wait for a spinner's end would wait for seconds.
     assert!(waits[50] < Duration::from_millis(500), "p50 {:?}", waits[50]);
     assert!(waits[90] < Duration::from_millis(1_500), "p90 {:?}", waits[90]);
+    let mut cpu_ms = Vec::new();
     for spinner in spinners {
         let ran = spinner.await.unwrap();
         assert_eq!(ran.outcome, Outcome::DeadlineExceeded);
         assert!(ran.wall.as_ms() < 3_000.0 + OVERSHOOT_MS, "{ran:?}");
-        assert!(ran.cpu.as_ms() > 50.0, "every spinner had its turns: {ran:?}");
+        cpu_ms.push(ran.cpu.as_ms());
     }
+    // Of what all of them had together, however much others left of this machine.
+    let even = cpu_ms.iter().sum::<f64>() / cpu_ms.len() as f64;
+    println!("an even part of the processor is {even:.0} ms");
+    assert!(cpu_ms.iter().all(|had| *had > even / 4.0), "every spinner had its turns: {cpu_ms:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
