@@ -20,7 +20,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use wasmwiz_events::{
@@ -43,7 +42,6 @@ use crate::{
     handle::{AskError, Decided, Origin},
     ids::Ids,
     queue::Queue,
-    shares::Shares,
     verify::{Inconclusive, NotVerifiable},
 };
 
@@ -52,6 +50,7 @@ mod cancel;
 mod ending;
 mod finish;
 mod hold;
+mod keeping;
 mod known;
 mod once;
 mod patience;
@@ -67,15 +66,6 @@ pub use cancel::{Cancel, Cancelling};
 pub use hold::Hold;
 pub use queued::Queued;
 pub use verify::{Verification, Verify};
-
-/// Modules that are being taken in at the same time: each is in memory as a whole.
-const UPLOADS_AT_ONCE: usize = 16;
-
-/// Of them, those of one tenant: a quarter, so that three others that are as greedy leave room.
-const UPLOADS_PER_TENANT: usize = 4;
-
-/// Modules of one tenant that wait for one of its places. Each takes some milliseconds.
-const UPLOADS_WAITING_PER_TENANT: usize = 28;
 
 /// A request to run something once.
 #[derive(Debug)]
@@ -255,6 +245,17 @@ pub enum DispatchError {
         /// When to try again.
         retry_after_ms: u64,
     },
+    /// The tenant has had as much kept for what was refused then as it may.
+    #[error(
+        "more than {limit_bytes} bytes were kept within an hour for requests of the tenant that were refused then; try again in \
+         {retry_after_ms} ms"
+    )]
+    KeptInVain {
+        /// The most, in an hour.
+        limit_bytes: u64,
+        /// When to try again.
+        retry_after_ms: u64,
+    },
     /// The execution cannot be run again from its record.
     #[error(transparent)]
     NotVerifiable(#[from] NotVerifiable),
@@ -302,8 +303,7 @@ pub struct Dispatch {
 struct Shared {
     deps: DispatchDeps,
     ids: Ids,
-    uploads: Semaphore,
-    upload_shares: Arc<Shares>,
+    keeping: keeping::Keeping,
     once: once::UnderWay,
     /// How the versions run that were run lately.
     known: known::Known,
@@ -323,27 +323,13 @@ struct Shared {
 impl Dispatch {
     /// A dispatch on this node. Call it within a tokio runtime: it begins to run what waits.
     pub fn new(deps: DispatchDeps) -> Self {
-        let (uploads, under_way) = (Semaphore::new(UPLOADS_AT_ONCE), TaskTracker::new());
-        let upload_shares = Shares::new(UPLOADS_PER_TENANT, UPLOADS_WAITING_PER_TENANT);
+        let (keeping, under_way) = (keeping::Keeping::default(), TaskTracker::new());
         let queue = deps.bus.region().queue().clone();
         let input = MemoryBudget::new(u64::from(queue.config().input_bytes_max));
         let running = Places::new(u32::try_from(queue.config().running_max).unwrap_or(u32::MAX), u32::MAX);
         let (once, known, runs) = (once::UnderWay::default(), known::Known::default(), Arc::default());
         let (lane, nudges) = (verify::Lane::default(), unended::Nudges::default());
-        let shared = Shared {
-            deps,
-            ids: Ids,
-            uploads,
-            upload_shares,
-            once,
-            known,
-            runs,
-            input,
-            running,
-            under_way,
-            lane,
-            nudges,
-        };
+        let shared = Shared { deps, ids: Ids, keeping, once, known, runs, input, running, under_way, lane, nudges };
         let shared = Arc::new(shared);
         tokio::spawn(queued::conduct(Arc::downgrade(&shared), queue));
         Self { shared }

@@ -7,7 +7,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// The most live versions that a tier may allow a tenant. The digest of each, 32 bytes, is in its entity's memory and in every
-/// snapshot of it, and more beside it.
+/// snapshot of it twice, by its number and with how many have it, and more beside it.
 pub const MODULE_VERSIONS_MAX: u32 = 1_000_000;
 
 /// The most asynchronous executions of one tenant that a tier may allow.
@@ -38,7 +38,7 @@ pub struct TierLimits {
     pub memory_bytes: u64,
     /// Size of a module, in bytes.
     pub module_bytes: u64,
-    /// Live versions of all modules of the tenant together: the digest of each, 32 bytes, is in its entity's memory.
+    /// Live versions of all modules of the tenant together: the digest of each, 32 bytes, is twice in its entity's memory.
     pub module_versions: u32,
     /// Standard input, in bytes.
     pub stdin_bytes: u64,

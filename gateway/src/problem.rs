@@ -196,7 +196,8 @@ impl Problem {
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::builder().status(kind.status()).content_type(MEDIA_TYPE).body(body);
         let into = response.headers_mut();
-        // Nobody is sent away for a while without being told for how long. What a tenant stores does not become less by waiting.
+        // Nobody is sent away for a while without being told for how long. What a tenant stores does not become less by waiting; what is
+        // kept free for its open executions does, and says so itself.
         let is_passing = match kind.status() {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => true,
             StatusCode::INSUFFICIENT_STORAGE => *kind != Kind::StorageQuotaExceeded,

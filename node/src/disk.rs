@@ -31,6 +31,9 @@ mod reserve;
 /// Below the data folder: what is given up for ends, and what is given up for a start.
 const RESERVES: [&str; 2] = ["reserve", "reserve-for-a-start"];
 
+/// How often the log is looked at, at least.
+const WATCH_LOG: Duration = Duration::from_millis(250);
+
 /// What is done when the disk of the data folder becomes full. Zero bytes switch a bound off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -43,7 +46,7 @@ pub struct DiskConfig {
     /// Held back in two files of the data folder, in bytes: one half is given up when there is less room than `least_bytes`,
     /// for ends to be written, and the other when a node starts on a disk that is as full. Needs `least_bytes`.
     pub reserve_bytes: u64,
-    /// How often the disk is looked at, in milliseconds.
+    /// How often the disk is looked at, in milliseconds. The bound of the log, which takes no asking, is at least four times a second.
     pub watch_ms: u64,
 }
 
@@ -127,12 +130,26 @@ impl Disk {
         self.space.clone()
     }
 
-    /// Looks at it again and again, and at the log, for as long as it is polled.
-    pub(crate) async fn watch(self, log: Option<BoundedLog>) {
-        let every = Duration::from_millis(self.config.watch_ms);
+    /// Looks at the log, at once, and then again and again at it and at the disk, for as long as it is polled. A disk that hangs, or that
+    /// is looked at rarely, does not keep the log from being looked at.
+    pub(crate) fn watch(self, log: Option<BoundedLog>) -> impl Future<Output = ()> + Send {
+        let (every, space) = (Duration::from_millis(self.config.watch_ms), self.space());
+        log.iter().for_each(|log| log.look(&space));
+        let of_log = async move {
+            let Some(log) = log else { return };
+            loop {
+                tokio::time::sleep(every.min(WATCH_LOG)).await;
+                log.look(&space);
+            }
+        };
+        async move {
+            tokio::join!(self.watch_disk(every), of_log);
+        }
+    }
+
+    async fn watch_disk(self, every: Duration) {
         let disk = Arc::new(self);
         loop {
-            log.iter().for_each(|log| log.look(&disk.space));
             tokio::time::sleep(every).await;
             let looking = Arc::clone(&disk);
             // A disk that hangs must not hold up a thread that serves.

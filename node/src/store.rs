@@ -102,7 +102,7 @@ impl Store {
                 }
                 let mut sqlite = config.log.sqlite.clone();
                 let bound = sqlite.max_bytes.map(LogBound::new);
-                sqlite.max_bytes = bound.map(|bound| bound.last_bytes(held_bytes(&dir).unwrap_or_default()));
+                sqlite.max_bytes = bound.map(|bound| bound.last_bytes(SqliteLog::file_bytes(&dir)));
                 let log = Arc::new(SqliteLog::open(&dir, sqlite)?);
                 let blobs = Arc::new(FsBlobs::open(&data.join("blobs"))?);
                 let kind = Kind::Sqlite { log: Arc::clone(&log), files: dir, bound };

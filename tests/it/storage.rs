@@ -147,7 +147,9 @@ async fn what_was_accepted_ends_however_little_its_tenant_may_store_by_then() ->
 
     // With what it may write by its own limits, the tenant is far over those of the smaller tier.
     operator.patch_json(&path, &json!({"tier": "free"})).await?.is(200)?;
-    run(client).await?.refuses(507, "storage-quota-exceeded")?;
+    let refused = run(client).await?;
+    refused.refuses(507, "storage-quota-exceeded")?;
+    ensure!(refused.header("retry-after").is_some(), "it has room once the other has ended: {refused:?}");
     client.delete(&open).await?.is(200)?;
     wait::until("its end", SOON, async || {
         let shown = client.get(&open).await?.is(200)?;

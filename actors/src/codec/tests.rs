@@ -249,6 +249,7 @@ impl Stuff {
             Refusal::InvalidReason,
             Refusal::TooManySkips { limit: 10_000 },
             Refusal::StorageQuotaExceeded { limit_bytes: self.number, left_bytes: 7, needed_bytes: u64::MAX },
+            Refusal::StorageKeptFree { limit_bytes: self.number, left_bytes: 7, needed_bytes: u64::MAX },
         ];
         let numbers: std::collections::BTreeSet<_> = all.iter().map(number_of).collect();
         assert_eq!(numbers.len(), REFUSALS, "one of each");
@@ -303,7 +304,7 @@ impl Stuff {
 }
 
 const COMMANDS: usize = 26;
-const REFUSALS: usize = 44;
+const REFUSALS: usize = 45;
 
 /// Fails to compile when there is another: then it has to be among [`Stuff::refusals`], and the frames are of a new version, unless it
 /// answers a new command alone.
@@ -353,6 +354,7 @@ fn number_of(refusal: &Refusal) -> usize {
         Refusal::InvalidReason => 41,
         Refusal::TooManySkips { .. } => 42,
         Refusal::StorageQuotaExceeded { .. } => 43,
+        Refusal::StorageKeptFree { .. } => 44,
     }
 }
 

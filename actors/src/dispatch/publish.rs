@@ -1,17 +1,16 @@
 //! Taking a module in: validated, compiled, kept, and then published.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use wasmwiz_events::{digest::Digest, event::Event, id::TenantId, module::Kind};
 
-use super::{DispatchError, Shared, Upload};
+use super::{
+    DispatchError, Shared, Upload,
+    keeping::{Kept, Turn},
+};
 use crate::{
     aggregate::Authority,
     executor::{Asker, CodeId, Inspected, PrepareError, Prepared, Profile},
     handle::{Ask, Decided, Origin},
-    shares::{Full, Place},
     tenant::{Command, NewVersion},
 };
 
@@ -20,19 +19,6 @@ const INSPECT_HERE_BYTES: usize = 64 * 1_024;
 
 /// When to try again while too many modules wait to be compiled, in milliseconds: most take less.
 const COMPILE_RETRY_MS: u64 = 1_000;
-
-/// When to try again while too many modules are taken in, in milliseconds: each takes some.
-const UPLOAD_RETRY_MS: u64 = 1_000;
-
-/// How long a module waits to be taken in: what takes longer than that is a disk in trouble.
-const UPLOAD_WAIT: Duration = Duration::from_secs(10);
-
-/// The right to have the bytes of one module kept. Dropped, it is the next one's.
-pub(super) struct UploadPlace<'a> {
-    _permit: SemaphorePermit<'a>,
-    _turn: OwnedSemaphorePermit,
-    _place: Place,
-}
 
 /// The command that publishes: the older one where there is nothing that it could not say.
 fn publication(version: NewVersion) -> Command {
@@ -61,10 +47,13 @@ impl Shared {
         };
         let rejection = match inspected {
             Ok(Inspected { kind, imports, exports, .. }) => {
-                self.take_in(&tenant, &wasm, (&command, &by, &origin)).await?;
+                // Until it is decided what becomes of it.
+                let (_turn, kept) = self.take_in(&tenant, (digest, &wasm), (&command, &by, &origin)).await?;
                 let command = publication(NewVersion { name, digest, size_bytes, kind, imports, exports, settings });
                 let ask = Ask { command, by, origin, payloads: vec![] };
-                let decided = self.deps.bus.ask(&tenant, ask).await?;
+                let asked = self.deps.bus.ask(&tenant, ask).await;
+                kept.is_answered(&asked);
+                let decided = asked?;
                 // Its first execution is prepared for them.
                 for event in &decided.events {
                     if let Event::ModulePublished(published) = event {
@@ -110,26 +99,14 @@ impl Shared {
     async fn take_in(
         &self,
         tenant: &TenantId,
-        wasm: &Bytes,
+        (digest, wasm): (Digest, &Bytes),
         (command, by, origin): (&Command, &Authority, &Origin),
-    ) -> Result<(), DispatchError> {
-        let _place = self.upload_place(tenant).await?;
+    ) -> Result<(Turn, Kept), DispatchError> {
+        let turn = self.keeping.turn_of_module(tenant).await?;
         Box::pin(self.preview(tenant, command, by, origin)).await?;
-        self.require_space()?;
-        self.deps.blobs.put(wasm.clone()).await?;
-        Ok(())
-    }
-
-    /// A place for keeping the bytes of a module, in the tenant's turn and then in the node's.
-    pub(super) async fn upload_place(&self, tenant: &TenantId) -> Result<UploadPlace<'_>, DispatchError> {
-        let place = self.upload_shares.enter(tenant, false);
-        let place =
-            place.map_err(|Full { limit }| DispatchError::TooManyUploads { limit, retry_after_ms: UPLOAD_RETRY_MS })?;
-        let busy = DispatchError::Busy { retry_after_ms: UPLOAD_RETRY_MS };
-        // Dropped in time, or given up: what does not get on waits in nobody's memory.
-        let permits = async { Some((place.turn().await?, self.uploads.acquire().await.ok()?)) };
-        let Ok(Some((turn, permit))) = tokio::time::timeout(UPLOAD_WAIT, permits).await else { return Err(busy) };
-        Ok(UploadPlace { _permit: permit, _turn: turn, _place: place })
+        let mut kept = self.keeping.begin(tenant);
+        self.keep_for(&mut kept, digest, wasm).await?;
+        Ok((turn, kept))
     }
 
     /// Validates a module, on a thread that may be busy when it is large.

@@ -17,7 +17,12 @@ use wasmwiz_events::{
 };
 
 use super::{
-    Code, DispatchError, Done, Request, Shared, again, finish::Began, once::Turn, patience::Patience, runs::Run,
+    Code, DispatchError, Done, Request, Shared, again,
+    finish::Began,
+    keeping::{self, Kept},
+    once::Turn,
+    patience::Patience,
+    runs::Run,
     unended::Unended,
 };
 use crate::{
@@ -67,6 +72,10 @@ struct Ready {
     slot: Option<Slot>,
     prepared: Option<Prepared>,
     stdin: Bytes,
+    /// What is kept for it.
+    kept: Kept,
+    /// Until it is decided nothing more of its tenant is kept in its stead.
+    keeping: Option<keeping::Turn>,
     /// Until it is admitted it has its room in the queue.
     _entering: Option<Entering>,
     /// Until it is admitted nobody begins the same request.
@@ -101,13 +110,17 @@ impl Shared {
         patience: &mut Patience,
     ) -> Result<Option<Done>, DispatchError> {
         let ready = self.make_ready(request, Manner::Awaited, settings, patience).await?;
-        let Ready { tenant, ask, run, slot, prepared, stdin, .. } = ready;
+        let Ready { tenant, ask, run, slot, prepared, stdin, kept, keeping, .. } = ready;
         let Some(slot) = slot else { return Err(DispatchError::Host("an admission had no slot".into())) };
         let (origin, run) = (ask.origin.clone(), &run);
         let unended = Unended::new(Arc::clone(self), tenant.clone(), run.id);
         let (ahead, told) = oneshot::channel();
         let asked = async {
             let asked = self.deps.bus.ask_ahead(&tenant, ask, ahead).await;
+            // Where its entity has moved it is kept once more, and if that is admitted it was not in vain.
+            if !matches!(asked, Ok(None)) {
+                kept.is_answered(&asked);
+            }
             match &asked {
                 // It was decided twice, as a message may be that arrives twice, and the first answer went nowhere: nobody runs it.
                 Ok(Some(Decided { replayed: Some(replayed), .. })) if replayed.came == Came::Execution(run.id) => {
@@ -122,12 +135,14 @@ impl Shared {
         };
         let ended = async {
             let Ok(Early { accepted, at, after }) = told.await else { return std::future::pending().await };
+            drop(keeping);
             unended.may_be_open();
             let began = Began { tenant: tenant.clone(), origin, accepted, at, revision: after };
             let ran = self.run_guest(slot, prepared, &began, run, stdin).await;
             let finishing = tracing::debug_span!(target: trace::TARGET, "finish");
             let done = self.finish(began, ran).instrument(finishing).await?;
             unended.is_settled();
+            kept.is_named();
             run.end(done.position);
             Ok(done)
         };
@@ -170,7 +185,9 @@ impl Shared {
         // Nobody waits for it.
         let ready = self.make_ready(request, Manner::Queued, settings, &mut Patience::default()).await?;
         let (tenant, origin) = (ready.tenant.clone(), ready.ask.origin.clone());
-        let decided = self.deps.bus.ask(&tenant, ready.ask).await?;
+        let asked = self.deps.bus.ask(&tenant, ready.ask).await;
+        ready.kept.is_answered(&asked);
+        let decided = asked?;
         let (at, position, revision) = (decided.time, decided.position, decided.revision);
         let began = Began { tenant, origin, accepted: admission(decided)?, at, revision };
         Ok(Admitted { began, position, run: ready.run })
@@ -238,9 +255,9 @@ impl Shared {
             }
             None => None,
         };
-        // Before the slot: nobody holds one of those while it waits for others' uploads.
-        let uploading = match &inline {
-            Some(_) => Some(self.upload_place(&tenant).await?),
+        // Before the slot: nobody holds one of those while it waits for its tenant's modules.
+        let mut keeping = match &inline {
+            Some(_) => Some(self.keeping.turn_of_module(&tenant).await?),
             None => None,
         };
         let slot = if asynchronous {
@@ -253,22 +270,32 @@ impl Shared {
             Some(self.slot_within(&tenant, left.map(|left| left.ms)).instrument(waiting).await?)
         };
         self.require_space()?;
-        if let Some((_, wasm)) = &inline {
-            // As when it is published.
+        let is_large = stdin.len() > MAX_INLINE_BYTES;
+        if is_large && keeping.is_none() {
+            keeping = Some(self.keeping.turn_of_input(&tenant).await?);
+        }
+        let mut kept = self.keeping.begin(&tenant);
+        if keeping.is_some() {
+            // As when it is published. Whoever has stopped waiting by now has nothing kept, and what is kept is not refused for its time.
             let previewed = Box::pin(self.preview(&tenant, &admission(&execute), &by, &origin)).await?;
             ran_before(&previewed)?;
-            self.deps.blobs.put(wasm.clone()).await?;
+            execute.deadline = None;
         }
-        drop(uploading);
+        if let Some((digest, wasm)) = &inline {
+            Box::pin(self.keep_for(&mut kept, *digest, wasm)).await?;
+        }
+        if is_large {
+            Box::pin(self.keep_for(&mut kept, execute.stdin.digest, &stdin)).await?;
+        }
         if self.runs.are_cut_off() {
             return Err(DispatchError::Busy { retry_after_ms: STOPPING_RETRY_MS });
         }
-        let payloads = self.keep(vec![Payload::new(stdin.clone())]).await?;
+        let payloads = if is_large { vec![] } else { vec![Payload::new(stdin.clone())] };
         // Whoever cancels it from the moment of its acceptance on finds it here.
         let run = self.runs.of(execute.execution_id);
         let command = admission(&execute);
         let ask = Ask { command, by, origin, payloads };
-        Ok(Ready { tenant, ask, run, slot, prepared, stdin, _entering: entering, _turn: turn })
+        Ok(Ready { tenant, ask, run, slot, prepared, stdin, kept, keeping, _entering: entering, _turn: turn })
     }
 
     /// A slot, before the caller stops waiting.

@@ -219,7 +219,7 @@ pub enum Refusal {
         /// The most.
         limit: usize,
     },
-    /// There is no room for what is asked for. It stands last, so that nodes of before read all others.
+    /// There is no room for what is asked for. This one and the one behind it stand last, so that nodes of before read all others.
     #[error(
         "the tenant's tier lets it store {limit_bytes} bytes, of which {left_bytes} are neither stored nor kept free for what open \
          executions may write, and this may store {needed_bytes}; ask the platform's operator for more"
@@ -228,6 +228,19 @@ pub enum Refusal {
         /// The most that the tenant may store.
         limit_bytes: u64,
         /// What is left of it.
+        left_bytes: u64,
+        /// What this would store at most.
+        needed_bytes: u64,
+    },
+    /// There is no room for it while others are open.
+    #[error(
+        "the tenant's tier lets it store {limit_bytes} bytes, of which {left_bytes} are neither stored nor kept free for what open \
+         executions may write, and this may store {needed_bytes}; there is room for it once some of them have ended, try again then"
+    )]
+    StorageKeptFree {
+        /// The most that the tenant may store.
+        limit_bytes: u64,
+        /// What is left of it, beside what is kept free.
         left_bytes: u64,
         /// What this would store at most.
         needed_bytes: u64,

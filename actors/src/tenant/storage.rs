@@ -36,10 +36,15 @@ impl Storage {
     /// Is there room for so many bytes more, beside `reserved_bytes` for what is open?
     pub(super) fn check(&self, needed_bytes: u64, reserved_bytes: u64, limits: &TierLimits) -> Result<(), Refusal> {
         let Some(limit_bytes) = limits.storage() else { return Ok(()) };
-        let left_bytes = limit_bytes.saturating_sub(self.bytes).saturating_sub(reserved_bytes);
+        let unused_bytes = limit_bytes.saturating_sub(self.bytes);
+        let left_bytes = unused_bytes.saturating_sub(reserved_bytes);
         // Who stores more than the tier allows, by a change of it, may still do what stores nothing.
         if needed_bytes == 0 || needed_bytes <= left_bytes {
             return Ok(());
+        }
+        // What open executions do not write comes back.
+        if needed_bytes <= unused_bytes {
+            return Err(Refusal::StorageKeptFree { limit_bytes, left_bytes, needed_bytes });
         }
         Err(Refusal::StorageQuotaExceeded { limit_bytes, left_bytes, needed_bytes })
     }
@@ -117,6 +122,10 @@ mod tests {
         Refusal::StorageQuotaExceeded { limit_bytes, left_bytes, needed_bytes }
     }
 
+    fn kept_free(limit_bytes: u64, left_bytes: u64, needed_bytes: u64) -> Refusal {
+        Refusal::StorageKeptFree { limit_bytes, left_bytes, needed_bytes }
+    }
+
     /// The same request with an input of so many bytes.
     fn with_input(command: Command, size_bytes: u64) -> Command {
         let Command::Execute(execute) = command else { unreachable!() };
@@ -144,12 +153,12 @@ mod tests {
         let stored = 3 + 2 + 2;
         let limit = stored + 3 * OUTPUTS;
         given(history()).by(K1).under(policy(limit + 2)).when(execute(HELLO)).then_accepted();
-        let refused = full(limit + 1, OUTPUTS + 1, OUTPUTS + 2);
+        let refused = kept_free(limit + 1, OUTPUTS + 1, OUTPUTS + 2);
         given(history()).by(K1).under(policy(limit + 1)).when(execute(HELLO)).then_refused(refused);
         // One that has ended keeps what it wrote, three bytes, and nothing else.
         let ended = || history().chain([finished(1)]);
         given(ended()).by(K1).under(policy(stored + 3 + 2 * OUTPUTS + 2)).when(execute(HELLO)).then_accepted();
-        let refused = full(stored + 3 + 2 * OUTPUTS + 1, OUTPUTS + 1, OUTPUTS + 2);
+        let refused = kept_free(stored + 3 + 2 * OUTPUTS + 1, OUTPUTS + 1, OUTPUTS + 2);
         given(ended()).by(K1).under(policy(stored + 3 + 2 * OUTPUTS + 1)).when(execute(HELLO)).then_refused(refused);
         // One that was lost wrote nothing.
         let gone = history().chain([lost(1)]);
@@ -163,7 +172,29 @@ mod tests {
     fn what_waits_for_its_turn_has_its_room_too() {
         let history = ready().into_iter().chain([queued(1), queued(2)]);
         let limit = 3 + 2 + 2 + 2 * OUTPUTS + 1;
-        given(history).by(K1).under(policy(limit)).when(execute(HELLO)).then_refused(full(limit, 1, OUTPUTS + 2));
+        given(history).by(K1).under(policy(limit)).when(execute(HELLO)).then_refused(kept_free(limit, 1, OUTPUTS + 2));
+    }
+
+    #[test]
+    fn what_would_have_room_if_nothing_were_open_is_refused_for_a_while_and_what_would_have_none_is_for_good() {
+        // Given one that is open, and room for it and little more beside the module and its input.
+        let module = |size_bytes: u64| {
+            let Command::PublishModule { name, digest, kind, imports, exports, .. } = publish(HELLO, b"two") else {
+                unreachable!()
+            };
+            Command::PublishModule { name, digest, size_bytes, kind, imports, exports }
+        };
+        let (stored, limit) = (3 + 2, 3 + 2 + OUTPUTS + 7);
+        let ask = |size_bytes| given(running()).by(K1).under(policy(limit)).when(module(size_bytes));
+        // When a module is published that has room beside it, then it is.
+        ask(7).then_published(HELLO, 2);
+        // When it has room without it, or not even then, it is told so.
+        ask(8).then_refused(kept_free(limit, 7, 8));
+        ask(limit - stored).then_refused(kept_free(limit, 7, OUTPUTS + 7));
+        ask(limit - stored + 1).then_refused(full(limit, 7, OUTPUTS + 8));
+        // Where as much is kept free as there is, or more, nothing is left.
+        let crowded = given(running()).by(K1).under(policy(stored + 9)).when(module(9));
+        crowded.then_refused(kept_free(stored + 9, 0, 9));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Places for taking modules in: a tenant has a share of them.
+//! Places for taking modules and inputs in: a tenant has a share of them.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -104,6 +104,62 @@ async fn what_is_refused_by_the_time_that_it_has_a_place_is_not_kept() {
         assert!(matches!(refused, Err(DispatchError::Ask(AskError::Refused(Refusal::Suspended)))), "{refused:?}");
     }
     assert!(!node.blobs.contains(Digest::of(&late)).await.unwrap());
+}
+
+#[tokio::test]
+async fn time_refuses_what_is_not_kept_yet_and_nothing_that_is() {
+    // Given a module, and an input that does not ride with its commit.
+    let input = Bytes::from(vec![7_u8; 200_000]);
+    let (slow, node) = slow_for(&input).await;
+    node.publish(echo()).await.unwrap();
+    // When its caller has stopped waiting by the time that there is a slot, then it is not kept.
+    let refused = node.dispatch.execute(request(named(None), input.clone(), 0)).await;
+    assert!(matches!(refused, Err(DispatchError::Ask(AskError::Refused(Refusal::DeadlinePassed)))), "{refused:?}");
+    assert!(!node.blobs.contains(Digest::of(&input)).await.unwrap());
+
+    // When its caller stops waiting while it is being kept, then it is accepted all the same.
+    slow.is_held.store(true, Ordering::SeqCst);
+    let runs = tokio::spawn({
+        let (node, input) = (Arc::clone(&node), input.clone());
+        async move { node.dispatch.execute(request(named(None), input, 1_000)).await }
+    });
+    while slow.waiting.load(Ordering::SeqCst) < 1 {
+        assert!(!runs.is_finished(), "it is not kept");
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    slow.is_held.store(false, Ordering::SeqCst);
+    slow.let_go.notify_waiters();
+    let done = runs.await.unwrap().unwrap();
+    assert_eq!(done.accepted.stdin.digest, Digest::of(&input));
+}
+
+#[tokio::test]
+async fn no_more_inputs_are_kept_than_are_being_decided() {
+    // Given a log that takes its time.
+    let node = Arc::new(Node::start().await);
+    node.publish(echo()).await.unwrap();
+    node.log.hold();
+    // When a tenant sends more than have their turns.
+    let inputs: Vec<Bytes> = (0..8_u8).map(|n| vec![n; 100_000].into()).collect();
+    let send = |input: &Bytes| {
+        let (node, input) = (Arc::clone(&node), input.clone());
+        tokio::spawn(async move { node.enqueue(named(None), input).await })
+    };
+    let sent: Vec<_> = inputs.iter().map(send).collect();
+    node.log.held_back(1).await;
+    // Time for the others to be kept, if they were.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Then those wait that have none.
+    let mut kept = 0;
+    for input in &inputs {
+        kept += usize::from(node.blobs.contains(Digest::of(input)).await.unwrap());
+    }
+    assert!((1..=AT_ONCE).contains(&kept), "{kept} are kept");
+    node.log.release();
+    for sent in sent {
+        sent.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

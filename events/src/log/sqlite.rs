@@ -311,6 +311,11 @@ impl SqliteLog {
         self.shared.used_pages.load(Ordering::Relaxed).saturating_mul(schema::PAGE_BYTES as u64)
     }
 
+    /// What the file of the database in `dir` takes up, in bytes, without what is in its WAL alone; 0 when there is none.
+    pub fn file_bytes(dir: &Path) -> u64 {
+        std::fs::metadata(schema::path(dir)).map_or(0, |file| file.len())
+    }
+
     fn stop_queue(&self) {
         self.queue.write().unwrap_or_else(PoisonError::into_inner).take();
     }

@@ -55,7 +55,7 @@ impl From<Refusal> for Problem {
             Refusal::SystemTenant | Refusal::NotSkippable => Kind::SystemTenant,
             Refusal::InvalidReason => Kind::InvalidBody,
             Refusal::TooManySkips { .. } => Kind::TooManySkips,
-            Refusal::StorageQuotaExceeded { .. } => Kind::StorageQuotaExceeded,
+            Refusal::StorageQuotaExceeded { .. } | Refusal::StorageKeptFree { .. } => Kind::StorageQuotaExceeded,
             Refusal::Stale => Kind::PreconditionFailed,
             // Nothing that a caller asks for is refused so.
             Refusal::DenialsRecordedLately { .. } => Kind::NodeBusy,
@@ -84,6 +84,7 @@ impl From<Refusal> for Problem {
             Refusal::TooManyQueued { limit } => {
                 limited(problem, "executions-queued", u64::from(limit), None, CONCURRENT_RETRY_MS)
             }
+            Refusal::StorageKeptFree { .. } => problem.retry_after_ms(CONCURRENT_RETRY_MS),
             Refusal::MissingScope(scope) => problem.because(scope.as_str()),
             Refusal::GraceTooLong { limit_seconds } => {
                 problem.at("/grace_seconds", format!("is a number from 0 to {limit_seconds}"))
@@ -145,6 +146,10 @@ impl From<DispatchError> for Problem {
             DispatchError::TooManyUploads { limit, retry_after_ms } => {
                 let problem = Self::new(Kind::TooManyUploads, sentence(&error.to_string()));
                 limited(problem, "uploads-concurrent", limit as u64, None, retry_after_ms)
+            }
+            DispatchError::KeptInVain { limit_bytes, retry_after_ms } => {
+                let problem = Self::new(Kind::RateLimited, sentence(&error.to_string()));
+                limited(problem, "kept-in-vain-bytes", limit_bytes, Some(3_600), retry_after_ms)
             }
             DispatchError::NotVerifiable(error) => error.into(),
             DispatchError::Inconclusive(error) => Self::not_now(&format!("{error}; nothing was recorded")),
@@ -338,6 +343,20 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_is_told_whether_it_helps_to_wait_for_room() {
+        let (limit_bytes, left_bytes, needed_bytes) = (9, 1, 2);
+        let passes = Refusal::StorageKeptFree { limit_bytes, left_bytes, needed_bytes };
+        let stays = Refusal::StorageQuotaExceeded { limit_bytes, left_bytes, needed_bytes };
+        for (refusal, retry_after) in [(passes, Some("1")), (stays, None)] {
+            let problem = Problem::from(refusal);
+            assert_eq!(problem.kind(), Kind::StorageQuotaExceeded);
+            let written = problem.write("/", &RequestId::new("r").unwrap());
+            let told = written.headers().get("retry-after").map(|value| value.to_str().unwrap());
+            assert_eq!((written.status().as_u16(), told), (507, retry_after));
+        }
+    }
+
+    #[test]
     fn a_tenant_with_too_much_to_compile_is_told_apart_from_a_busy_node() {
         let over = DispatchError::TooManyCompilations { limit: 5, retry_after_ms: 1_000 };
         let written = Problem::from(over).write("/", &RequestId::new("r").unwrap());
@@ -348,6 +367,14 @@ mod tests {
         let written = Problem::from(cpu).write("/", &RequestId::new("r").unwrap());
         assert_eq!((written.status().as_u16(), &written.headers()["retry-after"]), (429, &"19".parse().unwrap()));
         assert_eq!(written.headers()["ratelimit-policy"], "\"compilation-cpu-ms\";q=10000;w=60");
+    }
+
+    #[test]
+    fn a_tenant_that_has_had_much_kept_for_what_was_refused_is_told_when_that_is_over() {
+        let in_vain = DispatchError::KeptInVain { limit_bytes: 7, retry_after_ms: 2_000 };
+        let written = Problem::from(in_vain).write("/", &RequestId::new("r").unwrap());
+        assert_eq!((written.status().as_u16(), &written.headers()["retry-after"]), (429, &"2".parse().unwrap()));
+        assert_eq!(written.headers()["ratelimit-policy"], "\"kept-in-vain-bytes\";q=7;w=3600");
     }
 
     #[test]

@@ -31,9 +31,11 @@ impl LogBound {
         Self(max_bytes)
     }
 
-    /// Where a log that has so many bytes already takes no more: a bound that was lowered leaves room for ends, too.
-    pub(crate) fn last_bytes(self, held_bytes: u64) -> u64 {
-        self.0.max(held_bytes).saturating_add(self.rest_bytes())
+    /// Where a log whose database takes so many bytes already takes no more: one that is at its end, as its bound was lowered or it was
+    /// written full, has a little room for ends, too.
+    pub(crate) fn last_bytes(self, database_bytes: u64) -> u64 {
+        let last_bytes = self.0.saturating_add(self.rest_bytes());
+        last_bytes.max(database_bytes.saturating_add(REST_MIN_BYTES / 2))
     }
 
     fn rest_bytes(self) -> u64 {
@@ -71,7 +73,9 @@ impl BoundedLog {
         ::metrics::gauge!(metrics::LOG_USED_BYTES).set(used_bytes as f64);
         ::metrics::gauge!(metrics::LOG_MAX_BYTES).set(max_bytes as f64);
         let level = self.bound.level(space.of_log(), used_bytes);
-        if space.set_of_log(level) {
+        let is_new = space.set_of_log(level);
+        ::metrics::gauge!(metrics::LEVEL).set(f64::from(space.level() as u8));
+        if is_new {
             match level {
                 Level::Plenty => tracing::info!(used_bytes, max_bytes, "the log is below its bound again"),
                 Level::Low => tracing::warn!(
@@ -100,7 +104,14 @@ impl BoundedLog {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use wasmwiz_events::log::sqlite::SqliteLogConfig;
+
+    use super::{
+        super::{Disk, DiskConfig},
+        *,
+    };
 
     const GIB: u64 = 1 << 30;
 
@@ -111,7 +122,7 @@ mod tests {
         assert_eq!([0, 64 * GIB].map(level), [Level::Plenty; 2]);
         assert_eq!([64 * GIB + 1, 66 * GIB].map(level), [Level::Low; 2]);
         assert_eq!([66 * GIB + 1, 68 * GIB, u64::MAX].map(level), [Level::Least; 3]);
-        assert_eq!(bound.last_bytes(0), 68 * GIB);
+        assert_eq!([0, 64 * GIB, 67 * GIB].map(|held| bound.last_bytes(held)), [68 * GIB; 3]);
         assert_eq!([bound.is_near(57 * GIB), bound.is_near(58 * GIB)], [false, true]);
     }
 
@@ -119,8 +130,26 @@ mod tests {
     fn a_small_bound_and_one_that_is_below_what_there_is_leave_room_for_ends() {
         let bound = LogBound::new(1 << 20);
         assert_eq!(bound.last_bytes(0), 65 << 20);
-        assert_eq!(bound.last_bytes(1 << 30), (1 << 30) + (64 << 20));
+        assert_eq!(bound.last_bytes(1 << 30), (1 << 30) + (32 << 20));
         assert_eq!(bound.level(Level::Plenty, 1 << 30), Level::Least);
         assert_eq!(LogBound::new(u64::MAX).last_bytes(0), u64::MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_is_looked_at_before_anything_is_taken_in_and_however_rarely_the_disk_is() {
+        // Given a log over its bound, and a disk that is looked at once a minute.
+        let folder = tempfile::tempdir().unwrap();
+        let log = Arc::new(SqliteLog::open(&folder.path().join("log"), SqliteLogConfig::default()).unwrap());
+        let config = DiskConfig { reserve_bytes: 0, watch_ms: 60_000, ..DiskConfig::default() };
+        let disk = Disk::open(folder.path(), config).unwrap();
+        let space = disk.space();
+        assert_eq!(space.of_log(), Level::Plenty);
+        // When it is going to be watched, then it is known.
+        let watch = disk.watch(Some(BoundedLog::new(&log, LogBound::new(1))));
+        assert_eq!(space.of_log(), Level::Low);
+        // When it was otherwise for a moment, then that is known soon.
+        space.set_of_log(Level::Plenty);
+        assert!(tokio::time::timeout(Duration::from_secs(1), watch).await.is_err());
+        assert_eq!(space.of_log(), Level::Low);
     }
 }

@@ -87,10 +87,45 @@ impl fmt::Display for Difference {
 pub(super) struct Fold {
     open: HashMap<(TenantId, ExecutionId), (String, String, u64)>,
     rows: BTreeMap<Place, Figures>,
-    /// The digest of each live version.
-    live: HashMap<TenantId, BTreeMap<(ModuleName, u32), Digest>>,
+    live: HashMap<TenantId, Live>,
     /// What the log says and cannot be.
     pub(super) faults: Vec<String>,
+}
+
+/// The live versions of a tenant.
+#[derive(Debug, Default)]
+struct Live {
+    /// The digest of each.
+    by_name: HashMap<ModuleName, HashMap<u32, Digest>>,
+    /// How many have these bytes.
+    with: HashMap<Digest, usize>,
+}
+
+impl Live {
+    /// Is it the first with its bytes?
+    fn publish(&mut self, name: &ModuleName, version: u32, digest: Digest) -> bool {
+        let is_new = !self.with.contains_key(&digest);
+        *self.with.entry(digest).or_default() += 1;
+        if let Some(replaced) = self.by_name.entry(name.clone()).or_default().insert(version, digest) {
+            self.end(&replaced);
+        }
+        is_new
+    }
+
+    fn delete(&mut self, name: &ModuleName) {
+        for digest in self.by_name.remove(name).unwrap_or_default().values() {
+            self.end(digest);
+        }
+    }
+
+    fn end(&mut self, digest: &Digest) {
+        match self.with.get_mut(digest) {
+            Some(with) if *with > 1 => *with -= 1,
+            _ => {
+                self.with.remove(digest);
+            }
+        }
+    }
 }
 
 impl Fold {
@@ -104,15 +139,13 @@ impl Fold {
                 self.store(tenant, "module_bytes", accepted.uploaded_bytes.unwrap_or_default());
             }
             if let Event::ModulePublished(Published { name, version, digest, size_bytes, .. }) = event {
-                let live = self.live.entry(tenant.clone()).or_default();
-                let is_new = live.values().all(|stored| stored != digest);
-                live.insert((name.clone(), *version), *digest);
+                let is_new = self.live.entry(tenant.clone()).or_default().publish(name, *version, *digest);
                 self.store(tenant, "module_bytes", if is_new { *size_bytes } else { 0 });
             }
             if let Event::ModuleDeleted(deleted) = event
                 && let Some(live) = self.live.get_mut(tenant)
             {
-                live.retain(|(name, _), _| *name != deleted.name);
+                live.delete(&deleted.name);
             }
             if let Event::ExecutionFinished(end) = event {
                 let transcript_bytes = end.transcript().map_or(0, |kept| kept.size_bytes);
@@ -287,6 +320,26 @@ mod tests {
         assert_eq!(found, [("executions", 2, 3), ("wall_us[21]", 2, 1), ("wall_us[22]", 0, 1)]);
         assert_eq!(fold.compare(&[], &nothing).1.len(), 2);
         assert_eq!(Fold::default().compare(&[row(2, vec![])], &nothing).1.len(), 1);
+    }
+
+    #[test]
+    fn a_version_is_the_first_with_its_bytes_until_no_other_is_live() {
+        // Given bytes under two names.
+        let (mut live, [a, b]) = (Live::default(), ["a", "b"].map(|name| ModuleName::new(name).unwrap()));
+        let [one, two] = [b"one", b"two"].map(|bytes| Digest::of(bytes));
+        assert_eq!([live.publish(&a, 1, one), live.publish(&a, 2, two), live.publish(&b, 1, one)], [true, true, false]);
+        // When one of them is deleted, there is the other, and when that has become another version, there is none.
+        live.delete(&a);
+        live.delete(&a);
+        assert!(!live.publish(&a, 3, one));
+        live.delete(&a);
+        assert!(live.publish(&b, 1, two));
+        assert!(live.publish(&b, 2, one));
+        // The same number with the same bytes is one version.
+        assert!(!live.publish(&b, 2, one));
+        live.delete(&b);
+        // Then nothing is left.
+        assert!(live.with.is_empty() && live.by_name.is_empty());
     }
 
     #[test]
