@@ -1,7 +1,7 @@
 //! What each tier allows: numbers from configuration, never from code.
 
 use serde::{Deserialize, Serialize};
-use wasmwiz_events::{execution::Limits, tenant::Tier, time::Timestamp, transcript};
+use wasmwiz_events::{execution::Limits, retention::Class, tenant::Tier, time::Timestamp, transcript};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -187,6 +187,9 @@ pub struct Policy {
     /// Attempts at an asynchronous execution: each further one follows a node that died while it ran. Few, because it
     /// may be what the node died of.
     pub attempts_max: u32,
+    /// For how long payloads are kept: a setting of the node beside those of the tiers.
+    #[serde(skip)]
+    pub retention: Retention,
 }
 
 impl Policy {
@@ -285,7 +288,42 @@ impl Default for Policy {
             lost_grace_ms: 60_000,
             start_within_ms: 3_600_000,
             attempts_max: 3,
+            retention: Retention::default(),
         }
+    }
+}
+
+/// For how long payloads are kept once they are recorded, in days; `None`: for ever. Of modules that counts from when no version of
+/// them is live any more, or they came along with an execution last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Standard inputs.
+    pub inputs_days: Option<u32>,
+    /// Standard outputs and errors.
+    pub outputs_days: Option<u32>,
+    /// What guests read from the host's clocks.
+    pub transcripts_days: Option<u32>,
+    /// Modules of which no version is live.
+    pub modules_days: Option<u32>,
+}
+
+/// The longest time that payloads may be kept, in days, if not for ever: as many days of each class are remembered.
+pub const RETENTION_DAYS_MAX: u32 = 366;
+
+impl Retention {
+    /// For how long, in days.
+    pub const fn of(&self, class: Class) -> Option<u32> {
+        match class {
+            Class::Inputs => self.inputs_days,
+            Class::Outputs => self.outputs_days,
+            Class::Transcripts => self.transcripts_days,
+            Class::Modules => self.modules_days,
+        }
+    }
+
+    /// Is anything ever released?
+    pub fn is_on(&self) -> bool {
+        Class::ALL.into_iter().any(|class| self.of(class).is_some())
     }
 }
 

@@ -32,6 +32,7 @@ pub mod quota;
 pub mod refusal;
 #[cfg(test)]
 mod replay_tests;
+mod retention;
 #[cfg(test)]
 pub(crate) mod scenario;
 #[cfg(test)]
@@ -181,6 +182,9 @@ impl Tenant {
             Command::Expire => Ok(self.executions.expire(context.steady, context.policy.lost_grace_ms)),
             Command::RecordVerification(verified) => self.verified(*verified, context),
             Command::SkipCommit(skipped) => self.skips.skip(&self.id, skipped),
+            Command::ReleasePayloads => {
+                Ok(self.storage.release(&context.policy.retention, context.now, self.executions.first_open()))
+            }
         }
     }
 
@@ -217,6 +221,11 @@ impl Tenant {
         &self.id
     }
 
+    /// The next event is at this revision, and says this time.
+    pub(crate) fn reach(&mut self, revision: Revision, time: Timestamp) {
+        self.storage.reach(revision, time);
+    }
+
     /// Remembers what happened, and when: now if it was just decided, or as long ago as its record says.
     pub fn apply(&mut self, event: &Event, at: Moment) {
         match event {
@@ -239,11 +248,12 @@ impl Tenant {
             }
             Event::RequestsDenied(_) => self.denials.recorded(at.steady),
             Event::CommitSkipped(skipped) => self.skips.skipped(skipped),
+            Event::PayloadsReleased(released) => self.storage.released(released),
             Event::Unknown(_) => {}
             Event::KeyRevoked(revoked) => self.keys.revoked(&self.id, &revoked.key_id),
             Event::ModulePublished(published) => {
                 self.storage.published(published, self.modules.have(&published.digest));
-                self.modules.published(published);
+                self.storage.unpublished(self.modules.published(published));
                 self.quota.wrote(published.writes_full_at, at);
             }
             Event::ModuleRejected(rejected) => {
@@ -251,11 +261,11 @@ impl Tenant {
                 self.quota.wrote(rejected.writes_full_at, at);
             }
             Event::ModuleDeleted(deleted) => {
-                self.modules.deleted(&deleted.name);
+                self.storage.unpublished(self.modules.deleted(&deleted.name));
                 self.quota.wrote(deleted.writes_full_at, at);
             }
             Event::ExecutionAccepted(accepted) => {
-                self.executions.accepted(accepted, at);
+                self.executions.accepted(accepted, at, self.storage.revision());
                 self.quota.accepted(accepted, at);
                 self.storage.accepted(accepted);
             }
@@ -277,7 +287,7 @@ impl Tenant {
         match (self.standing, command) {
             (Standing::Unregistered, Command::Register { .. }) => Ok(()),
             // A sweep over tenants that were never registered finds nothing, and that is no failure.
-            (Standing::Unregistered, Command::Reap | Command::Expire) => Ok(()),
+            (Standing::Unregistered, Command::Reap | Command::Expire | Command::ReleasePayloads) => Ok(()),
             (Standing::Unregistered, _) => Err(Refusal::NotRegistered),
             (_, Command::Register { .. }) => Err(Refusal::AlreadyRegistered),
             (Standing::Active, _) => Ok(()),

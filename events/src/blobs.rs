@@ -1,6 +1,7 @@
 //! Content-addressed bytes: modules, and payloads too large to ride with a commit.
 //!
-//! A blob is durable before the commit that names it. Putting the same bytes twice is putting them once.
+//! A blob is durable before the commit that names it. Putting the same bytes twice is putting them once. What is named is never
+//! removed: who removes something has read the whole log for it first, and what was put lately stays.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use crate::digest::Digest;
 
 pub mod fs;
 mod pieces;
+mod recent;
 
 pub use pieces::Pieces;
 
@@ -43,4 +45,16 @@ pub trait Blobs: Send + Sync + 'static {
 
     /// Are they kept?
     async fn contains(&self, digest: Digest) -> Result<bool, BlobError>;
+
+    /// What is kept, in the order of the digests, behind `after`: at most `limit`, and fewer at the end alone. A store that removes
+    /// nothing says that it has nothing.
+    async fn list(&self, _after: Option<Digest>, _limit: usize) -> Result<Vec<Digest>, BlobError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes what nothing names, and says how many bytes that were. `None`: it stays, as it is not there, or was put in the last
+    /// hour: the commit that names it may be under way. Whoever puts the same bytes at the same time finds them kept.
+    async fn remove(&self, _digest: Digest) -> Result<Option<u64>, BlobError> {
+        Ok(None)
+    }
 }

@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::{execution, id::TenantId, key, module, requests, skip, tenant, upcast, verification};
+use crate::{execution, id::TenantId, key, module, requests, retention, skip, tenant, upcast, verification};
 
 /// Everything that can happen in a tenant's stream.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub enum Event {
     RequestsDenied(requests::Denied),
     /// See [`skip::Skipped`].
     CommitSkipped(skip::Skipped),
+    /// See [`retention::Released`].
+    PayloadsReleased(retention::Released),
     /// An event of a type that this version does not know. It is kept, shown and hashed, and changes no state.
     Unknown(Unknown),
 }
@@ -132,6 +134,7 @@ known_events! {
     ExecutionVerified = "dev.wasmwiz.execution.verified.v1";
     RequestsDenied = "dev.wasmwiz.requests.denied.v1";
     CommitSkipped = "dev.wasmwiz.commit.skipped.v1";
+    PayloadsReleased = "dev.wasmwiz.payloads.released.v1";
 }
 
 impl Event {
@@ -157,6 +160,7 @@ impl Event {
             Self::ExecutionVerified(verified) => format!("executions/{}", verified.execution_id),
             Self::RequestsDenied(_) => format!("requests/{tenant}"),
             Self::CommitSkipped(skipped) => format!("commits/{}", skipped.position),
+            Self::PayloadsReleased(released) => format!("payloads/{}", released.class),
         }
     }
 }

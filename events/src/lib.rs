@@ -24,6 +24,7 @@ pub mod key;
 pub mod module;
 pub mod reproducibility;
 pub mod requests;
+pub mod retention;
 pub mod settings;
 pub mod skip;
 pub mod tenant;

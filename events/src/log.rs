@@ -177,6 +177,24 @@ pub trait EventLog: Send + Sync + 'static {
         Ok(payloads.into_iter().find(|payload| payload.digest() == digest).map(|payload| payload.bytes().clone()))
     }
 
+    /// Where the commits of a stream are with which payloads ride: those that begin at `through` or before it and lie behind `after`,
+    /// in order, at most `limit`. A log that cannot forget payloads says that there are none.
+    async fn with_payloads(
+        &self,
+        _tenant: &TenantId,
+        _through: Revision,
+        _after: Position,
+        _limit: usize,
+    ) -> Result<Vec<Position>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    /// Forgets payloads, durably: of those that ride with a commit, the ones that are named here stay. What is hashed stays as it is.
+    /// Says how many bytes it has forgotten. Doing it twice is doing it once.
+    async fn keep_payloads(&self, _kept: Vec<(Position, Vec<Digest>)>) -> Result<u64, AppendError> {
+        Ok(0)
+    }
+
     /// Everything after `after`: first what is there, then what comes, without gap or repetition.
     async fn subscribe(&self, after: Position) -> Result<Box<dyn Subscription>, ReadError>;
 

@@ -48,9 +48,10 @@ use crate::{
     ready::Ready,
     shutdown::{self, Budget, Plan, Signals},
     store::{self, Store},
-    sweep::Sweep,
     telemetry, token_keys,
 };
+
+mod beside;
 
 /// The version of this node, for people.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -219,7 +220,7 @@ impl App {
         let deps = RegionDeps {
             log: Arc::clone(&log),
             clock: Arc::clone(&clock),
-            policy: config.tiers,
+            policy: config.policy(),
             ownership: match &seat {
                 Some(seat) => Arc::new(seat.beliefs()),
                 None => Arc::new(Alone { node: node.clone(), boot }),
@@ -251,7 +252,7 @@ impl App {
             log,
             blobs,
             clock,
-            policy: config.tiers,
+            policy: config.policy(),
             pepper,
             keyring,
             last_used: last_used.clone(),
@@ -299,6 +300,7 @@ impl App {
             entities: Duration::from_millis(config.shutdown.entities_ms),
         };
         app.sweep();
+        app.retain(config);
         let denials = wasmwiz_gateway::record_denials(gateway);
         tokio::spawn(app.stopping.clone().run_until_cancelled_owned(denials));
         app.keep_last_used();
@@ -419,24 +421,6 @@ impl App {
         if let Ok(drained) = tokio::time::timeout(ADMIN_WITHIN.min(budget.left(plan.end)), admin).await {
             told(drained);
         }
-    }
-
-    /// Keeps when keys were last used, beside everything else, until the node stops.
-    fn keep_last_used(&self) {
-        let last_used = self.last_used.clone();
-        let keeping = async move {
-            loop {
-                tokio::time::sleep(Duration::from_secs(LAST_USED_EVERY_S)).await;
-                save(&last_used).await;
-            }
-        };
-        tokio::spawn(self.stopping.clone().run_until_cancelled_owned(keeping));
-    }
-
-    /// Looks for lost executions, beside everything else, until all are found or the node stops.
-    fn sweep(&self) {
-        let sweep = Sweep { views: self.views.clone(), bus: self.bus.clone(), log: Arc::clone(&self.store.log) };
-        tokio::spawn(self.stopping.clone().run_until_cancelled_owned(sweep.run()));
     }
 }
 

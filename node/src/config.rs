@@ -23,7 +23,7 @@ use wasmwiz_events::{
 use wasmwiz_gateway::{GatewayConfig, server::TlsConfig};
 use wasmwiz_projections::Config as ViewsConfig;
 
-use crate::{cluster::config::ClusterConfig, disk::DiskConfig};
+use crate::{cluster::config::ClusterConfig, disk::DiskConfig, retention::RetentionConfig};
 
 mod environment;
 mod fit;
@@ -64,6 +64,8 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// What each tier allows.
     pub tiers: Policy,
+    /// For how long payloads are kept.
+    pub retention: RetentionConfig,
     /// Logs of the process.
     pub telemetry: TelemetryConfig,
     /// How it stops.
@@ -389,6 +391,9 @@ impl Config {
         }
         if let Err((key, problem)) = self.disk.check() {
             return bad(&format!("disk.{key}"), problem);
+        }
+        if let Err((key, problem)) = self.retention.check(self.log.kind) {
+            return bad(&format!("retention.{key}"), problem);
         }
         if let Err((key, problem)) = self.log.check() {
             return bad(&format!("log.{key}"), problem);

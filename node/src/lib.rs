@@ -21,6 +21,7 @@ pub mod folder;
 mod here;
 pub mod image;
 pub mod ready;
+pub mod retention;
 pub mod shutdown;
 pub mod store;
 mod sweep;

@@ -269,6 +269,7 @@ impl Projection for ModulesProjection {
                 | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
                 | Event::CommitSkipped(_)
+                | Event::PayloadsReleased(_)
                 | Event::Unknown(_) => {}
             }
         }

@@ -30,6 +30,7 @@ mod rebuild;
 mod replaced;
 mod reproduce;
 mod rerun;
+mod retention;
 mod routes;
 mod settings;
 mod shares;

@@ -15,8 +15,8 @@ pub(super) fn may_be(ask: &Ask) -> bool {
         Command::Preview(_) | Command::Authorise(_) => true,
         // What they record has happened already, and is recorded once: the second finds it so.
         Command::Finish(_) | Command::Reap | Command::Lose { .. } | Command::Expire => true,
-        // So is a skip.
-        Command::SkipCommit(_) => true,
+        // So is a skip. What is released is not there any more to be released.
+        Command::SkipCommit(_) | Command::ReleasePayloads => true,
         // The second would be told which execution came of the request, and not what it is to run: it would never end.
         Command::Execute(execute)
         | Command::Rerun(Rerun { execute, .. })

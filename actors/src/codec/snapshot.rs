@@ -26,7 +26,7 @@ pub(crate) const SNAPSHOT_MAX_BYTES: usize = 256 << 20;
 
 /// The version that this node writes, and the only one that it reads. It is raised with every change of the state's shape, of what
 /// an event does to it, and with every new type of event.
-pub(crate) const VERSION: u8 = 3;
+pub(crate) const VERSION: u8 = 4;
 
 const MAGIC: &[u8; 4] = b"wwzs";
 const SUM_BYTES: usize = 32;

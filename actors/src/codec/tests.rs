@@ -194,6 +194,7 @@ impl Stuff {
                 position: Position::new(self.number),
                 reason: self.text.clone(),
             }),
+            Command::ReleasePayloads,
         ];
         let names: std::collections::BTreeSet<_> = all.iter().map(Command::name).collect();
         assert_eq!(names.len(), COMMANDS, "one of each");
@@ -303,7 +304,7 @@ impl Stuff {
     }
 }
 
-const COMMANDS: usize = 26;
+const COMMANDS: usize = 27;
 const REFUSALS: usize = 45;
 
 /// Fails to compile when there is another: then it has to be among [`Stuff::refusals`], and the frames are of a new version, unless it

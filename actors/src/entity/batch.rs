@@ -164,7 +164,8 @@ fn text_size(command: &Command) -> usize {
         | Command::Cancel { .. }
         | Command::Reap
         | Command::Lose { .. }
-        | Command::Expire => 0,
+        | Command::Expire
+        | Command::ReleasePayloads => 0,
     }
 }
 

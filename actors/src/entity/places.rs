@@ -35,6 +35,7 @@ impl Places {
             | Event::ModuleDeleted(_)
             | Event::RequestsDenied(_)
             | Event::CommitSkipped(_)
+            | Event::PayloadsReleased(_)
             | Event::Unknown(_) => return None,
         };
         self.0.remove(&ended).map(|_| ended)

@@ -147,6 +147,9 @@ pub enum Command {
     /// Let views and entities pass over a commit of another tenant's stream that cannot be folded. Asked of the operators' own
     /// tenant.
     SkipCommit(#[serde(with = "crate::codec::json")] Skipped),
+    /// Release the payloads that are older than they are to be kept. Nothing follows where none is. Asked by the platform itself; an
+    /// owner of before, which knows nothing of it, refuses what it does not know.
+    ReleasePayloads,
 }
 
 impl Command {
@@ -187,7 +190,8 @@ impl Command {
             | Self::Reap
             | Self::Lose { .. }
             | Self::Expire
-            | Self::SkipCommit(_) => None,
+            | Self::SkipCommit(_)
+            | Self::ReleasePayloads => None,
             Self::IssueKey(_) | Self::RevokeKey { .. } | Self::RotateKey { .. } => Some(Scope::KeysManage),
             Self::PublishModule { .. }
             | Self::PublishVersion(_)
@@ -234,6 +238,7 @@ impl Command {
             Self::PublishVersion(_) => "publish_version",
             Self::Configured(_) => "configured",
             Self::SkipCommit(_) => "skip_commit",
+            Self::ReleasePayloads => "release_payloads",
         }
     }
 }

@@ -14,6 +14,7 @@ use wasmwiz_events::{
     event::Event,
     execution::{self, Content, Finished, Lost, Outcome},
     id::ExecutionId,
+    revision::Revision,
     time::{Moment, Steady},
 };
 
@@ -43,6 +44,8 @@ struct Open {
     wall_ms: u64,
     /// How many bytes its end may store at most.
     outputs_max_bytes: u64,
+    /// Where it was accepted.
+    accepted_at: Revision,
     /// `None`: somebody waits for it, so it runs once, from its acceptance on.
     queued: Option<Queued>,
 }
@@ -115,6 +118,11 @@ impl Executions {
     /// How many bytes the ends of all that are open may store at most.
     pub(super) fn outputs_max_bytes(&self) -> u64 {
         self.open.values().map(|open| open.outputs_max_bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Where the first of those that are open was accepted.
+    pub(super) fn first_open(&self) -> Option<Revision> {
+        self.open.values().map(|open| open.accepted_at).min()
     }
 
     /// When the first open execution is overdue: somebody should look for it then. `grace_ms` is for those that have begun.
@@ -229,7 +237,7 @@ impl Executions {
         over.map(event).collect()
     }
 
-    pub(super) fn accepted(&mut self, accepted: &execution::Accepted, at: Moment) {
+    pub(super) fn accepted(&mut self, accepted: &execution::Accepted, at: Moment, accepted_at: Revision) {
         let wall_ms = accepted.limits.wall_ms;
         let start_by = accepted.start_by.map(|start_by| at.steady.plus_ms(start_by.ms_since(at.wall)));
         let open = Open {
@@ -238,6 +246,7 @@ impl Executions {
             deadline: start_by.unwrap_or_else(|| at.steady.plus_ms(wall_ms)),
             wall_ms,
             outputs_max_bytes: storage::outputs_max_bytes(accepted),
+            accepted_at,
             queued: start_by.map(|start_by| Queued { start_by, started: false }),
         };
         if open.has_begun() {
@@ -257,7 +266,8 @@ impl Executions {
     /// Moves every time onto a clock that is ahead by `ms`.
     pub(super) fn shift(&mut self, ms: i64) {
         let Self { open, lives: _ } = self;
-        for Open { deadline, queued, attempt: _, life: _, wall_ms: _, outputs_max_bytes: _ } in open.values_mut() {
+        for open in open.values_mut() {
+            let Open { deadline, queued, attempt: _, life: _, wall_ms: _, outputs_max_bytes: _, accepted_at: _ } = open;
             *deadline = deadline.shifted_ms(ms);
             if let Some(Queued { start_by, started: _ }) = queued {
                 *start_by = start_by.shifted_ms(ms);
@@ -356,7 +366,9 @@ mod tests {
             let mut executions = Executions::default();
             for event in events {
                 match event {
-                    Event::ExecutionAccepted(accepted) => executions.accepted(&accepted, Moment::default()),
+                    Event::ExecutionAccepted(accepted) => {
+                        executions.accepted(&accepted, Moment::default(), Revision::default());
+                    }
                     Event::ExecutionStarted(started) => executions.started(&started, Steady::default()),
                     Event::ExecutionFinished(finished) => executions.ended(finished.execution_id),
                     other => panic!("{other:?}"),
@@ -375,7 +387,7 @@ mod tests {
     fn who_runs_it_is_known_until_its_life_has_ended() {
         let mut executions = Executions::default();
         let Event::ExecutionAccepted(accepted) = accepted(1) else { unreachable!() };
-        executions.accepted(&accepted, Moment::default());
+        executions.accepted(&accepted, Moment::default(), Revision::default());
         let life = Life { node: node(), boot: boot(1) };
         assert_eq!(executions.runner(execution_id(1), &[]), Some(&life));
         assert_eq!(executions.runner(execution_id(1), &[life]), None);

@@ -50,7 +50,8 @@ impl Tenant {
             | Command::Rerun(_)
             | Command::Metered(_)
             | Command::Configured(_)
-            | Command::SkipCommit(_) => None,
+            | Command::SkipCommit(_)
+            | Command::ReleasePayloads => None,
         };
         match is {
             Some(is) if is != seen || seen == Seen::Other => Err(Refusal::Stale),
@@ -79,6 +80,7 @@ impl Tenant {
             | Event::ExecutionVerified(_)
             | Event::RequestsDenied(_)
             | Event::CommitSkipped(_)
+            | Event::PayloadsReleased(_)
             | Event::Unknown(_) => {}
         }
     }

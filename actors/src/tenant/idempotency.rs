@@ -54,6 +54,7 @@ impl Came {
             | Event::ExecutionVerified(_)
             | Event::RequestsDenied(_)
             | Event::CommitSkipped(_)
+            | Event::PayloadsReleased(_)
             | Event::Unknown(_) => Self::Change,
         }
     }
@@ -206,6 +207,7 @@ impl Tenant {
         if let Some(asked) = &envelope.cause.idempotency {
             self.requests.came(asked, &envelope.event, at);
         }
+        self.reach(envelope.revision, envelope.time);
         self.apply(&envelope.event, at);
         self.note_revision(envelope);
     }

@@ -52,6 +52,14 @@ struct Module {
     versions: BTreeMap<u32, Version>,
 }
 
+/// Bytes that live versions have.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Named {
+    /// How many versions.
+    by: u32,
+    size_bytes: u64,
+}
+
 /// Every name that was ever published, with its live versions.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Modules {
@@ -60,8 +68,8 @@ pub struct Modules {
     live: usize,
     /// Live versions of all of them.
     versions: usize,
-    /// How many live versions have these bytes.
-    digests: BTreeMap<Digest, u32>,
+    /// Which live versions have which bytes.
+    digests: BTreeMap<Digest, Named>,
     rejected_at: Option<Steady>,
 }
 
@@ -148,35 +156,37 @@ impl Modules {
         self.rejected_at = Some(at);
     }
 
-    pub(super) fn published(&mut self, published: &module::Published) {
+    /// Gives the sizes of the bytes that no live version has any more.
+    pub(super) fn published(&mut self, published: &module::Published) -> Vec<u64> {
         let module = self.by_name.entry(published.name.clone()).or_default();
         self.live += usize::from(module.versions.is_empty());
         module.latest = published.version;
-        let module::Published { version, digest, settings, .. } = *published;
+        let module::Published { version, digest, settings, size_bytes, .. } = *published;
         let replaced = module.versions.insert(version, Version { digest, settings });
         self.versions += usize::from(replaced.is_none());
         let named = self.digests.entry(digest).or_default();
-        *named = named.saturating_add(1);
+        *named = Named { by: named.by.saturating_add(1), size_bytes };
         // A number is given again only where a commit of the history was skipped.
-        replaced.into_iter().for_each(|version| self.no_more(&version.digest));
+        replaced.and_then(|version| self.no_more(&version.digest)).into_iter().collect()
     }
 
-    pub(super) fn deleted(&mut self, name: &ModuleName) {
-        if let Some(module) = self.by_name.get_mut(name) {
-            let versions = std::mem::take(&mut module.versions);
-            self.live = self.live.saturating_sub(usize::from(!versions.is_empty()));
-            self.versions = self.versions.saturating_sub(versions.len());
-            versions.values().for_each(|version| self.no_more(&version.digest));
-        }
+    /// Gives the sizes of the bytes that no live version has any more.
+    pub(super) fn deleted(&mut self, name: &ModuleName) -> Vec<u64> {
+        let Some(module) = self.by_name.get_mut(name) else { return Vec::new() };
+        let versions = std::mem::take(&mut module.versions);
+        self.live = self.live.saturating_sub(usize::from(!versions.is_empty()));
+        self.versions = self.versions.saturating_sub(versions.len());
+        versions.values().filter_map(|version| self.no_more(&version.digest)).collect()
     }
 
-    /// A version with these bytes is none any more.
-    fn no_more(&mut self, digest: &Digest) {
+    /// A version with these bytes is none any more. Gives their size, if it was the last.
+    fn no_more(&mut self, digest: &Digest) -> Option<u64> {
         match self.digests.get_mut(digest) {
-            Some(named) if *named > 1 => *named -= 1,
-            _ => {
-                self.digests.remove(digest);
+            Some(named) if named.by > 1 => {
+                named.by -= 1;
+                None
             }
+            _ => self.digests.remove(digest).map(|named| named.size_bytes),
         }
     }
 }

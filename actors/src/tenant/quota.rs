@@ -156,6 +156,7 @@ pub(super) const fn write_note(event: &mut Event) -> Option<&mut Option<Timestam
         | Event::ExecutionVerified(_)
         | Event::RequestsDenied(_)
         | Event::CommitSkipped(_)
+        | Event::PayloadsReleased(_)
         | Event::Unknown(_) => None,
     }
 }

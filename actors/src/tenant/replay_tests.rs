@@ -20,7 +20,7 @@ use crate::{
     aggregate::{Authority, Context, Life},
     codec::snapshot::Snapshot,
     entity::{Places, Rehydrated},
-    limits::Policy,
+    limits::{Policy, Retention},
 };
 
 /// Something that is asked of a tenant. Numbers are few, so that things meet.
@@ -76,6 +76,7 @@ fn command(step: &Step, asked: u128) -> Command {
         15 => start(asked.saturating_sub(n + 1), life),
         16 => cancel(asked.saturating_sub(n + 1)),
         17 => finish(asked.saturating_sub(n + 1)),
+        18 if step.n > 1 => Command::ReleasePayloads,
         18 => Command::Reap,
         19 if step.n > 1 => publish_with(HELLO, b"one", settings),
         20 if step.n > 0 => {
@@ -94,6 +95,7 @@ fn command(step: &Step, asked: u128) -> Command {
 fn policy() -> Policy {
     let mut policy =
         Policy { keys_max: 3, modules_max: 3, versions_max: 4, idempotency_keys_max: 2, ..Policy::default() };
+    policy.retention = Retention { outputs_days: Some(0), modules_days: Some(1), ..Retention::default() };
     for tier in [&mut policy.free, &mut policy.basic] {
         (tier.executions_burst, tier.executions_per_day, tier.executions_queued, tier.writes_burst) = (3, 9, 3, 4);
         // Room for what three executions may write, and for little beside.

@@ -7,6 +7,7 @@ use wasmwiz_events::{
     id::{BootId, ExecutionId, KeyId, ModuleName, NodeId, TenantId},
     key::{self, Scopes},
     module,
+    revision::Revision,
     settings::Settings,
     tenant::{self, Tier},
     time::{Millis, Moment, Steady, Timestamp},
@@ -44,7 +45,10 @@ pub(crate) fn given(history: impl IntoIterator<Item = Event>) -> Given {
 
 pub(crate) fn given_of(tenant: &str, history: impl IntoIterator<Item = Event>) -> Given {
     let mut state = Tenant::new(TenantId::new(tenant).unwrap());
-    history.into_iter().for_each(|event| state.apply(&event, even(NOON)));
+    for (event, revision) in history.into_iter().zip(1..) {
+        state.reach(Revision::new(revision), NOON);
+        state.apply(&event, even(NOON));
+    }
     Given { state, by: Authority::System, at: NOON, policy: Policy::default(), life: 1, wall_step_ms: 0 }
 }
 

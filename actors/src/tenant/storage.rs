@@ -4,21 +4,28 @@
 //! stored + what open executions may still write + what is asked for ≤ storage_bytes of the tier
 //! ```
 //! So an end is never refused: the room for it was taken when its execution was accepted. Artefacts are made again from modules, and
-//! are not counted. Whatever is counted stays so until it is gone.
+//! are not counted. Whatever is counted stays so until it is released (`retention`).
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 use wasmwiz_events::{
     digest::Digest,
+    event::Event,
     execution::{Accepted, Finished},
     module::Published,
+    retention::{Class, Released},
+    revision::Revision,
     settings::Clock,
+    time::Timestamp,
     transcript,
 };
 
-use super::Refusal;
-use crate::limits::TierLimits;
+use super::{
+    Refusal,
+    retention::{self, Days, Reached, Sum},
+};
+use crate::limits::{Retention, TierLimits};
 
 /// The modules that came along with executions of which a tenant remembers that it stores them: those that were new last. One that comes
 /// again after that is counted again.
@@ -28,8 +35,25 @@ const UPLOADS_REMEMBERED: usize = 256;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Storage {
     bytes: u64,
-    /// What has come along with executions and is counted, the newest last.
-    uploads: VecDeque<Digest>,
+    /// What has come along with executions and is counted, what was new last behind.
+    uploads: VecDeque<Upload>,
+    /// Where the stream is.
+    at: Reached,
+    /// How old what is counted is.
+    inputs: Days,
+    outputs: Days,
+    transcripts: Days,
+    /// Of modules that are live no more, and of those that came along and are not remembered any more.
+    modules: Days,
+}
+
+/// A module that came along.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Upload {
+    digest: Digest,
+    bytes: u64,
+    /// Where it did last.
+    last: Reached,
 }
 
 impl Storage {
@@ -51,7 +75,62 @@ impl Storage {
 
     /// Has this module come along with an execution before, as far as that is remembered?
     pub(super) fn has_upload(&self, digest: &Digest) -> bool {
-        self.uploads.contains(digest)
+        self.uploads.iter().any(|upload| upload.digest == *digest)
+    }
+
+    /// The stream has come to this revision, at this time.
+    pub(super) fn reach(&mut self, revision: Revision, time: Timestamp) {
+        self.at.reach(revision, time);
+    }
+
+    /// Where that is.
+    pub(super) const fn revision(&self) -> Revision {
+        self.at.revision
+    }
+
+    /// What is kept no longer. Something open needs what is named from `open` on.
+    pub(super) fn release(&self, retention: &Retention, now: Timestamp, open: Option<Revision>) -> Vec<Event> {
+        let due = |class| {
+            let days = retention.of(class)?;
+            let (through, sum) = match class {
+                Class::Inputs => self.inputs.due(days, now, open),
+                Class::Outputs => self.outputs.due(days, now, open),
+                Class::Transcripts => self.transcripts.due(days, now, open),
+                Class::Modules => self.modules_due(days, now, open),
+            }?;
+            Some(retention::event(class, through, sum))
+        };
+        Class::ALL.into_iter().filter_map(due).collect()
+    }
+
+    /// Both kinds of modules: what came along, too, is ordered by where it did last, in the same stream.
+    fn modules_due(&self, days: u32, now: Timestamp, open: Option<Revision>) -> Option<(Revision, Sum)> {
+        let due = self.uploads.iter().filter(|upload| upload.last.is_due(days, now, open));
+        due.fold(self.modules.due(days, now, open), |all, upload| {
+            let (through, mut sum) = all.unwrap_or_default();
+            sum.add(Sum { payloads: 1, bytes: upload.bytes });
+            Some((through.max(upload.last.revision), sum))
+        })
+    }
+
+    /// Gives back what is counted no longer.
+    pub(super) fn released(&mut self, released: &Released) {
+        let Released { class, through_revision: through, payloads: _, bytes } = *released;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        match class {
+            Class::Inputs => self.inputs.released(through),
+            Class::Outputs => self.outputs.released(through),
+            Class::Transcripts => self.transcripts.released(through),
+            Class::Modules => {
+                self.modules.released(through);
+                self.uploads.retain(|upload| upload.last.revision > through);
+            }
+        }
+    }
+
+    /// No version of these modules is live any more.
+    pub(super) fn unpublished(&mut self, sizes: Vec<u64>) {
+        self.modules.add(self.at, sizes);
     }
 
     /// `is_stored`: a version with these bytes is live.
@@ -63,16 +142,25 @@ impl Storage {
 
     pub(super) fn accepted(&mut self, accepted: &Accepted) {
         self.bytes = self.bytes.saturating_add(accepted_bytes(accepted));
-        if accepted.uploaded_bytes.is_some() {
-            if self.uploads.len() >= UPLOADS_REMEMBERED {
-                self.uploads.pop_front();
+        self.inputs.add(self.at, [accepted.stdin.size_bytes]);
+        let (digest, last) = (accepted.module.digest, self.at);
+        if let Some(bytes) = accepted.uploaded_bytes {
+            if self.uploads.len() >= UPLOADS_REMEMBERED
+                && let Some(forgotten) = self.uploads.pop_front()
+            {
+                self.modules.add(self.at, [forgotten.bytes]);
             }
-            self.uploads.push_back(accepted.module.digest);
+            self.uploads.push_back(Upload { digest, bytes, last });
+        } else if accepted.module.name.is_none() && accepted.rerun_of.is_none() {
+            let known = self.uploads.iter_mut().find(|upload| upload.digest == digest);
+            known.into_iter().for_each(|upload| upload.last = last);
         }
     }
 
     pub(super) fn finished(&mut self, finished: &Finished) {
         self.bytes = self.bytes.saturating_add(finished.stored_bytes());
+        self.outputs.add(self.at, [finished.stdout.size_bytes, finished.stderr.size_bytes]);
+        self.transcripts.add(self.at, finished.transcript().map(|kept| kept.size_bytes));
     }
 }
 

@@ -71,7 +71,8 @@ pub(crate) fn named(event: &Event) -> Option<Vec<Named>> {
         | Event::ExecutionLost(_)
         | Event::ExecutionVerified(_)
         | Event::RequestsDenied(_)
-        | Event::CommitSkipped(_) => Vec::new(),
+        | Event::CommitSkipped(_)
+        | Event::PayloadsReleased(_) => Vec::new(),
         Event::Unknown(_) => return None,
     })
 }

@@ -45,7 +45,8 @@ impl Executions {
             | Event::ModuleDeleted(_)
             | Event::ExecutionVerified(_)
             | Event::RequestsDenied(_)
-            | Event::CommitSkipped(_) => return None,
+            | Event::CommitSkipped(_)
+            | Event::PayloadsReleased(_) => return None,
         };
         let is_wrong = !self.open.remove(&id) && !self.has_unknown;
         is_wrong.then(|| format!("execution {id} {what} and is not open: it was never accepted, or has its end"))

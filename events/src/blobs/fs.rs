@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 
-use super::{BlobError, Blobs, Pieces};
+use super::{BlobError, Blobs, Pieces, recent::Recent};
 use crate::digest::Digest;
 
 /// Small writes are gathered to this many bytes before they go to a blocking thread.
@@ -32,6 +32,8 @@ const NAME_TRIES: usize = 16;
 pub struct FsBlobs {
     dir: Arc<Path>,
     next: Arc<AtomicU64>,
+    /// What was put lately. Locked while something is removed: whoever puts the same bytes finds them gone, or they stay.
+    recent: Arc<Mutex<Recent>>,
 }
 
 impl FsBlobs {
@@ -54,12 +56,16 @@ impl FsBlobs {
             sync_dir(parent).map_err(making)?;
         }
         remove_leftovers(&tmp).map_err(io_error("removing unfinished blobs"))?;
-        Ok(Self { dir: dir.into(), next: Arc::default() })
+        Ok(Self::at(dir))
     }
 
     /// The store in `dir`, for reading alone: nothing is made or removed. `None` when there is none.
     pub fn existing(dir: &Path) -> Option<Self> {
-        dir.join("sha256").is_dir().then(|| Self { dir: dir.into(), next: Arc::default() })
+        dir.join("sha256").is_dir().then(|| Self::at(dir))
+    }
+
+    fn at(dir: &Path) -> Self {
+        Self { dir: dir.into(), next: Arc::default(), recent: Arc::new(Mutex::new(Recent::new())) }
     }
 
     /// Begins a blob whose bytes come in pieces and whose digest is not known yet.
@@ -100,6 +106,8 @@ impl FsBlobs {
         let digest = Digest::from_bytes(std::mem::take(&mut unfinished.hasher).finalize().into());
         let path = self.path(digest);
         let size_bytes = unfinished.file.metadata()?.len();
+        // Before it is looked for: from here on nobody removes it.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).note(digest);
         // Reading what is there costs less than the sync that is saved, and a damaged blob is repaired by whoever has it.
         if !is_intact(&path, digest, size_bytes).unwrap_or(false) {
             unfinished.file.sync_all()?;
@@ -108,6 +116,46 @@ impl FsBlobs {
         // Also when the name was there: whoever made it may not have synced it yet.
         path.parent().map_or(Ok(()), sync_dir)?;
         Ok(digest)
+    }
+
+    /// The names in one folder, sorted.
+    fn names(&self, prefix: u8) -> io::Result<Vec<Digest>> {
+        let folder = self.dir.join("sha256").join(hex::encode([prefix]));
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            // Whatever else somebody has put there is left alone.
+            found.extend(entry?.file_name().to_str().and_then(digest_of));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn names_behind(&self, after: Option<Digest>, limit: usize) -> io::Result<Vec<Digest>> {
+        let first = after.map_or(0, |after| *after.as_bytes().first().unwrap_or(&0));
+        let mut found = Vec::new();
+        for prefix in first..=u8::MAX {
+            found.extend(self.names(prefix)?.into_iter().filter(|digest| after.is_none_or(|after| *digest > after)));
+            if found.len() >= limit {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// A name that is gone after a crash may be back, and is removed by the next sweep: no sync is waited for.
+    fn unlink(&self, digest: Digest) -> io::Result<Option<u64>> {
+        let path = self.path(digest);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.has(&digest) {
+            return Ok(None);
+        }
+        let removed = fs::metadata(&path).and_then(|found| fs::remove_file(&path).map(|()| found.len()));
+        match removed {
+            Ok(size_bytes) => Ok(Some(size_bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn read(&self, digest: Digest) -> Result<Option<Bytes>, BlobError> {
@@ -153,6 +201,16 @@ impl Blobs for FsBlobs {
     async fn contains(&self, digest: Digest) -> Result<bool, BlobError> {
         let path = self.path(digest);
         blocking("looking for a blob", move || fs::exists(path)).await
+    }
+
+    async fn list(&self, after: Option<Digest>, limit: usize) -> Result<Vec<Digest>, BlobError> {
+        let blobs = self.clone();
+        blocking("listing blobs", move || blobs.names_behind(after, limit)).await
+    }
+
+    async fn remove(&self, digest: Digest) -> Result<Option<u64>, BlobError> {
+        let blobs = self.clone();
+        blocking("removing a blob", move || blobs.unlink(digest)).await
     }
 }
 
@@ -252,6 +310,12 @@ fn path(dir: &Path, digest: Digest) -> PathBuf {
     let hex = digest.to_hex();
     let (prefix, _) = hex.split_at(2);
     dir.join("sha256").join(prefix).join(&hex)
+}
+
+/// The digest that a file is named after.
+fn digest_of(name: &str) -> Option<Digest> {
+    let bytes: [u8; 32] = hex::decode(name).ok()?.try_into().ok()?;
+    Some(Digest::from_bytes(bytes)).filter(|digest| digest.to_hex() == name)
 }
 
 /// Removes temporary files that nobody is writing: a file that is being written is locked by its writer.
@@ -363,6 +427,43 @@ mod tests {
         assert_eq!(files(&dir.path().join("tmp")).len(), 1);
         drop(writer);
         assert!(files(&dir.path().join("tmp")).is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_listed_in_order_and_removed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut digests = Vec::new();
+        let writes = FsBlobs::open(dir.path()).unwrap();
+        for n in 0..40_u8 {
+            digests.push(writes.put(Bytes::copy_from_slice(&[n])).await.unwrap());
+        }
+        digests.sort_unstable();
+        fs::write(dir.path().join("sha256/ab/notes"), b"somebody's").unwrap();
+        // Another process: it has put nothing itself.
+        let blobs = FsBlobs::open(dir.path()).unwrap();
+        assert_eq!(blobs.list(None, 100).await.unwrap(), digests);
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let some = blobs.list(after, 7).await.unwrap();
+            let Some(last) = some.last() else { break };
+            after = Some(*last);
+            found.extend(some);
+        }
+        assert_eq!(found, digests);
+        assert_eq!(blobs.remove(digests[3]).await.unwrap(), Some(1));
+        assert_eq!(blobs.remove(digests[3]).await.unwrap(), None);
+        assert!(!blobs.contains(digests[3]).await.unwrap());
+        assert_eq!(blobs.list(None, 100).await.unwrap().len(), 39);
+    }
+
+    #[tokio::test]
+    async fn what_was_put_lately_is_not_removed_also_if_it_was_there_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = FsBlobs::open(dir.path()).unwrap().put(Bytes::from_static(b"wasm")).await.unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap();
+        blobs.put(Bytes::from_static(b"wasm")).await.unwrap();
+        assert_eq!(blobs.remove(digest).await.unwrap(), None);
+        assert!(blobs.contains(digest).await.unwrap());
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use crate::{
     module,
     reproducibility::Reproducibility,
     requests,
+    retention::{Class, Released},
     revision::Position,
     settings::{Clock, Settings, Sleep},
     skip,
@@ -152,6 +153,12 @@ fn tenant_event() -> impl Strategy<Value = Event> {
         (tenant_id(), any::<u64>(), text()).prop_map(|(tenant, position, reason)| {
             Event::CommitSkipped(skip::Skipped { tenant, position: Position::new(position), reason })
         }),
+        (proptest::sample::select(Class::ALL.to_vec()), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+            |(class, through, payloads, bytes)| {
+                let through_revision = Revision::new(through);
+                Event::PayloadsReleased(Released { class, through_revision, payloads, bytes })
+            }
+        ),
     ]
 }
 

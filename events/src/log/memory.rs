@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     commit::{Commit, Recorded},
+    digest::Digest,
     id::TenantId,
     ledger::Head,
     payload::Payload,
@@ -348,6 +349,39 @@ impl EventLog for MemoryLog {
     async fn payloads(&self, position: Position) -> Result<Vec<Payload>, ReadError> {
         let index = position.get().checked_sub(1).and_then(|index| usize::try_from(index).ok());
         Ok(index.and_then(|index| self.shared.stored().payloads.get(index).cloned()).unwrap_or_default())
+    }
+
+    async fn with_payloads(
+        &self,
+        tenant: &TenantId,
+        through: Revision,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<Position>, ReadError> {
+        let stored = self.shared.stored();
+        let rides = |found: &Arc<Recorded>| {
+            let index = usize::try_from(found.position.get().saturating_sub(1)).ok();
+            index.and_then(|index| stored.payloads.get(index)).is_some_and(|payloads| !payloads.is_empty())
+        };
+        let is_asked = |found: &Arc<Recorded>| {
+            found.position > after && found.commit.header().first_revision <= through && rides(found)
+        };
+        let found: Vec<_> = stored.stream(tenant).cloned().filter(is_asked).take(limit).collect();
+        Ok(found.iter().map(|found| found.position).collect())
+    }
+
+    async fn keep_payloads(&self, kept: Vec<(Position, Vec<Digest>)>) -> Result<u64, AppendError> {
+        let (mut stored, mut forgotten) = (self.shared.stored(), 0);
+        for (position, kept) in kept {
+            let index = usize::try_from(position.get().saturating_sub(1)).ok();
+            let Some(payloads) = index.and_then(|index| stored.payloads.get_mut(index)) else { continue };
+            payloads.retain(|payload| {
+                let stays = kept.contains(&payload.digest());
+                forgotten += if stays { 0 } else { payload.bytes().len() as u64 };
+                stays
+            });
+        }
+        Ok(forgotten)
     }
 
     async fn subscribe(&self, after: Position) -> Result<Box<dyn Subscription>, ReadError> {

@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Append, AppendError, Appended, EventLog, ReadError, ReadLimit, Subscription, admission, recent::Recent};
 use crate::{
     commit::Recorded,
+    digest::Digest,
     id::TenantId,
     ledger::Head,
     metrics as names,
@@ -40,6 +41,7 @@ use crate::{
 
 mod audit;
 mod checkpointer;
+mod forget;
 mod heads;
 mod lock;
 mod reader;
@@ -327,7 +329,7 @@ impl SqliteLog {
         let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner);
         let Some(queue) = queue.as_ref() else { return Err(self.shared.stopped()) };
         let (answer, answered) = oneshot::channel();
-        let request = writer::Request { commit: append.commit, payloads, size_bytes, answer };
+        let request = writer::Request::Append(writer::Queued { commit: append.commit, payloads, size_bytes, answer });
         if self.shared.queued_bytes.fetch_add(size_bytes, Ordering::Relaxed) > self.queue_bytes {
             self.shared.queued_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
             return Err(AppendError::Busy);
@@ -410,6 +412,30 @@ impl EventLog for SqliteLog {
 
     async fn payloads(&self, position: Position) -> Result<Vec<Payload>, ReadError> {
         self.shared.readers.payloads(position).await
+    }
+
+    async fn with_payloads(
+        &self,
+        tenant: &TenantId,
+        through: Revision,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<Position>, ReadError> {
+        self.shared.readers.with_payloads(tenant.clone(), through, after, limit).await
+    }
+
+    async fn keep_payloads(&self, kept: Vec<(Position, Vec<Digest>)>) -> Result<u64, AppendError> {
+        let (answer, answered) = oneshot::channel();
+        {
+            let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner);
+            let queue = queue.as_ref().ok_or_else(|| self.shared.stopped())?;
+            let queued = queue.try_send(writer::Request::Keep(writer::Keep { kept, answer }));
+            queued.map_err(|refused| match refused {
+                mpsc::error::TrySendError::Full(_) => AppendError::Busy,
+                mpsc::error::TrySendError::Closed(_) => self.shared.stopped(),
+            })?;
+        }
+        answered.await.unwrap_or_else(|_| Err(self.shared.stopped()))
     }
 
     async fn subscribe(&self, after: Position) -> Result<Box<dyn Subscription>, ReadError> {

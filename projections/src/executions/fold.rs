@@ -187,6 +187,7 @@ impl Projection for ExecutionsProjection {
                 | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
                 | Event::CommitSkipped(_)
+                | Event::PayloadsReleased(_)
                 | Event::Unknown(_) => {}
             }
         }

@@ -178,6 +178,7 @@ impl Projection for KeysProjection {
                 | Event::ExecutionVerified(_)
                 | Event::RequestsDenied(_)
                 | Event::CommitSkipped(_)
+                | Event::PayloadsReleased(_)
                 | Event::Unknown(_) => {}
             }
         }

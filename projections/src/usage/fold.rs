@@ -114,7 +114,7 @@ fn finished_counters(finished: &Finished) -> Counters {
 
 impl Projection for UsageProjection {
     const NAME: &'static str = "usage";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const SCHEMA: &'static str = rows::SCHEMA;
 
     fn fold(&mut self, recorded: &Recorded, events: &[Envelope]) -> Result<(), Fault> {
@@ -146,6 +146,10 @@ impl Projection for UsageProjection {
                 Event::ModuleDeleted(deleted) => {
                     let tenant = local();
                     self.storage.deleted(tenant, &deleted.name);
+                }
+                Event::PayloadsReleased(released) => {
+                    let tenant = local();
+                    self.storage.released(tenant, released);
                 }
                 Event::TenantRegistered(_)
                 | Event::TenantRenamed(_)

@@ -1,5 +1,6 @@
 //! What each tenant stores, counted as its entity counts it: a module when a version of it is published and no live version has the
-//! same bytes, one that comes along with an execution where its acceptance says so, and the inputs and outputs of executions.
+//! same bytes, one that comes along with an execution where its acceptance says so, and the inputs and outputs of executions. What is
+//! released is taken off as its event says.
 
 use std::collections::HashMap;
 
@@ -10,6 +11,7 @@ use wasmwiz_events::{
     execution::{Accepted, Finished},
     id::{ModuleName, TenantId},
     module::Published,
+    retention::{Class, Released},
 };
 
 use crate::{
@@ -38,6 +40,11 @@ impl Storage {
         self.payload_bytes = self.payload_bytes.saturating_add(more.payload_bytes);
     }
 
+    const fn take(&mut self, gone: &Self) {
+        self.module_bytes = self.module_bytes.saturating_sub(gone.module_bytes);
+        self.payload_bytes = self.payload_bytes.saturating_sub(gone.payload_bytes);
+    }
+
     /// From two columns, the first of them `first`.
     pub(super) fn read(found: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
         Ok(Self { module_bytes: row::unsigned(found, first)?, payload_bytes: row::unsigned(found, first + 1)? })
@@ -56,6 +63,8 @@ enum Change {
 pub(super) struct Gathered {
     sums: HashMap<Local, Storage>,
     changes: Vec<(Local, Change)>,
+    /// What is released. Its bytes came before it, in this batch or an earlier one.
+    gone: HashMap<Local, Storage>,
 }
 
 impl Gathered {
@@ -82,6 +91,16 @@ impl Gathered {
         self.sums.entry(tenant).or_default().add(&more);
     }
 
+    pub(super) fn released(&mut self, tenant: Local, released: &Released) {
+        let gone = match released.class {
+            Class::Modules => Storage { module_bytes: released.bytes, payload_bytes: 0 },
+            Class::Inputs | Class::Outputs | Class::Transcripts => {
+                Storage { module_bytes: 0, payload_bytes: released.bytes }
+            }
+        };
+        self.gone.entry(tenant).or_default().add(&gone);
+    }
+
     pub(super) fn flush(&self, transaction: &Transaction<'_>, tenants: &Texts) -> Result<(), Fault> {
         for (tenant, sum) in &self.sums {
             add(transaction, tenants.number(*tenant)?, sum)?;
@@ -97,12 +116,16 @@ impl Gathered {
                 Change::Deleted(name) => delete(transaction, tenant, name)?,
             }
         }
+        for (tenant, gone) in &self.gone {
+            take(transaction, tenants.number(*tenant)?, gone)?;
+        }
         Ok(())
     }
 
     pub(super) fn clear(&mut self) {
         self.sums.clear();
         self.changes.clear();
+        self.gone.clear();
     }
 }
 
@@ -114,6 +137,21 @@ fn add(transaction: &Transaction<'_>, tenant: i64, more: &Storage) -> rusqlite::
                 payload_bytes = payload_bytes + excluded.payload_bytes",
         )?
         .execute(params![tenant, row::signed(more.module_bytes), row::signed(more.payload_bytes)])?;
+    Ok(())
+}
+
+fn take(transaction: &Transaction<'_>, tenant: i64, gone: &Storage) -> rusqlite::Result<()> {
+    let mut stored = transaction
+        .prepare_cached("SELECT module_bytes, payload_bytes FROM storage WHERE tenant = ?1")?
+        .query_row([tenant], |found| Storage::read(found, 0))
+        .optional()?
+        .unwrap_or_default();
+    stored.take(gone);
+    transaction.prepare_cached("INSERT OR REPLACE INTO storage VALUES (?1, ?2, ?3)")?.execute(params![
+        tenant,
+        row::signed(stored.module_bytes),
+        row::signed(stored.payload_bytes)
+    ])?;
     Ok(())
 }
 

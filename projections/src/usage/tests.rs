@@ -5,6 +5,8 @@ use wasmwiz_events::{
     event::Event,
     execution::ModuleRef,
     module::{Deleted, Published},
+    retention::{Class, Released},
+    revision::Revision,
     transcript::READING_BYTES,
 };
 
@@ -152,6 +154,31 @@ async fn what_is_stored_is_counted_where_it_is_new_and_stays_counted() {
         assert_eq!(storage, Storage { module_bytes: 450, payload_bytes: 11 });
         assert_eq!(views.usage().storage(&tenant_id("other")).await.unwrap(), Storage::default());
         assert_eq!(stored(folder.path()).unwrap().storage, BTreeMap::from([("acme".to_owned(), storage)]));
+    }
+}
+
+#[tokio::test]
+async fn what_is_released_is_stored_no_longer() {
+    let acme = tenant_id("acme");
+    let released = |class, bytes| {
+        let through_revision = Revision::new(3);
+        Event::PayloadsReleased(Released { class, through_revision, payloads: 1, bytes })
+    };
+    let mut history = History::new(1);
+    let commits = [
+        // An input of four bytes, and an output of three.
+        vec![registered("Acme"), version("a", 1, "x"), version("b", 1, "y"), accepted(1, "k123", module_ref("a", 1))],
+        vec![finished(1, Outcome::Succeeded), released(Class::Modules, 100), released(Class::Outputs, 3)],
+        vec![released(Class::Inputs, 4), accepted(2, "k123", module_ref("a", 1))],
+    ];
+    let commits = commits.map(|events| history.commit(&acme, events));
+    for batch_events in [1_000, 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let log = TestLog::of(&commits);
+        let views = log.views_with(folder.path(), Config { batch_events, ..Config::default() }).await;
+        views.wait_for(log.end(), DEADLINE).await.unwrap();
+        let storage = views.usage().storage(&acme).await.unwrap();
+        assert_eq!(storage, Storage { module_bytes: 100, payload_bytes: 4 });
     }
 }
 

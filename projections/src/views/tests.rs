@@ -152,7 +152,7 @@ async fn a_damaged_file_is_folded_again() {
     let log = TestLog::of(&History::new(6).commits(120));
     let folder = tempfile::tempdir().unwrap();
     let before = checksums_of(folder.path(), &log, Config::default()).await;
-    std::fs::write(folder.path().join("usage.v5.db"), b"this is no database, however long it may be").unwrap();
+    std::fs::write(folder.path().join("usage.v6.db"), b"this is no database, however long it may be").unwrap();
     std::fs::write(folder.path().join("audit.v2.db"), b"").unwrap();
     std::fs::write(folder.path().join("keys.v4.db.damaged"), b"").unwrap();
     assert_eq!(checksums_of(folder.path(), &log, Config::default()).await, before);
@@ -165,7 +165,7 @@ async fn a_view_whose_file_is_held_by_another_process_says_so_and_goes_on_once_i
     let (folder, log) = (tempfile::tempdir().unwrap(), TestLog::of(&commits[..60]));
     let views = log.views(folder.path()).await;
     views.wait_for(log.end(), DEADLINE).await.unwrap();
-    let holder = rusqlite::Connection::open(folder.path().join("usage.v5.db")).unwrap();
+    let holder = rusqlite::Connection::open(folder.path().join("usage.v6.db")).unwrap();
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
     for commit in &commits[60..] {
         log.push(Arc::clone(commit));

@@ -27,7 +27,7 @@ async fn a_figure_that_does_not_follow_from_the_log_is_named() -> anyhow::Result
     let printed = ends(cli::run(["usage", "recompute", "--data", data, "--tenant", "dev"]).await?, 0)?;
     ensure!(printed.contains("module echo, succeeded:") && printed.contains("executions=4"), "{printed}");
 
-    let view = node.data().join("views/usage.v5.db");
+    let view = node.data().join("views/usage.v6.db");
     let rows = rusqlite::Connection::open(&view)?;
     rows.execute("UPDATE usage SET stdin_bytes = stdin_bytes + 1 WHERE stdin_bytes > 0", [])?;
     rows.execute("UPDATE usage SET walls = x'0001' WHERE outcome <> 0", [])?;

@@ -120,7 +120,14 @@ async fn check(messages: &[Received]) -> anyhow::Result<Vec<String>> {
 #[tokio::test]
 async fn every_type_of_event_is_published_as_the_document_describes_it() -> anyhow::Result<()> {
     let server = NatsServer::started().await?;
-    let mut node = fed(&server)?.variable("WASMWIZ_GATEWAY__DENIALS_EVERY_MS", "100").start().await?;
+    let settings = [
+        ("WASMWIZ_GATEWAY__DENIALS_EVERY_MS", "100"),
+        // A record without its outputs can be run again all the same.
+        ("WASMWIZ_RETENTION__OUTPUTS_DAYS", "0"),
+        ("WASMWIZ_RETENTION__EVERY_SECONDS", "1"),
+    ];
+    let launch = settings.into_iter().fold(fed(&server)?, |launch, (name, value)| launch.variable(name, value));
+    let mut node = launch.start().await?;
     skip_one(&mut node, &server).await?;
     let tenant = live(&node).await?;
     wait::until("the denials", wait::SOON, async || {
@@ -129,10 +136,12 @@ async fn every_type_of_event_is_published_as_the_document_describes_it() -> anyh
     })
     .await?;
     lose_one(&mut node, &tenant).await?;
-    let lost = "dev.wasmwiz.execution.lost.v1";
+    // Outputs are released once nothing from before them is open.
+    let last = ["dev.wasmwiz.execution.lost.v1", "dev.wasmwiz.payloads.released.v1"];
     let messages = wait::until("every event in the stream", wait::SOON, async || {
         let messages = until_equal(&node, &server).await?;
-        Ok(messages.iter().any(|message| message.event["type"] == lost).then_some(messages))
+        let has = |kind: &str| messages.iter().any(|message| message.event["type"] == kind);
+        Ok(last.into_iter().all(has).then_some(messages))
     })
     .await?;
 

@@ -30,6 +30,14 @@ impl Launch {
         self.with_syncs(&format!("delay_enter={}:when={at}", by.as_micros()), to)
     }
 
+    /// Killed by `strace` as it removes this file. Nothing else is traced.
+    #[must_use]
+    pub fn killed_at_removal(self, of: &Path) -> Self {
+        let [trace, inject] = ["trace=unlink,unlinkat", "inject=unlink,unlinkat:signal=KILL"];
+        let options = ["-D", "-f", "-e", trace, "-e", inject, "-o", "/dev/null", "-P"].map(OsString::from);
+        self.under_strace(options.into_iter().chain([of.into()]))
+    }
+
     fn with_syncs(self, held_up: &str, to: &Path) -> Self {
         const SYNCS: &str = "fsync,fdatasync,msync,sync_file_range";
         let (trace, inject) = (format!("trace={SYNCS}"), format!("inject={SYNCS}:{held_up}"));

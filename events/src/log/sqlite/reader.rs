@@ -134,6 +134,27 @@ impl Readers {
         }
     }
 
+    pub(super) async fn with_payloads(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        through: Revision,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<Position>, ReadError> {
+        // The head of a row says whether the column is empty: no payload is read.
+        const SQL: &str = "SELECT position FROM commits WHERE tenant = ?1 AND first_revision <= ?2 AND +position > ?3 \
+             AND payloads IS NOT NULL ORDER BY first_revision LIMIT ?4";
+        let read = move |connection: &Connection| {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let parameters = params![tenant.as_str(), row::bound(through.get()), row::bound(after.get()), limit];
+            let mut statement = connection.prepare_cached(SQL).map_err(unavailable)?;
+            let found = statement.query_map(parameters, |row| row.get::<_, i64>(0)).map_err(unavailable)?;
+            let found = found.map(|place| place.map(|place| Position::new(place.unsigned_abs())));
+            found.collect::<rusqlite::Result<Vec<_>>>().map_err(|error| at(after, error.into()))
+        };
+        self.with(read).await
+    }
+
     pub(super) async fn head(self: &Arc<Self>, tenant: TenantId) -> Result<Head, ReadError> {
         self.with(move |connection| heads::load(connection, &tenant).map_err(|error| at(Position::START, error))).await
     }

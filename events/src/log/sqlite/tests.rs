@@ -329,6 +329,39 @@ async fn what_is_used_of_the_bound_is_known_before_it_is_in_the_database_and_aft
 }
 
 #[tokio::test]
+async fn payloads_are_forgotten_and_what_is_hashed_stays() {
+    let (log, _dir) = fresh();
+    let mut stream = Stream::fresh();
+    let payload = |bytes: &'static [u8]| Payload::new(bytes.into());
+    let rides = [vec![payload(b"in"), payload(b"out")], vec![], vec![payload(&[7; 60_000])], vec![payload(b"later")]];
+    for payloads in rides {
+        let commit = stream.seal(1);
+        stream.head = commit.head();
+        log.append(Append { commit, payloads }).await.unwrap();
+    }
+    let places = async |through, after, limit| {
+        let (through, after) = (Revision::new(through), Position::new(after));
+        let places = log.with_payloads(&stream.tenant, through, after, limit).await.unwrap();
+        places.into_iter().map(Position::get).collect::<Vec<_>>()
+    };
+    assert_eq!(places(3, 0, 9).await, [1, 3]);
+    assert_eq!(places(9, 0, 2).await, [1, 3]);
+    assert_eq!(places(9, 3, 2).await, [4]);
+    let before = all(&log).await;
+    let stays = payload(b"out").digest();
+    let kept = || vec![(Position::new(1), vec![stays]), (Position::new(2), vec![]), (Position::new(3), vec![])];
+    assert_eq!(log.keep_payloads(kept()).await.unwrap(), 60_002);
+    assert_eq!(log.keep_payloads(kept()).await.unwrap(), 0);
+    assert_eq!(places(9, 0, 9).await, [1, 4]);
+    assert_eq!(log.payloads(Position::new(1)).await.unwrap(), [payload(b"out")]);
+    assert!(log.payloads(Position::new(3)).await.unwrap().is_empty());
+    let hashes = |all: &[Arc<Recorded>]| all.iter().map(|found| found.commit.hash()).collect::<Vec<_>>();
+    assert_eq!(hashes(&all(&log).await), hashes(&before));
+    log.close();
+    assert!(log.keep_payloads(kept()).await.is_err());
+}
+
+#[tokio::test]
 async fn damaged_bytes_are_never_served() {
     let (log, dir) = fresh();
     let mut stream = Stream::fresh();

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     commit::{Commit, Recorded},
+    digest::Digest,
     id::CommitId,
     ledger::ChainHash,
     log::{
@@ -52,9 +53,23 @@ const READER_WAIT: Duration = Duration::from_millis(500);
 /// The longest that the checkpoint at the end waits for other programs.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
+/// What the writer is asked for.
+#[derive(Debug)]
+pub(super) enum Request {
+    Append(Queued),
+    Keep(Keep),
+}
+
+/// Of the payloads that ride with some commits, which stay.
+#[derive(Debug)]
+pub(super) struct Keep {
+    pub(super) kept: Vec<(Position, Vec<Digest>)>,
+    pub(super) answer: oneshot::Sender<Result<u64, AppendError>>,
+}
+
 /// An append in the queue.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct Queued {
     pub(super) commit: Commit,
     /// Packed; `None` when there are none.
     pub(super) payloads: Option<Bytes>,
@@ -83,7 +98,7 @@ pub(super) struct Writer {
 }
 
 /// The transaction failed: nothing of it may be acknowledged, and nothing may be tried again.
-struct Fault(String);
+pub(super) struct Fault(String);
 
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
@@ -101,8 +116,13 @@ impl Writer {
             if self.shared.poison.borrow().is_some() {
                 return;
             }
-            let batch = self.gather(first);
-            if self.write(batch).is_break() {
+            let (batch, keep) = self.gather(first);
+            if !batch.is_empty() && self.write(batch).is_break() {
+                return;
+            }
+            if let Some(keep) = keep
+                && self.forget(keep).is_break()
+            {
                 return;
             }
             if let Err(fault) = self.checkpoint_if_due() {
@@ -121,7 +141,7 @@ impl Writer {
     }
 
     /// Says why the log has stopped. Whoever waits reads it when its answer is dropped, so this comes before any drop.
-    fn poison(&self, Fault(reason): Fault) {
+    pub(super) fn poison(&self, Fault(reason): Fault) {
         if self.shared.poison.borrow().is_some() {
             // The checkpointer has said it already.
             return;
@@ -130,21 +150,31 @@ impl Writer {
         self.shared.poison.send_replace(Some(reason.into()));
     }
 
-    fn gather(&mut self, first: Request) -> Vec<Request> {
+    /// The appends of a batch, and what is to be forgotten after it.
+    fn gather(&mut self, first: Request) -> (Vec<Queued>, Option<Keep>) {
+        let first = match first {
+            Request::Append(first) => first,
+            Request::Keep(keep) => return (Vec::new(), Some(keep)),
+        };
         let mut bytes = first.size_bytes;
         let mut batch = Vec::with_capacity(self.queue.len().min(self.config.batch_appends) + 1);
         batch.push(first);
         while batch.len() < self.config.batch_appends && bytes < self.config.batch_bytes {
             let Ok(request) = self.queue.try_recv() else { break };
-            bytes = bytes.saturating_add(request.size_bytes);
-            batch.push(request);
+            match request {
+                Request::Append(request) => {
+                    bytes = bytes.saturating_add(request.size_bytes);
+                    batch.push(request);
+                }
+                Request::Keep(keep) => return (batch, Some(keep)),
+            }
         }
-        batch
+        (batch, None)
     }
 
     /// Makes a batch durable, shows it, and answers it.
     #[expect(clippy::disallowed_methods, reason = "measures the transaction, decides nothing")]
-    fn write(&mut self, batch: Vec<Request>) -> ControlFlow<()> {
+    fn write(&mut self, batch: Vec<Queued>) -> ControlFlow<()> {
         let started = Instant::now();
         let _span = tracing::debug_span!("log.append", appends = batch.len()).entered();
         let answers = match self.store(&batch) {
@@ -175,7 +205,7 @@ impl Writer {
     }
 
     /// One transaction: the answers for a batch, true when this returns.
-    fn store(&mut self, batch: &[Request]) -> Result<Vec<Result<Appended, AppendError>>, Fault> {
+    fn store(&mut self, batch: &[Queued]) -> Result<Vec<Result<Appended, AppendError>>, Fault> {
         match self.execute("BEGIN IMMEDIATE") {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
                 // For the whole of `busy_timeout_ms`. Nothing was stored.
@@ -219,7 +249,7 @@ impl Writer {
     }
 
     /// One append inside the transaction. The outer error ends the log, the inner one is the answer.
-    fn append(&mut self, request: &Request, position: Position) -> Result<Result<Appended, AppendError>, Fault> {
+    fn append(&mut self, request: &Queued, position: Position) -> Result<Result<Appended, AppendError>, Fault> {
         let commit = &request.commit;
         let head = match self.heads.of(&self.connection, commit.tenant())? {
             Ok(head) => head,
@@ -246,7 +276,7 @@ impl Writer {
 
     /// One append is one statement, which SQLite undoes alone when the table refuses the row: it is its own savepoint.
     /// (A SAVEPOINT around it copies two pages each time: a third of the CPU time of an append.)
-    fn insert(&self, request: &Request, position: Position) -> rusqlite::Result<()> {
+    fn insert(&self, request: &Queued, position: Position) -> rusqlite::Result<()> {
         let (commit, header) = (&request.commit, request.commit.header());
         self.connection.prepare_cached(INSERT)?.execute(params![
             row::bound(position.get()),
@@ -320,15 +350,17 @@ impl Writer {
         Ok(())
     }
 
-    fn execute(&self, sql: &str) -> rusqlite::Result<()> {
+    pub(super) fn execute(&self, sql: &str) -> rusqlite::Result<()> {
         self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
     }
 }
 
-/// The pages of the database, those of this transaction among them: what its bound is compared with.
+/// The pages of the database that hold something, those of this transaction among them: what its bound is compared with. A page that
+/// was freed is filled again before the file grows.
 pub(super) fn used_pages(connection: &Connection) -> rusqlite::Result<u64> {
-    let pages = connection.prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get::<_, i64>(0))?;
-    Ok(pages.unsigned_abs())
+    let count = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0));
+    let (pages, free) = (count("PRAGMA page_count")?, count("PRAGMA freelist_count")?);
+    Ok(pages.saturating_sub(free).unsigned_abs())
 }
 
 /// Did the table refuse the row? Everything else is the disk's fault, or the machine's.

@@ -15,6 +15,7 @@ use wasmwiz_events::{
     execution::{Accepted, Outcome},
     id::{ExecutionId, ModuleName, TenantId},
     module::Published,
+    retention::Class,
     time::Timestamp,
 };
 use wasmwiz_projections::usage::{Storage, StoredRow};
@@ -146,6 +147,12 @@ impl Fold {
                 && let Some(live) = self.live.get_mut(tenant)
             {
                 live.delete(&deleted.name);
+            }
+            if let Event::PayloadsReleased(released) = event {
+                let figure = if released.class == Class::Modules { "module_bytes" } else { "payload_bytes" };
+                let row = self.rows.entry(Place::Stored { tenant: tenant.to_string() }).or_default();
+                let here = row.entry(figure.to_owned()).or_default();
+                *here = here.saturating_sub(released.bytes);
             }
             if let Event::ExecutionFinished(end) = event {
                 let transcript_bytes = end.transcript().map_or(0, |kept| kept.size_bytes);
