@@ -2,6 +2,7 @@
 
 mod beside;
 mod contract;
+mod cut_off;
 mod damage;
 mod permissions;
 mod subscribers;

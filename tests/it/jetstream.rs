@@ -4,6 +4,7 @@ mod copy;
 mod doctor;
 mod durability;
 mod node;
+mod past;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -35,6 +35,7 @@ pub mod chance;
 pub mod history;
 pub mod load;
 pub mod memory;
+pub mod past;
 pub mod promises;
 pub mod simulation;
 pub mod times;

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, ensure};
 use async_nats::jetstream::{self, consumer::pull::OrderedConfig, stream::Stream};
 use futures_util::StreamExt as _;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -172,6 +173,15 @@ impl NatsServer {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Stops it where it is, or lets it go on: its connections stay, and nothing comes over them.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_child(self.child.as_ref().context("the server does not run")?);
+        kill_process(pid, signal).context("cannot send a signal to the server")
     }
 
     /// The feed's stream, as somebody without credentials gets it.

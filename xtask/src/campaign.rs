@@ -76,6 +76,7 @@ mod tests {
             ("heads", "tamper::heads"),
             ("stalled", "stalled::"),
             ("past", "however_long_its_past"),
+            ("past-on-jetstream", "jetstream::past::"),
             ("chaos", "chaos -- --size nightly"),
         ] {
             let found = campaigns.iter().find(|(known, _)| *known == name);

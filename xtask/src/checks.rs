@@ -4,6 +4,7 @@
 //! purpose stands, with the reason, in its configuration below `xtask/checks`.
 
 mod alerts;
+mod compose;
 mod dockerfile;
 mod kubernetes;
 mod links;
@@ -44,7 +45,7 @@ pub(crate) struct Check {
 }
 
 /// All of them; the quick ones first.
-pub(crate) const ALL: [Check; 11] = [
+pub(crate) const ALL: [Check; 12] = [
     Check {
         name: "pins",
         look: pinned::check,
@@ -81,6 +82,11 @@ pub(crate) const ALL: [Check; 11] = [
         name: "alerts",
         look: alerts::check,
         remedy: "mend the rule or its test below docs/observability; `promtool` explains itself",
+    },
+    Check {
+        name: "compose",
+        look: compose::check,
+        remedy: "give the containers of examples/compose.yaml the settings of k8s/base, or except one in xtask/src/checks/compose.rs",
     },
     Check {
         name: "kubernetes",

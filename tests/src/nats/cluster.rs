@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Context;
 use async_nats::jetstream;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::{NatsServer, Received};
 use crate::{hosts::Hosts, wait};
@@ -132,9 +132,7 @@ impl NatsCluster {
     /// # Errors
     /// When it does not run.
     pub fn signal(&self, number: usize, signal: Signal) -> anyhow::Result<()> {
-        let child = self.servers.get(number).and_then(|server| server.child.as_ref());
-        let pid = Pid::from_child(child.context("the server does not run")?);
-        kill_process(pid, signal).context("cannot send a signal to the server")
+        self.servers.get(number).context("there is no such server")?.signal(signal)
     }
 
     /// All messages of the feed, in their order.

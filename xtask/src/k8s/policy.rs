@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::manifest::{Document, at, items};
 
 pub(crate) use environment::{COPIES_WITHIN, ENVIRONMENTS, Environment};
+pub(crate) use settings::lines_in_blocks;
 
 /// What is to be looked at: an environment's file, or that of the namespaces, and what is wrong with it.
 pub(crate) type Findings = Vec<String>;

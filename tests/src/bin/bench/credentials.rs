@@ -83,7 +83,8 @@ impl Credentials {
     }
 }
 
-fn median(mut seen: Vec<f64>) -> f64 {
+/// The median.
+pub(crate) fn median(mut seen: Vec<f64>) -> f64 {
     seen.sort_by(f64::total_cmp);
     seen.get(seen.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -21,6 +21,12 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
+    /// What both gave, one after the other.
+    pub(crate) fn and(mut self, other: &Self) -> anyhow::Result<Self> {
+        self.latency.add(&other.latency)?;
+        Ok(Self { answered: self.answered + other.answered, took: self.took + other.took, latency: self.latency })
+    }
+
     /// Answers a second.
     pub(crate) fn per_second(&self) -> f64 {
         self.answered as f64 / self.took.as_secs_f64()
@@ -39,13 +45,18 @@ impl Loaded {
 
 /// Keeps `connections` connections busy for `seconds`, after a warm-up of a tenth of that.
 pub(crate) fn run(address: SocketAddr, request: &[u8], connections: usize, seconds: u64) -> anyhow::Result<Loaded> {
+    run_each(vec![(address, request.to_vec()); connections], seconds)
+}
+
+/// The same with a connection for each of these, which sends its own request to its own address.
+pub(crate) fn run_each(connections: Vec<(SocketAddr, Vec<u8>)>, seconds: u64) -> anyhow::Result<Loaded> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let begin = Instant::now();
         let warm = begin + Duration::from_millis(seconds * 100);
         let end = warm + Duration::from_secs(seconds);
-        let tasks: Vec<_> =
-            (0..connections).map(|_| tokio::spawn(connection(address, request.to_vec(), warm, end))).collect();
+        let begun = connections.into_iter().map(|(address, request)| connection(address, request, warm, end));
+        let tasks: Vec<_> = begun.map(tokio::spawn).collect();
         let mut latency = Histogram::new(3)?;
         for task in tasks {
             latency.add(task.await??)?;

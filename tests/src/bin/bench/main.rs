@@ -22,8 +22,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod alternate;
 mod bare;
+mod cluster;
+mod commits;
 mod credentials;
 mod load;
+mod logs;
 mod node;
 mod probe;
 mod repeatable;
@@ -35,6 +38,7 @@ mod report;
     name = "bench",
     after_help = "Examples:\n  cargo xtask bench -- --seconds 10\n  cargo xtask bench -- --guests-only\n  \
                   cargo xtask bench -- --credentials-only\n  \
+                  cargo xtask bench -- --log-only --seconds 4\n  cargo xtask bench -- --cluster-only\n  \
                   cargo xtask bench -- --against ../earlier/target/release/wasmwiz"
 )]
 struct Args {
@@ -53,8 +57,22 @@ struct Args {
     /// Measure only what it costs to know who asks.
     #[arg(long, conflicts_with = "guests_only")]
     credentials_only: bool,
+    /// Measure only the logs: commits on three nats-servers that sync each, against bare publishes; executions with that log and with
+    /// SQLite; and what the feed costs.
+    #[arg(long, conflicts_with_all = ["guests_only", "credentials_only"])]
+    log_only: bool,
+    /// Measure only clusters: executions of one node and of three, what a routed command costs, how soon a killed node's tenants are served
+    /// elsewhere, and what idle tenants take.
+    #[arg(long, conflicts_with_all = ["guests_only", "credentials_only", "log_only"])]
+    cluster_only: bool,
+    /// About how many tenants the node has that is killed, one of three.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
+    tenants_taken: usize,
+    /// How many tenants are idle, on one node.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
+    tenants_idle: usize,
     /// Measure only this program against the one that is named, in turns: what a change costs.
-    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["guests_only", "credentials_only"])]
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["guests_only", "credentials_only", "log_only", "cluster_only"])]
     against: Option<PathBuf>,
     /// Serve as the bare server, on a free port that is printed. The benchmark starts itself like this.
     #[arg(long, hide = true)]
@@ -75,6 +93,15 @@ fn main() -> anyhow::Result<ExitCode> {
         let alternation = alternate::Alternation::measure(&args.data.join("alternate"), other)?;
         alternation.print();
         return Ok(if alternation.target_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    if args.log_only {
+        let logs = logs::Logs::measure(&args)?;
+        logs.print();
+        return Ok(if logs.targets_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    if args.cluster_only {
+        cluster::Cluster::measure(&args)?.print();
+        return Ok(ExitCode::SUCCESS);
     }
     let costs = repeatable::costs().map_err(|error| anyhow::anyhow!("{error:#}"))?;
     report::print_costs(&costs);

@@ -86,7 +86,7 @@ pub(super) fn findings(documents: &[Document]) -> Findings {
 }
 
 /// Each line of nats.conf after the names of the blocks that it is in.
-fn lines_in_blocks(text: &str) -> Vec<String> {
+pub(crate) fn lines_in_blocks(text: &str) -> Vec<String> {
     let (mut blocks, mut lines) = (Vec::new(), Vec::new());
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         match line.strip_suffix(['{', '[']) {
