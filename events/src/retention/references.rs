@@ -6,7 +6,7 @@
 //! an event that is not released yet ─┘
 //! ```
 //! **Must never be true**: a blob that something names is among the unnamed. So nothing is unnamed where anything of the log is not
-//! understood.
+//! understood, or a commit is missing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,6 +18,7 @@ use crate::{
     event::Event,
     execution::Finished,
     id::{ExecutionId, ModuleName, TenantId},
+    ledger::Head,
     revision::Revision,
 };
 
@@ -32,6 +33,8 @@ pub struct References {
 /// What one stream says.
 #[derive(Debug, Default)]
 struct Stream {
+    /// Where the last commit has ended; `None` before the first.
+    head: Option<Head>,
     through: Through,
     /// The last event that names a blob, by class.
     last: HashMap<(Digest, Class), Revision>,
@@ -51,21 +54,18 @@ impl References {
     /// [`BadBody`]: nobody knows what it names.
     pub fn fold(&mut self, recorded: &Recorded) -> Result<(), BadBody> {
         let events = recorded.commit.events().inspect_err(|_| self.is_understood = false)?;
-        let tenant = recorded.commit.tenant();
-        if !self.streams.contains_key(tenant) {
-            self.streams.insert(tenant.clone(), Stream::default());
-        }
-        if let Some(stream) = self.streams.get_mut(tenant) {
-            for envelope in events.iter() {
-                self.is_understood &= !matches!(envelope.event, Event::Unknown(_));
-                stream.note(envelope, &self.asked);
-            }
+        let stream = self.streams.entry(recorded.commit.tenant().clone()).or_default();
+        // What is missing between two commits may name any of them.
+        self.is_understood &= stream.goes_on(recorded);
+        for envelope in events.iter() {
+            self.is_understood &= !matches!(envelope.event, Event::Unknown(_));
+            stream.note(envelope, &self.asked);
         }
         Ok(())
     }
 
-    /// The blobs that nothing names. None where the log has an event that is not known here, or a commit that cannot be read: it may
-    /// name any of them.
+    /// The blobs that nothing names. None where the log has an event that is not known here, or a commit that cannot be read or is
+    /// missing: it may name any of them.
     pub fn unnamed(&self) -> Vec<Digest> {
         if !self.is_understood {
             return Vec::new();
@@ -87,6 +87,13 @@ impl References {
 }
 
 impl Stream {
+    /// Takes note of where a commit ends, and says whether it begins where the one before it has ended.
+    fn goes_on(&mut self, recorded: &Recorded) -> bool {
+        let (commit, header) = (&recorded.commit, recorded.commit.header());
+        let before = self.head.replace(commit.head()).unwrap_or_else(|| Head::genesis(commit.tenant()));
+        header.first_revision == before.revision.next() && header.prev_hash == before.hash
+    }
+
     fn note(&mut self, envelope: &Envelope, asked: &HashSet<Digest>) {
         let (revision, event) = (envelope.revision, &envelope.event);
         for (class, digest) in payloads_of(event) {

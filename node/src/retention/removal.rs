@@ -87,7 +87,7 @@ impl Removal {
             }
             let references = self.survey(asked).await?;
             if !references.is_understood() {
-                tracing::warn!("the log has events that this version does not know: nothing is removed");
+                tracing::warn!("the log lacks commits, or has events that this version does not know: nothing goes");
                 return Ok(removed);
             }
             if is_first {
@@ -107,13 +107,20 @@ impl Removal {
 
     /// Reads the log, from its first commit to its last.
     async fn survey(&self, asked: Vec<Digest>) -> anyhow::Result<References> {
+        let tail = self.log.tail().await?;
         let (mut references, mut after) = (References::of(asked), Position::START);
         loop {
             let commits = self.log.read_all(after, ReadLimit::default()).await?;
-            let Some(last) = commits.last() else { return Ok(references) };
-            after = last.position;
+            if commits.is_empty() {
+                anyhow::ensure!(after >= tail, "the log ends at position {after}, and not at {tail}");
+                return Ok(references);
+            }
             for recorded in &commits {
+                // What is missing may name anything. SQLite, the one log that forgets, leaves no gaps.
+                let (position, next) = (recorded.position, after.next());
+                anyhow::ensure!(position == next, "the log has position {position} where {next} follows");
                 references.fold(recorded)?;
+                after = position;
             }
             self.pace.step().await?;
         }

@@ -50,7 +50,16 @@ impl Writer {
         }
         let (mut bytes, mut stored) = (0_u64, 0_usize);
         for (position, kept) in kept {
-            let (less, packed) = keep(&self.connection, *position, kept)?;
+            let (less, packed) = match keep(&self.connection, *position, kept) {
+                // A row is written anew before what it had is freed, and the log has reached its bound: nothing is changed.
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                    if !self.connection.is_autocommit() {
+                        self.execute("ROLLBACK")?;
+                    }
+                    return Ok(Err(AppendError::Busy));
+                }
+                kept => kept?,
+            };
             bytes = bytes.saturating_add(less);
             stored = stored.saturating_add(packed);
         }

@@ -141,8 +141,10 @@ impl Readers {
         after: Position,
         limit: usize,
     ) -> Result<Vec<Position>, ReadError> {
-        // The head of a row says whether the column is empty: no payload is read.
-        const SQL: &str = "SELECT position FROM commits WHERE tenant = ?1 AND first_revision <= ?2 AND +position > ?3 \
+        // The head of a row says whether the column is empty: no payload is read. What lies before `after` is not looked at again: a
+        // stream's commits are in the log in their order.
+        const SQL: &str = "SELECT position FROM commits WHERE tenant = ?1 AND first_revision <= ?2 AND first_revision > coalesce(\
+             (SELECT first_revision FROM commits WHERE position = ?3 AND tenant = ?1), 0) AND +position > ?3 \
              AND payloads IS NOT NULL ORDER BY first_revision LIMIT ?4";
         let read = move |connection: &Connection| {
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);

@@ -160,3 +160,16 @@ fn nothing_is_unnamed_where_something_is_not_understood() {
     read(&mut references, &Owner::fresh(), vec![golden(&text.replace("resumed.v1", "resumed.v9"))]);
     assert!(references.unnamed().is_empty() && !references.is_understood());
 }
+
+#[test]
+fn nothing_is_unnamed_where_a_commit_is_missing() {
+    let (mut references, mut owner) = (References::of([Digest::of(b"nobody")]), Owner::fresh());
+    let commit = owner.seal_events(vec![published("hello", 1, b"wasm")]);
+    owner.head = commit.head();
+    references.fold(&Recorded { position: Position::new(1), commit }).unwrap();
+    assert_eq!(references.unnamed().len(), 1);
+    // One that is not read.
+    owner.head = owner.seal(1).head();
+    read(&mut references, &owner, vec![deleted("hello")]);
+    assert!(references.unnamed().is_empty() && !references.is_understood());
+}
