@@ -228,6 +228,22 @@ async fn a_published_module_runs_and_its_end_is_recorded_with_its_output() {
 }
 
 #[tokio::test]
+async fn a_kept_module_that_is_run_again_is_not_removed_meanwhile_and_one_that_is_gone_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    // A life before has kept it.
+    let digest = FsBlobs::open(data.path()).unwrap().put(echo()).await.unwrap();
+    let blobs = Arc::new(FsBlobs::open(data.path()).unwrap().swept());
+    let over = Arc::clone(&blobs) as Arc<dyn Blobs>;
+    let node = Node::over(over, blobs, data, executors(), RegionConfig::default()).await;
+    let done = node.execute(Code::Kept(digest), "again").await.unwrap();
+    assert_eq!(done.stdout, "again");
+    assert_eq!(node.blobs.remove(digest).await.unwrap(), None);
+    assert!(node.blobs.contains(digest).await.unwrap());
+    let gone = node.execute(Code::Kept(Digest::of(b"gone")), "").await;
+    assert!(matches!(gone, Err(DispatchError::NotVerifiable(_))), "{gone:?}");
+}
+
+#[tokio::test]
 async fn large_input_and_output_are_blobs_before_the_commit_that_names_them() {
     let node = Node::start().await;
     let input = Bytes::from(vec![7_u8; 200_000]);

@@ -52,8 +52,14 @@ pub trait Blobs: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Removes what nothing names, and says how many bytes that were. `None`: it stays, as it is not there, or was put in the last
-    /// hour: the commit that names it may be under way. Whoever puts the same bytes at the same time finds them kept.
+    /// What is kept of these bytes is about to be named again by a commit: it stays for an hour, as if it were put now. Whoever looks
+    /// for them afterwards and finds them has them until then. Nothing to do for a store that removes nothing.
+    async fn note_used(&self, _digest: Digest) -> Result<(), BlobError> {
+        Ok(())
+    }
+
+    /// Removes what nothing names, and says how many bytes that were. `None`: it stays, as it is not there, or was put or noted as used
+    /// in the last hour: the commit that names it may be under way. Whoever puts the same bytes at the same time finds them kept.
     async fn remove(&self, _digest: Digest) -> Result<Option<u64>, BlobError> {
         Ok(None)
     }

@@ -126,6 +126,10 @@ async fn modules_are_listed_read_and_deleted() {
     for path in ["/v1/modules/a/versions/3/wasm", "/v1/modules/a/versions/x/wasm"] {
         assert_eq!(problem(node.get(path, &key)).await, (404, "version-not-found".into()));
     }
+    // They are swept before the view shows the deletion.
+    node.remove_blob(Digest::of(&wasm(EXIT_3)));
+    let swept = node.get("/v1/modules/a/versions/2/wasm", &key);
+    assert_eq!(problem(swept).await, (404, "payload-gone".into()));
     let deleted = send(node.request(Method::DELETE, "/v1/modules/a", &key)).await;
     assert_eq!(deleted.status(), 204);
     node.settle().await;

@@ -6,7 +6,8 @@
 //!     ─► blobs that nothing names are removed ─► payloads that ride with commits are forgotten, some commits at a time
 //! ```
 //! Nothing is kept of a sweep: whatever ends it, the next one finds in the log what may go, and on the disk what is still there.
-//! **Must never be true**: something is removed before the event that releases it is durable.
+//! **Must never be true**: something is removed before the event that releases it is durable. And no tenant is asked in the sweep that
+//! finds the wall clock ahead of the time that has passed.
 
 use std::time::Duration;
 
@@ -17,12 +18,20 @@ use wasmwiz_actors::{
     ids::Ids,
     tenant::Command,
 };
-use wasmwiz_events::{id::TenantId, shard::Shard};
+use wasmwiz_events::{
+    id::TenantId,
+    shard::Shard,
+    time::{Clock as _, SystemClock},
+};
 use wasmwiz_projections::{Page, Views};
 
-use self::removal::{Pace, Removal};
+use self::{
+    clocks::Clocks,
+    removal::{Pace, Removal},
+};
 use crate::store::Store;
 
+mod clocks;
 pub mod config;
 mod removal;
 #[cfg(test)]
@@ -55,15 +64,16 @@ impl Retain {
 
     /// Goes on for as long as the node. May be dropped at any time.
     pub(crate) async fn run(self) {
+        let mut clocks = Clocks::new(SystemClock.moment());
         tokio::time::sleep(self.every.min(FIRST_AFTER_MAX)).await;
         loop {
-            self.sweep().await;
+            self.sweep(&mut clocks).await;
             tokio::time::sleep(self.every).await;
         }
     }
 
-    async fn sweep(&self) {
-        if let Err(error) = self.release().await {
+    async fn sweep(&self, clocks: &mut Clocks) {
+        if let Err(error) = self.release(clocks).await {
             tracing::warn!(%error, "the tenants could not be listed: what they keep no longer is released later");
         }
         match self.removal.run().await {
@@ -78,10 +88,19 @@ impl Retain {
         }
     }
 
-    /// Has each tenant that is owned here release what it keeps no longer. One that does not answer is asked by the next sweep.
-    async fn release(&self) -> anyhow::Result<()> {
+    /// Has each tenant that is owned here release what it keeps no longer. One that does not answer is asked by the next sweep, and so is
+    /// everyone who is not asked yet when the wall clock is found to be ahead: until then it can be set right.
+    async fn release(&self, clocks: &mut Clocks) -> anyhow::Result<()> {
         let mut page = Page::first(TENANTS_AT_ONCE);
         loop {
+            if !clocks.are_believed(SystemClock.moment()) {
+                tracing::warn!(
+                    next_sweep_after_s = self.every.as_secs(),
+                    "the wall clock went ahead by more than an hour, and no tenant is asked to release anything in this sweep. The next one goes \
+                     by the clock as it is then, for good: if it is wrong, set it right, or leave retention.*_days out and start the node again"
+                );
+                return Ok(());
+            }
             let listed = self.views.keys().list_tenants(page).await?;
             for tenant in listed.items {
                 if !self.bus.region().owns(Shard::of(&tenant.id)) {

@@ -104,7 +104,8 @@ impl Store {
                 let bound = sqlite.max_bytes.map(LogBound::new);
                 sqlite.max_bytes = bound.map(|bound| bound.last_bytes(SqliteLog::file_bytes(&dir)));
                 let log = Arc::new(SqliteLog::open(&dir, sqlite)?);
-                let blobs = Arc::new(FsBlobs::open(&data.join("blobs"))?);
+                let blobs = FsBlobs::open(&data.join("blobs"))?;
+                let blobs = Arc::new(if config.policy().retention.is_on() { blobs.swept() } else { blobs });
                 let kind = Kind::Sqlite { log: Arc::clone(&log), files: dir, bound };
                 Ok(Self { log, blobs, kind })
             }

@@ -212,6 +212,8 @@ impl Shared {
                 (ModuleChoice::Inline { digest, size_bytes }, Some((digest, wasm)))
             }
             Code::Kept(digest) => {
+                // Before it is looked for: what is found then is not removed until its acceptance names it.
+                self.deps.blobs.note_used(digest).await?;
                 let kept = self.deps.blobs.open_pieces(digest).await?.ok_or(NotVerifiable::Gone("module"))?;
                 (ModuleChoice::Inline { digest, size_bytes: kept.size_bytes() }, None)
             }

@@ -32,8 +32,9 @@ const NAME_TRIES: usize = 16;
 pub struct FsBlobs {
     dir: Arc<Path>,
     next: Arc<AtomicU64>,
-    /// What was put lately. Locked while something is removed: whoever puts the same bytes finds them gone, or they stay.
-    recent: Arc<Mutex<Recent>>,
+    /// What was put or used lately, in a store that is swept; no other one removes anything. Locked while something is removed: whoever
+    /// puts the same bytes finds them gone, or they stay.
+    recent: Option<Arc<Mutex<Recent>>>,
 }
 
 impl FsBlobs {
@@ -65,7 +66,13 @@ impl FsBlobs {
     }
 
     fn at(dir: &Path) -> Self {
-        Self { dir: dir.into(), next: Arc::default(), recent: Arc::new(Mutex::new(Recent::new())) }
+        Self { dir: dir.into(), next: Arc::default(), recent: None }
+    }
+
+    /// The same store, of which a sweep removes what nothing names: it notes from here on what is put and used, an hour or two of it.
+    #[must_use]
+    pub fn swept(self) -> Self {
+        Self { recent: Some(Arc::new(Mutex::new(Recent::new()))), ..self }
     }
 
     /// Begins a blob whose bytes come in pieces and whose digest is not known yet.
@@ -107,7 +114,7 @@ impl FsBlobs {
         let path = self.path(digest);
         let size_bytes = unfinished.file.metadata()?.len();
         // Before it is looked for: from here on nobody removes it.
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).note(digest);
+        self.note(digest);
         // Reading what is there costs less than the sync that is saved, and a damaged blob is repaired by whoever has it.
         if !is_intact(&path, digest, size_bytes).unwrap_or(false) {
             unfinished.file.sync_all()?;
@@ -116,6 +123,12 @@ impl FsBlobs {
         // Also when the name was there: whoever made it may not have synced it yet.
         path.parent().map_or(Ok(()), sync_dir)?;
         Ok(digest)
+    }
+
+    fn note(&self, digest: Digest) {
+        if let Some(recent) = &self.recent {
+            recent.lock().unwrap_or_else(PoisonError::into_inner).note(digest);
+        }
     }
 
     /// The names in one folder, sorted.
@@ -145,8 +158,10 @@ impl FsBlobs {
 
     /// A name that is gone after a crash may be back, and is removed by the next sweep: no sync is waited for.
     fn unlink(&self, digest: Digest) -> io::Result<Option<u64>> {
+        // Nobody knows what is under way in a store that is not swept.
+        let Some(recent) = &self.recent else { return Ok(None) };
         let path = self.path(digest);
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.has(&digest) {
             return Ok(None);
         }
@@ -206,6 +221,19 @@ impl Blobs for FsBlobs {
     async fn list(&self, after: Option<Digest>, limit: usize) -> Result<Vec<Digest>, BlobError> {
         let blobs = self.clone();
         blocking("listing blobs", move || blobs.names_behind(after, limit)).await
+    }
+
+    async fn note_used(&self, digest: Digest) -> Result<(), BlobError> {
+        if self.recent.is_none() {
+            return Ok(());
+        }
+        let blobs = self.clone();
+        // A file may be removed under the same lock.
+        blocking("noting a blob", move || {
+            blobs.note(digest);
+            Ok(())
+        })
+        .await
     }
 
     async fn remove(&self, digest: Digest) -> Result<Option<u64>, BlobError> {
@@ -440,7 +468,7 @@ mod tests {
         digests.sort_unstable();
         fs::write(dir.path().join("sha256/ab/notes"), b"somebody's").unwrap();
         // Another process: it has put nothing itself.
-        let blobs = FsBlobs::open(dir.path()).unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap().swept();
         assert_eq!(blobs.list(None, 100).await.unwrap(), digests);
         let (mut found, mut after) = (Vec::new(), None);
         loop {
@@ -460,9 +488,35 @@ mod tests {
     async fn what_was_put_lately_is_not_removed_also_if_it_was_there_before() {
         let dir = tempfile::tempdir().unwrap();
         let digest = FsBlobs::open(dir.path()).unwrap().put(Bytes::from_static(b"wasm")).await.unwrap();
-        let blobs = FsBlobs::open(dir.path()).unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap().swept();
         blobs.put(Bytes::from_static(b"wasm")).await.unwrap();
         assert_eq!(blobs.remove(digest).await.unwrap(), None);
+        assert!(blobs.contains(digest).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_was_used_lately_is_not_removed_and_what_is_gone_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = FsBlobs::open(dir.path()).unwrap().put(Bytes::from_static(b"wasm")).await.unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap().swept();
+        blobs.note_used(digest).await.unwrap();
+        assert_eq!(blobs.remove(digest).await.unwrap(), None);
+        assert!(blobs.contains(digest).await.unwrap());
+        // In another process nobody uses it.
+        let blobs = FsBlobs::open(dir.path()).unwrap().swept();
+        assert_eq!(blobs.remove(digest).await.unwrap(), Some(4));
+        blobs.note_used(digest).await.unwrap();
+        assert!(!blobs.contains(digest).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_not_swept_notes_nothing_and_removes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = FsBlobs::open(dir.path()).unwrap();
+        let digest = blobs.put(Bytes::from_static(b"wasm")).await.unwrap();
+        blobs.note_used(digest).await.unwrap();
+        assert!(blobs.recent.is_none());
+        assert_eq!(FsBlobs::open(dir.path()).unwrap().remove(digest).await.unwrap(), None);
         assert!(blobs.contains(digest).await.unwrap());
     }
 

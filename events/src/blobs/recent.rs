@@ -1,4 +1,4 @@
-//! Which blobs were put lately: the commit that names one may still be under way.
+//! Which blobs were put or used lately: the commit that names one may still be under way.
 
 use std::{
     collections::HashSet,
@@ -7,10 +7,10 @@ use std::{
 
 use crate::digest::Digest;
 
-/// For how long a blob stays at least once it was put. Longer than any request takes from its bytes to its commit.
+/// For how long a blob stays at least once it was put or used. Longer than any request takes from its bytes to its commit.
 pub(super) const STAYS_FOR: Duration = Duration::from_secs(3_600);
 
-/// What was put within one or two times that, by this process, by a clock that does not step. A process that has ended has nothing
+/// What was put or used within one or two times that, by this process, by a clock that does not step. A process that has ended has nothing
 /// under way.
 #[derive(Debug)]
 pub(super) struct Recent {
@@ -25,13 +25,13 @@ impl Recent {
         Self { since: Instant::now(), now: HashSet::new(), before: HashSet::new() }
     }
 
-    /// It is being put.
+    /// It is being put, or used.
     pub(super) fn note(&mut self, digest: Digest) {
         self.turn();
         self.now.insert(digest);
     }
 
-    /// Was it put lately?
+    /// Was it put or used lately?
     pub(super) fn has(&mut self, digest: &Digest) -> bool {
         self.turn();
         self.now.contains(digest) || self.before.contains(digest)

@@ -6,7 +6,7 @@
 //! an event that is not released yet ─┘
 //! ```
 //! **Must never be true**: a blob that something names is among the unnamed. So nothing is unnamed where anything of the log is not
-//! understood, or a commit is missing.
+//! understood, or a commit is missing. And what names a digest anew is a new type of event, see [`payloads_of`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -72,6 +72,11 @@ impl References {
         }
         let named: HashSet<Digest> = self.streams.values().flat_map(Stream::named).collect();
         self.asked.difference(&named).copied().collect()
+    }
+
+    /// Has the log ever named one of them, released by now or not? Where it has named none, it may be the log of others.
+    pub fn has_named_any(&self) -> bool {
+        self.streams.values().any(|stream| !stream.last.is_empty() || !stream.live.is_empty())
     }
 
     /// Has everything that was read been understood?
@@ -162,6 +167,10 @@ impl Stream {
 }
 
 /// The payloads that an event of an execution names itself, modules left out.
+///
+/// Which events name digests is listed here and in `Stream::note`, for good: **what names a digest anew is a new type of event, never a
+/// new field of a type that is known.** A sweep of an earlier version removes nothing where it meets a type that it does not know; a field
+/// it would overlook, and remove what that names.
 pub fn payloads_of(event: &Event) -> Vec<(Class, Digest)> {
     match event {
         Event::ExecutionAccepted(accepted) => vec![(Class::Inputs, accepted.stdin.digest)],

@@ -191,8 +191,12 @@ pub(crate) async fn wasm(gateway: Gateway, caller: Caller, request: Request) -> 
     let module = found.filter(|module| module.deleted_at.is_none());
     let module = module.ok_or_else(|| not_found(Kind::VersionNotFound))?;
     let pieces = gateway.deps().blobs.open_pieces(module.digest).await?;
-    let pieces =
-        pieces.ok_or_else(|| Problem::internal(format_args!("the bytes of {} are not kept", module.digest)))?;
+    let pieces = pieces.ok_or_else(|| {
+        // The view may not have come to its deletion yet; otherwise they are lost.
+        tracing::warn!(module.digest = %module.digest, "the bytes of a version are not kept");
+        let detail = "The bytes of the version are no longer kept: it was deleted, and their retention has passed.";
+        Problem::new(Kind::PayloadGone, detail)
+    })?;
     let room = gateway.memory_of(&caller).room(pieces.in_memory_bytes())?;
     Ok(of_pieces(room, WASM, pieces))
 }
@@ -265,7 +269,7 @@ pub(crate) fn wasm_doc() -> Operation {
     Operation::new("getModuleBytes", "modules", "Read the bytes of a version")
         .describe("Needs the scope modules:read.")
         .answers_bytes(200, WASM, "The bytes as they were uploaded")
-        .problem(&[Kind::ModuleNotFound, Kind::VersionNotFound, Kind::TooManyBodies])
+        .problem(&[Kind::ModuleNotFound, Kind::VersionNotFound, Kind::PayloadGone, Kind::TooManyBodies])
 }
 
 pub(crate) fn delete_doc() -> Operation {

@@ -24,6 +24,7 @@ use wasmwiz_actors::{
 use wasmwiz_events::{
     blobs::{Blobs, fs::FsBlobs},
     commit::Commit,
+    digest::Digest,
     envelope::{Actor, Cause, Envelope},
     event::Event,
     id::{NodeId, TenantId},
@@ -158,6 +159,13 @@ impl Node {
         let (url, client) =
             (format!("http://{address}"), reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap());
         Self { url, admin_url, address, operator, log, views, readiness, region, client, stop, _data: data }
+    }
+
+    /// Removes bytes that are kept, as a sweep does.
+    pub(crate) fn remove_blob(&self, digest: Digest) {
+        let hex = digest.to_hex();
+        let (prefix, _) = hex.split_at(2);
+        std::fs::remove_file(self._data.path().join("blobs/sha256").join(prefix).join(&hex)).unwrap();
     }
 
     pub(crate) fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {

@@ -78,6 +78,7 @@ impl Removal {
     /// Removes what may go. Safe to end anywhere, and to begin again.
     pub(super) async fn run(&self) -> anyhow::Result<Removed> {
         let (mut removed, mut after, mut released) = (Removed::default(), None, Vec::new());
+        let mut is_their_log = false;
         loop {
             let asked = self.blobs.list(after, BLOBS_AT_ONCE).await?;
             let (is_first, is_last) = (after.is_none(), asked.len() < BLOBS_AT_ONCE);
@@ -93,7 +94,18 @@ impl Removal {
             if is_first {
                 released = references.released().map(|(tenant, through)| (tenant.clone(), through)).collect();
             }
-            self.remove(references.unnamed(), &mut removed).await?;
+            is_their_log |= references.has_named_any();
+            let unnamed = references.unnamed();
+            if is_their_log {
+                self.remove(unnamed, &mut removed).await?;
+            } else if !unnamed.is_empty() {
+                // A log that was begun anew, or is another's. What it says of its own commits holds all the same.
+                let blobs = unnamed.len();
+                tracing::warn!(
+                    blobs,
+                    "the log has never named any of the blobs that are there, and they stay: start the node with the log that belongs to them"
+                );
+            }
             if is_last {
                 break;
             }

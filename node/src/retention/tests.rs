@@ -92,7 +92,7 @@ async fn history(folder: &Path) -> (Arc<SqliteLog>, Stream) {
 
 async fn sweep(folder: &Path, log: &Arc<SqliteLog>, steps: u64) -> anyhow::Result<Removed> {
     // A process of its own each time: it has put nothing.
-    let blobs = FsBlobs::open(&folder.join("blobs"))?;
+    let blobs = FsBlobs::open(&folder.join("blobs"))?.swept();
     let log: Arc<dyn EventLog> = log.clone();
     Removal::new(log, Arc::new(blobs), Pace::Ends(AtomicU64::new(steps))).run().await
 }
@@ -157,7 +157,7 @@ async fn a_sweep_that_ends_at_any_step_has_removed_nothing_that_is_named_and_the
 async fn what_is_put_while_the_log_is_read_stays_until_its_commit_may_have_come() {
     let folder = tempfile::tempdir().unwrap();
     let (log, mut stream) = history(folder.path()).await;
-    let blobs = Arc::new(FsBlobs::open(&folder.path().join("blobs")).unwrap());
+    let blobs = Arc::new(FsBlobs::open(&folder.path().join("blobs")).unwrap().swept());
     // The same bytes are put again, and their commit is still under way when the sweep comes to its end.
     let [gone, ..] = GONE;
     blobs.put(Bytes::from_static(gone)).await.unwrap();
@@ -181,4 +181,28 @@ async fn nothing_is_removed_where_an_event_is_not_known() {
     log.append(Append { commit, payloads: vec![] }).await.unwrap();
     assert!(sweep(folder.path(), &log, u64::MAX).await.unwrap().is_nothing());
     assert_eq!(kept(folder.path()).await.len(), NAMED.len() + GONE.len());
+}
+
+#[tokio::test]
+async fn blobs_stay_beside_a_log_that_has_named_none_of_them_and_payloads_are_forgotten_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, mut stream) = history(folder.path()).await;
+    // The log of others: a new one, and one that has named nothing that is there.
+    let (others, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let fresh = Arc::new(SqliteLog::open(&others.path().join("log"), SqliteLogConfig::default()).unwrap());
+    let blobs = FsBlobs::open(&beside.path().join("blobs")).unwrap();
+    blobs.put(Bytes::from_static(b"of another log")).await.unwrap();
+    let all = kept(folder.path()).await;
+    assert!(sweep(folder.path(), &fresh, u64::MAX).await.unwrap().is_nothing());
+    assert_eq!(kept(folder.path()).await, all);
+    let removed = sweep(beside.path(), &log, u64::MAX).await.unwrap();
+    assert_eq!(removed, Removed { blobs: 0, blob_bytes: 0, payload_bytes: 7 });
+    assert_eq!(kept(beside.path()).await, digests(&[b"of another log"]));
+    // Once it has named one of them, it says what of the others goes.
+    blobs.put(Bytes::from_static(b"a module")).await.unwrap();
+    let commit = stream.seal_events(vec![published("new", b"a module")]);
+    stream.head = commit.head();
+    log.append(Append { commit, payloads: vec![] }).await.unwrap();
+    assert_eq!(sweep(beside.path(), &log, u64::MAX).await.unwrap().blobs, 1);
+    assert_eq!(kept(beside.path()).await, digests(&[b"a module"]));
 }

@@ -30,10 +30,10 @@ impl Launch {
         self.with_syncs(&format!("delay_enter={}:when={at}", by.as_micros()), to)
     }
 
-    /// Killed by `strace` as it removes this file. Nothing else is traced.
+    /// Killed by `strace` as it removes this file. Nothing else is traced. Not every architecture has `unlink`.
     #[must_use]
     pub fn killed_at_removal(self, of: &Path) -> Self {
-        let [trace, inject] = ["trace=unlink,unlinkat", "inject=unlink,unlinkat:signal=KILL"];
+        let [trace, inject] = ["trace=?unlink,unlinkat", "inject=?unlink,unlinkat:signal=KILL"];
         let options = ["-D", "-f", "-e", trace, "-e", inject, "-o", "/dev/null", "-P"].map(OsString::from);
         self.under_strace(options.into_iter().chain([of.into()]))
     }

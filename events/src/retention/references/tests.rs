@@ -154,6 +154,27 @@ fn one_tenant_does_not_release_what_another_names() {
 }
 
 #[test]
+fn a_log_that_has_ever_named_one_of_the_blobs_says_so_whether_or_not_that_is_released() {
+    let has_named = |asked: &[u8], events: Vec<Event>| {
+        let mut references = References::of([Digest::of(asked)]);
+        if !events.is_empty() {
+            read(&mut references, &Owner::fresh(), events);
+        }
+        references.has_named_any()
+    };
+    let events = || {
+        let (ran, release) = (accepted(1, Some("hello"), b"wasm", b"in"), released(Class::Inputs, 2));
+        vec![published("hello", 1, b"wasm"), ran, finished(1, b"out"), release]
+    };
+    assert!(!has_named(b"wasm", vec![]));
+    assert!(!has_named(b"nobody", events()));
+    for bytes in [&b"wasm"[..], b"in", b"out"] {
+        assert!(has_named(bytes, events()));
+    }
+    assert!(has_named(b"wasm", vec![published("hello", 1, b"wasm"), deleted("hello"), released(Class::Modules, 2)]));
+}
+
+#[test]
 fn nothing_is_unnamed_where_something_is_not_understood() {
     let mut references = References::of([Digest::of(b"nobody")]);
     let text = include_str!("../../../golden/dev.wasmwiz.tenant.resumed.v1.json");
