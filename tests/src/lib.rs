@@ -22,6 +22,9 @@ pub mod collector;
 pub mod contract;
 pub mod cpu;
 pub mod fleet;
+pub mod greed;
+pub mod http2;
+pub mod metrics;
 pub mod nats;
 pub mod prometheus;
 pub mod raw;
@@ -29,6 +32,7 @@ pub mod sse;
 pub mod subscriber;
 pub mod tenants;
 pub mod tls;
+pub mod told;
 pub mod wire;
 
 pub mod chance;
