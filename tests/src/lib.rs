@@ -36,6 +36,7 @@ pub mod told;
 pub mod wire;
 
 pub mod chance;
+pub mod echoes;
 pub mod history;
 pub mod load;
 pub mod memory;
