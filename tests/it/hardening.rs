@@ -8,6 +8,7 @@ use wasmwiz_tests::{
     client::Client,
     harness::NodeProcess,
     memory::resident_bytes,
+    metrics::{metric, until_counted},
     raw::Connection,
     wait::{self, SOON},
 };
@@ -76,17 +77,4 @@ impl Growth {
         eprintln!("{what}: and by {} KiB in the end", small >> 10);
         Ok(())
     }
-}
-
-/// A metric of the node, summed over its labels; of those only that have `label`.
-async fn metric(admin: &Client, name: &str, label: &str) -> anyhow::Result<f64> {
-    let text = admin.get("/metrics").await?.text();
-    let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
-    Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
-}
-
-/// Waits until a metric has come to `least`.
-async fn until_counted(admin: &Client, name: &str, label: &str, least: f64) -> anyhow::Result<()> {
-    let what = format!("{name} with {label} of {least}");
-    wait::until(&what, SOON, async || Ok((metric(admin, name, label).await? >= least).then_some(()))).await
 }

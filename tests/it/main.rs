@@ -24,6 +24,7 @@ mod hostile;
 mod idempotency;
 mod jetstream;
 mod lifecycle;
+mod neighbours;
 mod operators;
 mod quarantine;
 mod rebuild;

@@ -179,9 +179,18 @@ impl Client {
     /// # Errors
     /// As [`send`].
     pub async fn put_module(&self, name: &str, wasm: impl Into<Bytes>) -> anyhow::Result<Answer> {
-        let request =
-            self.request(Method::PUT, &format!("/v1/modules/{name}")).header("content-type", "application/wasm");
-        self.send(request.body(wasm.into())).await
+        self.send(self.publication(name, wasm)).await
+    }
+
+    /// The request that publishes a module.
+    pub fn publication(&self, name: &str, wasm: impl Into<Bytes>) -> RequestBuilder {
+        let request = self.request(Method::PUT, &format!("/v1/modules/{name}"));
+        request.header("content-type", "application/wasm").body(wasm.into())
+    }
+
+    /// The request that runs a module for so long at most and waits for its end.
+    pub fn run_for(&self, module: &str, timeout_ms: u64) -> RequestBuilder {
+        self.request(Method::POST, &format!("/v1/modules/{module}/executions?timeout_ms={timeout_ms}"))
     }
 
     /// Runs a module with this input, and waits for its end.

@@ -9,6 +9,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::wire;
+
 /// A connection to a node.
 #[derive(Debug)]
 pub struct Connection {
@@ -83,6 +85,17 @@ impl Connection {
         let line = String::from_utf8_lossy(&line);
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
         status.with_context(|| format!("not a status line: {line}"))
+    }
+
+    /// The next answer with a `Content-Length`: its status, and all of it as text.
+    ///
+    /// # Errors
+    /// When none comes in time, or what comes is no such answer.
+    pub async fn read_answer(&mut self, deadline: Duration) -> anyhow::Result<(u16, String)> {
+        let mut answer = Vec::new();
+        let read = timeout(deadline, wire::read_answer(&mut self.stream, &mut answer)).await;
+        let status = read.with_context(|| format!("no answer in {deadline:?}"))??;
+        Ok((status, String::from_utf8_lossy(&answer).into_owned()))
     }
 }
 

@@ -73,6 +73,7 @@ mod tests {
         for (name, part) in [
             ("crash", "crash::"),
             ("histories", "replay_tests"),
+            ("neighbours", "neighbours::"),
             ("heads", "tamper::heads"),
             ("stalled", "stalled::"),
             ("past", "however_long_its_past"),
@@ -84,6 +85,7 @@ mod tests {
         }
         let variables = variables(&text);
         assert!(variables.contains(&("WASMWIZ_TESTS_HEADS_CASES", "100")), "{variables:?}");
+        assert!(variables.contains(&("WASMWIZ_TESTS_NEIGHBOURS_SECONDS", "40")), "{variables:?}");
         assert!(variables.contains(&("NEXTEST_PROFILE", "nightly")), "{variables:?}");
         assert!(variables.iter().all(|(name, _)| *name != "WASMWIZ_TESTS_SEED"), "only the workflow knows it");
     }

@@ -1,9 +1,8 @@
 //! Bodies that are announced and do not come: what a client only says costs no memory.
 
-use super::{
-    http2::{DATA, END_HEADERS, HEADERS, field, frame, open},
-    *,
-};
+use wasmwiz_tests::http2::{DATA, END_HEADERS, HEADERS, field, frame, head, open};
+
+use super::*;
 
 /// What each body is said to have, in bytes: the most that the tier takes as input.
 const ANNOUNCED_BYTES: u64 = 1 << 20;
@@ -17,18 +16,6 @@ const SOCKETS: usize = 600;
 
 /// The most that the node may grow, in bytes: 32 KiB for each body, where a megabyte is announced. A connection has buffers.
 const GROWN_MAX_BYTES: u64 = 64 << 20;
-
-fn post(key: &str) -> Vec<u8> {
-    [
-        field(":method", "POST"),
-        field(":scheme", "http"),
-        field(":path", "/v1/modules/echo/executions"),
-        field(":authority", "node"),
-        field("authorization", &format!("Bearer {key}")),
-        field("content-length", &ANNOUNCED_BYTES.to_string()),
-    ]
-    .concat()
-}
 
 /// Waits until the node has taken in what was sent, and gives by how much it has grown.
 async fn grown(node: &NodeProcess, before: u64, bodies: f64) -> anyhow::Result<u64> {
@@ -44,7 +31,8 @@ async fn bodies_that_are_announced_and_do_not_come_take_no_memory() -> anyhow::R
     client.execute("echo", "to warm up").await?;
 
     let before = resident_bytes(node.ready().pid)?;
-    let (head, mut connections) = (post(&key), Vec::new());
+    let length = field("content-length", &ANNOUNCED_BYTES.to_string());
+    let (head, mut connections) = ([head("POST", "/v1/modules/echo/executions", &key), length].concat(), Vec::new());
     for _ in 0..CONNECTIONS {
         let mut connection = open(&node, &[]).await?;
         for stream in (0..STREAMS).map(|number| number * 2 + 1) {

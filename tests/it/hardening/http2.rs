@@ -1,37 +1,13 @@
 //! HTTP/2 by hand: frames that no library would send, or not so many of.
 
 use super::*;
-use wasmwiz_tests::harness::Launch;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Types of frames (RFC 9113, section 6).
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
-
-/// `INITIAL_WINDOW_SIZE`, as a setting.
-const INITIAL_WINDOW_SIZE: u8 = 4;
-
-pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A field of HPACK as a literal that is not indexed (RFC 7541, section 6.2.2). Names and values here are shorter than 127.
-pub(super) fn field(name: &str, value: &str) -> Vec<u8> {
-    let length = |text: &str| u8::try_from(text.len()).unwrap_or(0);
-    [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
-}
+use wasmwiz_tests::{
+    harness::Launch,
+    http2::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS,
+        WINDOW_UPDATE, frame, no_window, open,
+    },
+};
 
 /// GET of a path, in HPACK: three indexed fields' worth of literals that need no table.
 fn get(path: &str) -> Vec<u8> {
@@ -51,17 +27,6 @@ async fn frames(mut connection: Connection) -> anyhow::Result<Vec<(u8, Vec<u8>)>
         rest = next;
     }
     Ok(frames)
-}
-
-/// The setting of a client that lets no stream send anything.
-pub(super) fn no_window() -> [u8; 6] {
-    [0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0]
-}
-
-pub(super) async fn open(node: &NodeProcess, settings: &[u8]) -> anyhow::Result<Connection> {
-    let mut connection = Connection::open(&node.ready().url).await?;
-    connection.send([PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).await?;
-    Ok(connection)
 }
 
 #[tokio::test]

@@ -1,41 +1,18 @@
 //! Greedy tenants: what one does not read, or sends too much of, is its own trouble.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
 use http::StatusCode;
 use reqwest::Method;
 use serde_json::json;
-use tokio::task::JoinSet;
 use wasmwiz_tests::{
-    guests::{self, Guest},
+    greed::{WRITES_16_MIB, lanes, publish_verbose, unread_output},
+    guests,
     harness::Launch,
+    http2::{END_HEADERS, END_STREAM, HEADERS, frame, head, no_window, open},
     tenants::{self, Tenant, register},
+    told::Told,
 };
 
-use super::{
-    http2::{END_HEADERS, END_STREAM, HEADERS, field, frame, no_window, open},
-    *,
-};
-
-/// Writes 16 mebibytes to standard output: as much as is kept of the widest tier's.
-const WRITES_16_MIB: Guest = Guest {
-    name: "writes-16-mib",
-    text: r#"(module
-  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 2)
-  (func (export "_start")
-    (local $calls i32)
-    (memory.fill (i32.const 65536) (i32.const 120) (i32.const 65536))
-    (loop $more
-      (i32.store (i32.const 0) (i32.const 65536))
-      (i32.store (i32.const 4) (i32.const 65536))
-      (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-      (local.set $calls (i32.add (local.get $calls) (i32.const 1)))
-      (br_if $more (i32.lt_u (local.get $calls) (i32.const 256))))))"#,
-};
+use super::*;
 
 /// What all bodies and answers may take on the node, in MiB, and those of one tenant: as the defaults are, smaller.
 const NODE_MIB: u64 = 128;
@@ -55,23 +32,13 @@ fn node(stall_ms: &str) -> anyhow::Result<Launch> {
         .variable("WASMWIZ_GATEWAY__SERVER__WRITE_STALL_MS", stall_ms))
 }
 
-/// A request over HTTP/1.1 as it is on the wire.
-fn post(path: &str, key: &str, accept: &str) -> String {
-    format!(
-        "POST {path} HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer {key}\r\nAccept: {accept}\r\nContent-Length: 0\r\n\r\n"
-    )
-}
-
 /// Asks for 16 MiB of output over so many connections of HTTP/1.1, waits until all are answered, and reads none of it.
 async fn unread_outputs(node: &NodeProcess, tenants: &[Tenant], of_each: usize) -> anyhow::Result<Vec<Connection>> {
     let mut unread = Vec::new();
     for tenant in tenants {
         tenant.client.put_module(WRITES_16_MIB.name, WRITES_16_MIB.wasm()?).await?.expect(StatusCode::CREATED)?;
         for _ in 0..of_each {
-            let mut connection = Connection::open(&node.ready().url).await?;
-            let path = format!("/v1/modules/{}/executions", WRITES_16_MIB.name);
-            connection.send(post(&path, &tenant.key.secret, "application/octet-stream")).await?;
-            unread.push(connection);
+            unread.push(unread_output(&node.ready().url, tenant).await?);
         }
     }
     let label = "route=\"/v1/modules/{name}/executions\"";
@@ -123,34 +90,6 @@ async fn outputs_that_nobody_reads_refuse_nobody_else() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A module that shows `exports` long names, so that a list of some of it is large.
-fn verbose(exports: usize) -> anyhow::Result<Vec<u8>> {
-    let names = (0..exports).map(|number| format!("(export \"{number:0>120}\" (func $f))")).collect::<String>();
-    let text = format!("(module (memory (export \"memory\") 1) (func $f) (func (export \"_start\")) {names})");
-    Ok(wat::parse_str(text)?)
-}
-
-/// Publishes the same module under so many names.
-async fn publish_many(client: &Client, names: usize) -> anyhow::Result<()> {
-    let wasm = verbose(400)?;
-    for number in 0..names {
-        client.put_module(&format!("verbose-{number}"), wasm.clone()).await?.expect(StatusCode::CREATED)?;
-    }
-    Ok(())
-}
-
-/// GET of a path with a key, in HPACK.
-fn get_with(path: &str, key: &str) -> Vec<u8> {
-    [
-        field(":method", "GET"),
-        field(":scheme", "http"),
-        field(":path", path),
-        field(":authority", "node"),
-        field("authorization", &format!("Bearer {key}")),
-    ]
-    .concat()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_that_nobody_reads_are_counted_and_cut_off() -> anyhow::Result<()> {
     const CONNECTIONS: usize = 4;
@@ -158,11 +97,11 @@ async fn lists_that_nobody_reads_are_counted_and_cut_off() -> anyhow::Result<()>
     let node = node(STALL_MS)?.start().await?;
     let (operator, admin) = (node.operator()?, node.admin()?);
     let greedy = register(&operator, "Greedy", "enterprise").await?;
-    publish_many(&greedy.client, 40).await?;
+    publish_verbose(&greedy.client, 40).await?;
     greedy.client.get("/v1/modules?limit=200").await?.expect(StatusCode::OK)?;
     let before = resident_bytes(node.ready().pid)?;
     let asked = metric(&admin, "wasmwiz_http_requests_total", "route=\"/v1/modules\"").await?;
-    let head = get_with("/v1/modules?limit=200", &greedy.key.secret);
+    let head = head("GET", "/v1/modules?limit=200", &greedy.key.secret);
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut connection = open(&node, &no_window()).await?;
@@ -187,7 +126,7 @@ async fn a_page_ends_before_it_is_large_and_the_next_goes_on() -> anyhow::Result
     const NAMES: usize = 30;
     let node = Launch::dev()?.variable("WASMWIZ_GATEWAY__PAGE_BYTES_MAX", "200000").start().await?;
     let tenant = register(&node.operator()?, "Verbose", "enterprise").await?;
-    publish_many(&tenant.client, NAMES).await?;
+    publish_verbose(&tenant.client, NAMES).await?;
     for (list, least) in [("/v1/modules", NAMES), ("/v1/audit", NAMES + 1)] {
         let (mut next, mut items, mut pages) = (format!("{list}?limit=200"), 0, 0);
         loop {
@@ -212,7 +151,7 @@ async fn an_answer_ends_when_its_tenant_is_suspended_however_it_is_read() -> any
     let tenant = register(&operator, "Greedy", "enterprise").await?;
     let unread = unread_outputs(&node, std::slice::from_ref(&tenant), 1).await?;
     let mut connection = open(&node, &no_window()).await?;
-    let head = get_with("/v1/modules", &tenant.key.secret);
+    let head = head("GET", "/v1/modules", &tenant.key.secret);
     connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &head)).await?;
     until_counted(&admin, "wasmwiz_http_requests_total", "route=\"/v1/modules\"", 1.0).await?;
     let suspend = format!("/v1/tenants/{}/suspend", tenant.id);
@@ -228,7 +167,7 @@ async fn a_client_that_takes_the_first_byte_of_a_small_answer_and_no_more_is_cut
     let node = Launch::dev()?.variable("WASMWIZ_GATEWAY__SERVER__WRITE_STALL_MS", "1000").start().await?;
     // All of the answer is with the library at once, which waits with the rest of it.
     let mut connection = open(&node, &[0, 4, 0, 0, 0, 1]).await?;
-    connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &get_with("/livez", "none"))).await?;
+    connection.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &head("GET", "/livez", "none"))).await?;
     until_counted(&node.admin()?, "wasmwiz_http_connections_cut_off_total", "slow_reader", 1.0).await?;
     connection.read_to_end(SOON).await?;
     Ok(())
@@ -242,7 +181,7 @@ async fn a_client_that_has_read_all_of_its_answers_is_not_cut_off() -> anyhow::R
     let wide = [0, 4, 0x7f, 0xff, 0xff, 0xff];
     let mut connection = open(&node, &wide).await?;
     for stream in [1, 3, 5] {
-        connection.send(frame(HEADERS, END_STREAM | END_HEADERS, stream, &get_with("/livez", "none"))).await?;
+        connection.send(frame(HEADERS, END_STREAM | END_HEADERS, stream, &head("GET", "/livez", "none"))).await?;
     }
     until_counted(&admin, "wasmwiz_http_requests_total", "route=\"/livez\"", 3.0).await?;
     // Longer than a client may take nothing, and than it takes to look twice.
@@ -265,27 +204,15 @@ async fn one_tenants_uploads_do_not_turn_away_those_of_another() -> anyhow::Resu
         tenant.client.put_module("echo", wasm.clone()).await?.expect(StatusCode::CREATED)?;
     }
     // Bytes that are compiled already: nothing but the place stands between an upload and the disk.
-    let (mut flood, enough) = (JoinSet::new(), Arc::new(AtomicBool::new(false)));
-    for number in 0..AT_ONCE {
-        let (client, wasm, enough) = (greedy.client.clone(), wasm.clone(), Arc::clone(&enough));
-        flood.spawn(async move {
-            while !enough.load(Ordering::Relaxed) {
-                let answer = client.put_module(&format!("echo-{}", number % 8), wasm.clone()).await;
-                // It is told what it ran into; nothing of it is the node's fault.
-                if let Ok(answer) = answer {
-                    ensure!([200, 201, 429].contains(&answer.status.as_u16()), "{}: {}", answer.status, answer.text());
-                }
-            }
-            Ok(())
-        });
-    }
+    let (told, client, same) = (Told::default(), greedy.client.clone(), wasm.clone());
+    let flood = lanes(&told, AT_ONCE, move |lane| client.publication(&format!("echo-{}", lane % 8), same.clone()));
     for number in 0..UPLOADS {
         let answer = light.client.put_module(&format!("echo-{number}"), wasm.clone()).await?;
         ensure!(answer.status == StatusCode::CREATED, "{}: {}", answer.status, answer.text());
     }
-    enough.store(true, Ordering::Relaxed);
-    while let Some(ended) = flood.join_next().await {
-        ended??;
-    }
+    drop(flood);
+    // The greedy one is told what it ran into; nothing of it is the node's fault.
+    let others = told.but(&["200", "201", "429"]);
+    ensure!(others.is_empty(), "{told}");
     Ok(())
 }
