@@ -108,7 +108,8 @@ pub fn slow_to_compile(functions: usize) -> anyhow::Result<Vec<u8>> {
     const VALUES: usize = 1_000;
     let step = |value: usize| {
         let next = (value + 1) % VALUES;
-        let leaves = if value % 8 == 0 { format!("(br_if 0 (i64.eqz (local.get {value})))") } else { String::new() };
+        let leaves =
+            if value.is_multiple_of(8) { format!("(br_if 0 (i64.eqz (local.get {value})))") } else { String::new() };
         format!("(local.set {value} (i64.add (local.get {value}) (local.get {next}))){leaves}")
     };
     let body: String = (0..VALUES).map(step).collect();

@@ -1,8 +1,10 @@
 //! Keeping the state of a tenant now and then, so that waking it reads no more than what came after.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use tokio::sync::Semaphore;
 use wasmwiz_events::{id::TenantId, revision::Revision, time::Moment};
 
 use super::Rehydrated;
@@ -12,23 +14,29 @@ use crate::{
     snapshots::{SnapshotConfig, Snapshots},
 };
 
-/// States that are written at the same time. A tenant without a place is kept after its next commit, if it has one: what leaves
-/// memory with many others at once may not be.
+/// Tenants of which a state is written at the same time. One without a place is kept after its next commit, if it has one: what
+/// leaves memory with many others at once may not be.
 const WRITING_MAX: usize = 2;
+
+/// Tenants of which a state is being written, and the newer one of each that is written next.
+///
+/// One after the other: a second writer would take the first one's file for what a crash has left, and an older state that is
+/// late would have a newer one removed as if it were of a history that is no more.
+type Writing = HashMap<TenantId, Option<Snapshot>>;
 
 /// The snapshots of a node's tenants, and when there is to be another.
 #[derive(Clone)]
 pub(crate) struct Kept {
     snapshots: Option<Arc<dyn Snapshots>>,
     config: SnapshotConfig,
-    writing: Arc<Semaphore>,
+    writing: Arc<Mutex<Writing>>,
 }
 
 impl Kept {
     /// Without a place, or without a number of events, none is kept or read.
     pub(crate) fn new(snapshots: Option<Arc<dyn Snapshots>>, config: SnapshotConfig) -> Self {
         let snapshots = snapshots.filter(|_| config.every_events > 0);
-        Self { snapshots, config, writing: Arc::new(Semaphore::new(WRITING_MAX)) }
+        Self { snapshots, config, writing: Arc::default() }
     }
 
     /// Has so much happened that the next one does not wait for a moment without load?
@@ -38,35 +46,48 @@ impl Kept {
 
     /// Keeps the state of a tenant that stands where the log does, if enough has happened.
     pub(super) fn while_awake(&self, folded: &mut Rehydrated, now: Moment) {
-        self.after(self.config.every_events, folded, now);
+        self.after(self.config.every_events, false, folded, now);
     }
 
-    /// The same of one that leaves memory.
+    /// The same of one that leaves memory: where another is on its way to its file, this one is the next.
     pub(super) fn at_rest(&self, folded: &mut Rehydrated, now: Moment) {
-        self.after(self.config.at_rest_events.min(self.config.every_events), folded, now);
+        self.after(self.config.at_rest_events.min(self.config.every_events), true, folded, now);
     }
 
-    fn after(&self, events: u64, folded: &mut Rehydrated, now: Moment) {
+    fn after(&self, events: u64, is_last: bool, folded: &mut Rehydrated, now: Moment) {
         let Some(snapshots) = &self.snapshots else { return };
         // A later version would know more of such a past than this one has folded.
         if since(folded) < events.max(1) || folded.has_unknown {
             return;
         }
-        let Ok(place) = Arc::clone(&self.writing).try_acquire_owned() else { return };
-        folded.kept = folded.head.revision;
-        let (snapshot, snapshots, keep) = (Snapshot::of(folded, now), Arc::clone(snapshots), self.config.keep);
-        tokio::task::spawn_blocking(move || {
-            let (tenant, revision) = (snapshot.tenant.id(), snapshot.head.revision);
-            let bytes = snapshot.encode().map_err(|error| error.to_string());
-            let written = bytes
-                .and_then(|bytes| snapshots.write(tenant, revision, &bytes, keep).map_err(|error| error.to_string()));
-            match written {
-                Ok(()) => ::metrics::counter!(metrics::SNAPSHOTS_WRITTEN_TOTAL).increment(1),
-                // The next one may succeed; until then waking reads more.
-                Err(error) => tracing::warn!(tenant.id = %tenant, %error, "the state of a tenant cannot be kept"),
+        let mut writing = self.writing();
+        match writing.get_mut(folded.tenant.id()) {
+            // There is a later moment.
+            Some(_) if !is_last => return,
+            Some(next) => {
+                folded.kept = folded.head.revision;
+                *next = Some(Snapshot::of(folded, now));
+                return;
             }
-            drop(place);
+            None if writing.len() >= WRITING_MAX => return,
+            None => _ = writing.insert(folded.tenant.id().clone(), None),
+        }
+        drop(writing);
+        folded.kept = folded.head.revision;
+        let (first, snapshots, keep) = (Snapshot::of(folded, now), Arc::clone(snapshots), self.config.keep);
+        let writer = Writer { kept: self.clone(), tenant: folded.tenant.id().clone() };
+        tokio::task::spawn_blocking(move || {
+            let mut next = Some(first);
+            while let Some(snapshot) = next {
+                write(&snapshot, &*snapshots, keep);
+                next = writer.next();
+            }
         });
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Writing> {
+        // It is whole after every statement.
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest state before `before` that is whole. One that is not is said, and removed.
@@ -99,6 +120,45 @@ impl Kept {
         ignored(tenant, Some(revision), reason, error);
         // What cannot be removed is passed over again.
         let _ = self.snapshots.as_ref().map(|snapshots| snapshots.remove(tenant, revision));
+    }
+}
+
+/// Whoever writes the states of one tenant.
+struct Writer {
+    kept: Kept,
+    tenant: TenantId,
+}
+
+impl Writer {
+    /// What came meanwhile. Without anything, the next state of the tenant has another writer.
+    fn next(&self) -> Option<Snapshot> {
+        let mut writing = self.kept.writing();
+        let next = writing.get_mut(&self.tenant)?.take();
+        if next.is_none() {
+            writing.remove(&self.tenant);
+        }
+        next
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Otherwise the tenant, and its place, would be waited for without end. One that has ended has given them back.
+        if std::thread::panicking() {
+            self.kept.writing().remove(&self.tenant);
+        }
+    }
+}
+
+fn write(snapshot: &Snapshot, snapshots: &dyn Snapshots, keep: usize) {
+    let (tenant, revision) = (snapshot.tenant.id(), snapshot.head.revision);
+    let bytes = snapshot.encode().map_err(|error| error.to_string());
+    let written =
+        bytes.and_then(|bytes| snapshots.write(tenant, revision, &bytes, keep).map_err(|error| error.to_string()));
+    match written {
+        Ok(()) => ::metrics::counter!(metrics::SNAPSHOTS_WRITTEN_TOTAL).increment(1),
+        // The next one may succeed; until then waking reads more.
+        Err(error) => tracing::warn!(tenant.id = %tenant, %error, "the state of a tenant cannot be kept"),
     }
 }
 

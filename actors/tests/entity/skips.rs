@@ -101,7 +101,7 @@ async fn a_state_that_stands_on_a_damaged_commit_is_passed_over_for_the_one_befo
         let node = keeping().await;
         node.ask(rename(name)).await.unwrap();
         let file = folder.path().join(format!("acme/{:020}.snap", node.revision()));
-        // While one state is on its way to its file no other is kept, but at rest the newest is.
+        // Another may be on its way to its file, and then this one is the next.
         node.region.shutdown(Duration::from_secs(5)).await;
         node.eventually("a state that stands on the newest commit", |_| file.exists()).await;
     }

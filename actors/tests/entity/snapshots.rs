@@ -1,11 +1,13 @@
 //! States that are kept: a tenant wakes from one as from its whole past, and one that is off costs time alone.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, mpsc},
 };
 
-use wasmwiz_actors::snapshots::{FileSnapshots, SnapshotConfig};
+use wasmwiz_actors::snapshots::{FileSnapshots, SnapshotConfig, Snapshots};
+use wasmwiz_events::revision::Revision;
 
 use super::*;
 
@@ -112,6 +114,52 @@ async fn who_leaves_memory_is_kept_as_it_was() {
     before.region.shutdown(Duration::from_secs(5)).await;
     kept(folder.path(), &[30, 33]).await;
     is_as_it_was(&start(&before.log, folder.path()).await).await;
+}
+
+/// Files that are not written before the gate is open.
+struct Held {
+    files: FileSnapshots,
+    gate: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Snapshots for Held {
+    fn revisions(&self, tenant: &TenantId) -> io::Result<Vec<Revision>> {
+        self.files.revisions(tenant)
+    }
+
+    fn read(&self, tenant: &TenantId, revision: Revision) -> io::Result<Vec<u8>> {
+        self.files.read(tenant, revision)
+    }
+
+    fn remove(&self, tenant: &TenantId, revision: Revision) -> io::Result<()> {
+        self.files.remove(tenant, revision)
+    }
+
+    fn write(&self, tenant: &TenantId, revision: Revision, bytes: &[u8], keep: usize) -> io::Result<()> {
+        // Open is whom nobody holds any more.
+        let _ = self.gate.lock().unwrap().recv();
+        self.files.write(tenant, revision, bytes, keep)
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_memory_while_a_state_of_it_is_being_written_has_its_last_one_written_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gate, held) = mpsc::channel();
+    let held = Held { files: FileSnapshots::new(folder.path()), gate: Mutex::new(held) };
+    // Given a tenant of which the first state is on its way to its file, and that has gone on meanwhile.
+    let snapshots = SnapshotConfig { every_events: 1, ..config().snapshots };
+    let config = RegionConfig { snapshots, ..RegionConfig::default() };
+    let node = Node::keeping(&Arc::new(MemoryLog::new()), config, Some(Arc::new(held))).await;
+    node.ask(register()).await.unwrap();
+    let first = node.revision();
+    for name in ["second", "third"] {
+        node.ask(rename(name)).await.unwrap();
+    }
+    // When it leaves memory, then the state that it had is written behind that one, and none of those between.
+    node.region.shutdown(Duration::from_secs(5)).await;
+    drop(gate);
+    kept(folder.path(), &[first, node.revision()]).await;
 }
 
 #[tokio::test]

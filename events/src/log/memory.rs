@@ -366,8 +366,8 @@ impl EventLog for MemoryLog {
         let is_asked = |found: &Arc<Recorded>| {
             found.position > after && found.commit.header().first_revision <= through && rides(found)
         };
-        let found: Vec<_> = stored.stream(tenant).cloned().filter(is_asked).take(limit).collect();
-        Ok(found.iter().map(|found| found.position).collect())
+        let found = stored.stream(tenant).filter(|found| is_asked(found)).take(limit);
+        Ok(found.map(|found| found.position).collect())
     }
 
     async fn keep_payloads(&self, kept: Vec<(Position, Vec<Digest>)>) -> Result<u64, AppendError> {

@@ -53,7 +53,7 @@ struct Want<R> {
 
 impl<R: Fn(&Client) -> RequestBuilder + Clone + Send + Sync + 'static> Want<R> {
     /// Lets all want it for a while, and compares what they got.
-    async fn is_shared_evenly(self, launch: Launch) -> anyhow::Result<()> {
+    async fn runs(self, launch: Launch) -> anyhow::Result<()> {
         // Given
         let (size, node) = (Size::of_this_run()?, launch.start().await?);
         let tenants = greedy(&node, TENANTS, self.modules).await?;
@@ -129,11 +129,11 @@ async fn places_are_shared_evenly() -> anyhow::Result<()> {
         request: |client: &Client| client.run_for(guests::ENDLESS_SLEEP.name, TURN_MS),
         got: |answer| used(answer, "wall_ms"),
     };
-    want.is_shared_evenly(launch).await
+    want.runs(launch).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_is_shared_evenly() -> anyhow::Result<()> {
+async fn memory_runs() -> anyhow::Result<()> {
     // Twice as much is wanted as there is.
     let want = Want {
         name: "memory",
@@ -142,11 +142,11 @@ async fn memory_is_shared_evenly() -> anyhow::Result<()> {
         request: |client: &Client| client.run_for(HOLDS_8_MIB.name, TURN_MS),
         got: |answer| used(answer, "peak_memory_bytes") / f64::from(1 << 20) * used(answer, "wall_ms"),
     };
-    want.is_shared_evenly(launch()?).await
+    want.runs(launch()?).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn processor_time_is_shared_evenly() -> anyhow::Result<()> {
+async fn processor_time_runs() -> anyhow::Result<()> {
     let want = Want {
         name: "processor time",
         modules: &[guests::ENDLESS_LOOP],
@@ -154,11 +154,11 @@ async fn processor_time_is_shared_evenly() -> anyhow::Result<()> {
         request: |client: &Client| client.run_for(guests::ENDLESS_LOOP.name, TIMEOUT_MS),
         got: |answer| used(answer, "cpu_ms"),
     };
-    want.is_shared_evenly(launch()?).await
+    want.runs(launch()?).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_compiler_is_shared_evenly() -> anyhow::Result<()> {
+async fn the_compiler_runs() -> anyhow::Result<()> {
     let (echo, number) = (Bytes::from(guests::ECHO.wasm()?), Arc::new(AtomicU32::new(0)));
     let want = Want {
         name: "the compiler",
@@ -171,5 +171,5 @@ async fn the_compiler_is_shared_evenly() -> anyhow::Result<()> {
         },
         got: |answer| if answer.status.as_u16() == 201 { 1.0 } else { 0.0 },
     };
-    want.is_shared_evenly(launch()?).await
+    want.runs(launch()?).await
 }

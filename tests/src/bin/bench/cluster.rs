@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::runtime::Runtime;
 use wasmwiz_events::{id::TenantId, shard::Shard};
 use wasmwiz_tests::{
     client::Client,
