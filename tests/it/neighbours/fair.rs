@@ -133,7 +133,7 @@ async fn places_are_shared_evenly() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_runs() -> anyhow::Result<()> {
+async fn memory_is_shared_evenly() -> anyhow::Result<()> {
     // Twice as much is wanted as there is.
     let want = Want {
         name: "memory",
@@ -146,7 +146,7 @@ async fn memory_runs() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn processor_time_runs() -> anyhow::Result<()> {
+async fn processor_time_is_shared_evenly() -> anyhow::Result<()> {
     let want = Want {
         name: "processor time",
         modules: &[guests::ENDLESS_LOOP],
@@ -158,7 +158,7 @@ async fn processor_time_runs() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_compiler_runs() -> anyhow::Result<()> {
+async fn the_compiler_is_shared_evenly() -> anyhow::Result<()> {
     let (echo, number) = (Bytes::from(guests::ECHO.wasm()?), Arc::new(AtomicU32::new(0)));
     let want = Want {
         name: "the compiler",
