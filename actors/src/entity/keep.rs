@@ -61,17 +61,18 @@ impl Kept {
             return;
         }
         let mut writing = self.writing();
-        match writing.get_mut(folded.tenant.id()) {
-            // There is a later moment.
-            Some(_) if !is_last => return,
-            Some(next) => {
+        if let Some(next) = writing.get_mut(folded.tenant.id()) {
+            // Otherwise there is a later moment.
+            if is_last {
                 folded.kept = folded.head.revision;
                 *next = Some(Snapshot::of(folded, now));
-                return;
             }
-            None if writing.len() >= WRITING_MAX => return,
-            None => _ = writing.insert(folded.tenant.id().clone(), None),
+            return;
         }
+        if writing.len() >= WRITING_MAX {
+            return;
+        }
+        writing.insert(folded.tenant.id().clone(), None);
         drop(writing);
         folded.kept = folded.head.revision;
         let (first, snapshots, keep) = (Snapshot::of(folded, now), Arc::clone(snapshots), self.config.keep);
