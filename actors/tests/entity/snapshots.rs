@@ -145,7 +145,7 @@ impl Snapshots for Held {
 #[tokio::test]
 async fn who_leaves_memory_while_a_state_of_it_is_being_written_has_its_last_one_written_next() {
     let folder = tempfile::tempdir().unwrap();
-    let (gate, held) = mpsc::channel();
+    let (gate, held) = mpsc::sync_channel(1);
     let held = Held { files: FileSnapshots::new(folder.path()), gate: Mutex::new(held) };
     // Given a tenant of which the first state is on its way to its file, and that has gone on meanwhile.
     let snapshots = SnapshotConfig { every_events: 1, ..config().snapshots };
