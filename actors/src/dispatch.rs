@@ -20,6 +20,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use wasmwiz_events::{
@@ -42,6 +43,7 @@ use crate::{
     handle::{AskError, Decided, Origin},
     ids::Ids,
     queue::Queue,
+    region::unavailable,
     verify::{Inconclusive, NotVerifiable},
 };
 
@@ -338,12 +340,25 @@ impl Dispatch {
     /// Runs a module once and waits until its end is durable.
     ///
     /// # Errors
-    /// [`DispatchError`] when nothing ran, or when it ran and its end could not be recorded; then it will be declared
-    /// lost. A guest that fails is no error: see its outcome.
+    /// [`DispatchError`] when nothing ran, or when it ran and its end is not recorded as soon as a region answers; it is
+    /// offered on, and when nobody takes it the execution will be declared lost. A guest that fails is no error: see its outcome.
     pub async fn execute(&self, request: Request) -> Result<Done, DispatchError> {
-        let shared = Arc::clone(&self.shared);
-        let task = self.shared.under_way.spawn(async move { shared.execute(request).await }.in_current_span());
-        task.await.unwrap_or_else(|error| Err(DispatchError::Host(error.to_string())))
+        let (shared, within) = (Arc::clone(&self.shared), self.shared.deps.bus.region().answer_within());
+        let (has_run, ran) = oneshot::channel();
+        let task = async move { shared.execute(request, has_run).await };
+        let mut task = self.shared.under_way.spawn(task.in_current_span());
+        // However long a log stands still: the end is offered on without its caller.
+        let is_late = async {
+            if ran.await.is_err() {
+                std::future::pending().await
+            }
+            tokio::time::sleep(within).await;
+        };
+        tokio::select! {
+            biased;
+            done = &mut task => done.unwrap_or_else(|error| Err(DispatchError::Host(error.to_string()))),
+            () = is_late => Err(unavailable(finish::IS_UNKNOWN).into()),
+        }
     }
 
     /// Accepts an execution that runs when its turn comes, whatever becomes of its caller and of this life of the node.

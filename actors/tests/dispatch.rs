@@ -35,6 +35,8 @@ use wasmwiz_events::{
 
 #[path = "dispatch/compiling.rs"]
 mod compiling;
+#[path = "dispatch/late.rs"]
+mod late;
 #[path = "dispatch/queued.rs"]
 mod queued;
 #[path = "dispatch/settings.rs"]

@@ -33,6 +33,10 @@ const FINISH_ATTEMPTS: u32 = 8;
 /// The first pause between those; each further one is twice as long.
 const FINISH_PAUSE_MS: u64 = 60;
 
+/// What there is to say of an end that nobody has taken yet.
+pub(super) const IS_UNKNOWN: &str =
+    "its guest has run, and it is not known whether its end was recorded; its record tells, once it has ended";
+
 impl Shared {
     pub(super) async fn finish(&self, began: Began, mut ran: Ran) -> Result<Done, DispatchError> {
         // One that waited for its turn while its node got another engine: its record names the one that did not run it.
@@ -97,9 +101,7 @@ impl Shared {
                 answered => return answered,
             }
         }
-        let why =
-            "its guest has run, and it is not known whether its end was recorded; its record tells, once it has ended";
-        Err(unavailable(why))
+        Err(unavailable(IS_UNKNOWN))
     }
 
     /// The execution has its end in the log: it was declared lost, or an earlier report of ours was recorded and only

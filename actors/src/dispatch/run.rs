@@ -83,13 +83,18 @@ struct Ready {
 }
 
 impl Shared {
-    pub(super) async fn execute(self: &Arc<Self>, mut request: Request) -> Result<Done, DispatchError> {
+    /// `has_run` is told once its guest has ended.
+    pub(super) async fn execute(
+        self: &Arc<Self>,
+        mut request: Request,
+        has_run: oneshot::Sender<()>,
+    ) -> Result<Done, DispatchError> {
         // Until the end is recorded.
         let _hold = std::mem::take(&mut request.hold);
-        let mut patience = Patience::default();
+        let (mut patience, mut has_run) = (Patience::default(), Some(has_run));
         for _ in 0..ENTITIES_TRIED {
             let settings = self.known.of(&request.tenant, &request.code);
-            match self.execute_once(request.again(), settings, &mut patience).await {
+            match self.execute_once(request.again(), settings, &mut patience, &mut has_run).await {
                 Ok(Some(done)) => return Ok(done),
                 Ok(None) => {}
                 // It is prepared for what its version says of itself.
@@ -108,6 +113,7 @@ impl Shared {
         request: Request,
         settings: Settings,
         patience: &mut Patience,
+        has_run: &mut Option<oneshot::Sender<()>>,
     ) -> Result<Option<Done>, DispatchError> {
         let ready = self.make_ready(request, Manner::Awaited, settings, patience).await?;
         let Ready { tenant, ask, run, slot, prepared, stdin, kept, keeping, .. } = ready;
@@ -139,6 +145,8 @@ impl Shared {
             unended.may_be_open();
             let began = Began { tenant: tenant.clone(), origin, accepted, at, revision: after };
             let ran = self.run_guest(slot, prepared, &began, run, stdin).await;
+            // Nobody may wait for it any more.
+            _ = has_run.take().map(|told| told.send(()));
             let finishing = tracing::debug_span!(target: trace::TARGET, "finish");
             let done = self.finish(began, ran).instrument(finishing).await?;
             unended.is_settled();
