@@ -40,3 +40,6 @@ pub mod executor;
 pub mod metrics;
 pub mod trace;
 pub mod verify;
+
+#[cfg(test)]
+mod month_tests;

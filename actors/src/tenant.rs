@@ -216,6 +216,12 @@ impl Tenant {
         self
     }
 
+    /// How many bytes it counts as stored.
+    #[cfg(test)]
+    pub(crate) const fn stored_bytes(&self) -> u64 {
+        self.storage.bytes()
+    }
+
     /// Whose state it is.
     pub(crate) const fn id(&self) -> &TenantId {
         &self.id

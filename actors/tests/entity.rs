@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{FutureExt as _, future::BoxFuture};
 use wasmwiz_actors::{
     aggregate::Authority,
     handle::{Ask, AskError, Decided, Origin},
@@ -28,8 +29,12 @@ use wasmwiz_events::{
     time::{ManualClock, Timestamp},
 };
 
+#[path = "entity/commits.rs"]
+mod commits;
 #[path = "entity/long.rs"]
 mod long;
+#[path = "entity/losses.rs"]
+mod losses;
 #[path = "entity/skips.rs"]
 mod skips;
 #[path = "entity/snapshots.rs"]
@@ -83,6 +88,13 @@ impl Node {
         self.ask_by(Authority::System, command).await
     }
 
+    /// Asks an entity that is awake, and leaves the command in its mailbox: the answer is still to come.
+    fn enter(&self, command: Command) -> BoxFuture<'_, Result<Decided, AskError>> {
+        let mut asked = self.ask(command).boxed();
+        assert!((&mut asked).now_or_never().is_none(), "it was answered before its entity could have read it");
+        asked
+    }
+
     async fn execute(&self) -> Result<Decided, AskError> {
         let command = Command::Execute(Box::new(Execute {
             execution_id: Ids.execution(),
@@ -106,7 +118,7 @@ impl Node {
     }
 
     async fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         while !holds(self) {
             assert!(tokio::time::Instant::now() < deadline, "waited in vain for: {what}");
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -186,141 +198,6 @@ async fn nobody_hears_of_a_decision_before_its_commit_is_durable() {
 }
 
 #[tokio::test]
-async fn what_gathers_during_an_append_is_one_commit() {
-    let node = Arc::new(Node::with_tenant().await);
-    let before = node.log.commits().len();
-    node.log.hold();
-    let spawn = |name: String| {
-        let node = Arc::clone(&node);
-        tokio::spawn(async move { node.ask(rename(&name)).await })
-    };
-    let first = spawn("first".into());
-    node.log.held_back(1).await;
-    let rest: Vec<_> = (0..100).map(|n| spawn(format!("name {n}"))).collect();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    node.log.release();
-    first.await.unwrap().unwrap();
-    for asked in rest {
-        asked.await.unwrap().unwrap();
-    }
-    // Enough gathered for a second commit on top of the first; everything else had to wait for a place.
-    assert_eq!(node.log.commits().len(), before + 3);
-    assert_eq!(node.history().len(), 3 + 101);
-}
-
-/// 33 commands, of which the last 32 gathered while the log held the first back: two commits are under way.
-async fn two_commits_held_back(node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<Result<Decided, AskError>>> {
-    let spawn = |name: String| {
-        let node = Arc::clone(node);
-        tokio::spawn(async move { node.ask(rename(&name)).await })
-    };
-    node.log.hold();
-    let mut asked = vec![spawn("first".into())];
-    node.log.held_back(1).await;
-    asked.extend((0..32).map(|n| spawn(format!("name {n}"))));
-    node.log.held_back(2).await;
-    asked
-}
-
-#[tokio::test]
-async fn a_second_commit_is_offered_before_the_first_is_acknowledged() {
-    let node = Arc::new(Node::with_tenant().await);
-    let before = node.log.commits().len();
-    let asked = two_commits_held_back(&node).await;
-    assert!(asked.iter().all(|asked| !asked.is_finished()), "nothing is durable yet");
-    node.log.release();
-    for (n, asked) in asked.into_iter().enumerate() {
-        let decided = asked.await.unwrap().unwrap();
-        // The position is that of its own commit, not of the newest.
-        assert_eq!(decided.position.get(), (before + 1 + n.min(1)) as u64);
-    }
-    assert_eq!(node.log.commits().len(), before + 2);
-    assert_eq!(node.history().len(), 3 + 33);
-}
-
-#[tokio::test]
-async fn what_changes_nothing_waits_for_the_commits_that_it_rests_on() {
-    let node = Arc::new(Node::with_tenant().await);
-    let spawn = |command: Command| {
-        let node = Arc::clone(&node);
-        tokio::spawn(async move { node.ask(command).await })
-    };
-    node.log.hold();
-    let first = spawn(rename("first"));
-    node.log.held_back(1).await;
-    // As many as make a second commit, and none has anything for it: the name is theirs already, ahead of the log.
-    let same: Vec<_> = (0..32).map(|_| spawn(rename("first"))).collect();
-    let refused = spawn(register());
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    assert!(same.iter().all(|asked| !asked.is_finished()) && !refused.is_finished() && !first.is_finished());
-    node.log.release();
-    let durable = first.await.unwrap().unwrap().position;
-    for asked in same {
-        let decided = asked.await.unwrap().unwrap();
-        assert_eq!((decided.events.len(), decided.position), (0, durable));
-    }
-    assert!(matches!(refused.await.unwrap(), Err(AskError::Refused(Refusal::AlreadyRegistered))));
-}
-
-#[tokio::test]
-async fn a_commit_that_is_refused_takes_along_what_was_decided_on_top_of_it() {
-    let node = Arc::new(Node::with_tenant().await);
-    let asked = two_commits_held_back(&node).await;
-    node.log.fail_next_append(AppendError::Conflict {
-        expected: Revision::new(3),
-        actual: Revision::new(4),
-        epoch: Epoch::FIRST,
-    });
-    node.log.release();
-    // Neither is stored; both are decided afresh by the next entity, each command once.
-    for asked in asked {
-        asked.await.unwrap().unwrap();
-    }
-    assert_eq!(node.history().len(), 3 + 33);
-}
-
-#[tokio::test]
-async fn a_lost_answer_does_not_let_the_second_commit_overtake_the_first() {
-    let node = Arc::new(Node::with_tenant().await);
-    let asked = two_commits_held_back(&node).await;
-    node.log.lose_next_answer();
-    node.log.release();
-    for asked in asked {
-        asked.await.unwrap().unwrap();
-    }
-    assert_eq!(node.history().len(), 3 + 33);
-}
-
-#[tokio::test]
-async fn two_commits_of_which_nobody_knows_are_not_decided_again() {
-    let node = Arc::new(Node::with_tenant_in(RegionConfig { offer_within_ms: 200, ..RegionConfig::default() }).await);
-    let asked = two_commits_held_back(&node).await;
-    // More often than two commits are offered in that time: both are stored, and their owner is never told.
-    (0..64).for_each(|_| node.log.lose_next_answer());
-    node.log.release();
-    for asked in asked {
-        assert!(matches!(asked.await.unwrap(), Err(AskError::Unavailable { .. })));
-    }
-    assert_eq!(node.history().len(), 3 + 33);
-    node.log.forget_faults();
-    let decided = node.ask(rename("by the next entity")).await.unwrap();
-    assert_eq!(decided.revision, Revision::new(3 + 33 + 1));
-}
-
-#[tokio::test]
-async fn a_log_that_fails_with_two_commits_under_way_answers_both() {
-    let node = Arc::new(Node::with_tenant().await);
-    let asked = two_commits_held_back(&node).await;
-    node.log.poison("the disk is gone");
-    for asked in asked {
-        assert!(matches!(asked.await.unwrap(), Err(AskError::Unavailable { .. })));
-    }
-    assert_eq!(node.history().len(), 3);
-}
-
-#[tokio::test]
 async fn a_command_that_changes_nothing_writes_nothing() {
     let node = Node::with_tenant().await;
     let before = node.log.commits().len();
@@ -361,44 +238,6 @@ async fn a_commit_whose_answer_was_lost_is_recorded_once() {
 }
 
 #[tokio::test]
-async fn a_log_that_is_busy_for_long_costs_an_answer_and_no_entity() {
-    let config = RegionConfig { answer_within_ms: 100, ..RegionConfig::default() };
-    let node = Arc::new(Node::with_tenant_in(config).await);
-    // The pauses between as many offers are some seconds together.
-    (0..14).for_each(|_| node.log.fail_next_append(AppendError::Busy));
-    let error = node.ask(rename("once")).await.unwrap_err();
-    assert!(error.to_string().contains("not known"), "{error}");
-    let named = |name: &str| {
-        let renamed = |event: &Event| matches!(event, Event::TenantRenamed(renamed) if renamed.name == name);
-        node.history().iter().filter(|event| renamed(event)).count()
-    };
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while named("once") == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .unwrap();
-    node.ask(rename("twice")).await.unwrap();
-    assert_eq!((named("once"), named("twice")), (1, 1));
-}
-
-#[tokio::test]
-async fn two_commits_that_a_busy_log_turned_away_are_offered_again_in_their_order() {
-    let node = Arc::new(Node::with_tenant().await);
-    let asked = two_commits_held_back(&node).await;
-    (0..6).for_each(|_| node.log.fail_next_append(AppendError::Busy));
-    node.log.release();
-    for asked in asked {
-        asked.await.unwrap().unwrap();
-    }
-    assert_eq!(node.history().len(), 3 + 33);
-    // Both are as they were sealed at first: none was decided afresh.
-    let lengths: Vec<_> = node.log.commits().iter().map(|it| it.commit.header().count).collect();
-    assert_eq!(lengths[lengths.len() - 2..], [1, 32], "{lengths:?}");
-}
-
-#[tokio::test]
 async fn a_log_that_has_failed_refuses_everything() {
     let node = Node::with_tenant().await;
     node.log.poison("the disk is gone");
@@ -409,30 +248,20 @@ async fn a_log_that_has_failed_refuses_everything() {
 #[tokio::test]
 async fn a_full_mailbox_refuses_and_reports_still_enter() {
     let config = RegionConfig { mailbox_max: 4, ..RegionConfig::default() };
-    let node = Arc::new(Node::start(&Arc::new(MemoryLog::new()), config).await);
+    let node = Node::start(&Arc::new(MemoryLog::new()), config).await;
     node.ask(register()).await.unwrap();
     node.ask(publish()).await.unwrap();
     let execution = node.execute().await.unwrap();
     let Some(Event::ExecutionAccepted(accepted)) = execution.events.first() else { panic!("{execution:?}") };
     node.log.hold();
-    let waiting: Vec<_> = (0..4)
-        .map(|n| {
-            let node = Arc::clone(&node);
-            tokio::spawn(async move { node.ask(rename(&format!("name {n}"))).await })
-        })
-        .collect();
+    let waiting: Vec<_> = (0..4).map(|n| node.enter(rename(&format!("name {n}")))).collect();
     node.log.held_back(1).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(matches!(node.ask(rename("one too many")).await, Err(AskError::Busy { .. })));
-    let report = tokio::spawn({
-        let (node, id) = (Arc::clone(&node), accepted.execution_id);
-        async move { node.ask(Command::Finish(Box::new(finished(id)))).await }
-    });
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    let report = node.enter(Command::Finish(Box::new(finished(accepted.execution_id))));
     node.log.release();
-    report.await.unwrap().unwrap();
+    report.await.unwrap();
     for asked in waiting {
-        asked.await.unwrap().unwrap();
+        asked.await.unwrap();
     }
 }
 
@@ -455,74 +284,6 @@ fn finished(execution_id: wasmwiz_events::id::ExecutionId) -> wasmwiz_events::ex
         reproducibility: Some(wasmwiz_events::reproducibility::Reproducibility::Pure),
         message: None,
     }
-}
-
-#[tokio::test]
-async fn a_later_life_of_the_node_declares_lost_what_an_earlier_one_accepted() {
-    let first = Node::with_tenant().await;
-    first.execute().await.unwrap();
-    // The first life ends without a word; the second reads the stream as soon as anybody asks.
-    let second = Node::start(&first.log, RegionConfig::default()).await;
-    second.ask(rename("asked")).await.unwrap();
-    let history = second.history();
-    let lost = history.iter().filter(|event| matches!(event, Event::ExecutionLost(_))).count();
-    assert_eq!(lost, 1);
-}
-
-#[tokio::test]
-async fn what_this_life_runs_survives_its_entity() {
-    let node = Node::with_tenant().await;
-    let execution = node.execute().await.unwrap();
-    let Some(Event::ExecutionAccepted(accepted)) = execution.events.first() else { panic!("{execution:?}") };
-    // Another writer makes the entity stop; the execution goes on, and its end is recorded by the next entity.
-    node.log.fail_next_append(AppendError::Conflict {
-        expected: Revision::new(4),
-        actual: Revision::new(5),
-        epoch: Epoch::FIRST,
-    });
-    node.ask(Command::Finish(Box::new(finished(accepted.execution_id)))).await.unwrap();
-    assert!(matches!(node.history().last(), Some(Event::ExecutionFinished(_))));
-}
-
-#[tokio::test]
-async fn silence_past_deadline_and_grace_is_a_loss() {
-    let config = RegionConfig { wake_every_ms: 5, ..RegionConfig::default() };
-    let node = Node::start(&Arc::new(MemoryLog::new()), config).await;
-    node.ask(register()).await.unwrap();
-    node.ask(publish()).await.unwrap();
-    node.execute().await.unwrap();
-    node.clock.advance_ms(300_000 + 59_999);
-    tokio::time::sleep(Duration::from_millis(30)).await;
-    assert_eq!(node.history().len(), 4);
-    node.clock.advance_ms(1);
-    node.eventually("the loss", |node| matches!(node.history().last(), Some(Event::ExecutionLost(_)))).await;
-}
-
-#[tokio::test]
-async fn a_tenant_that_never_rests_has_its_losses_declared_all_the_same() {
-    let config = RegionConfig { wake_every_ms: 1, ..RegionConfig::default() };
-    let node = Arc::new(Node::start(&Arc::new(MemoryLog::new()), config).await);
-    node.ask(register()).await.unwrap();
-    node.ask(publish()).await.unwrap();
-    node.execute().await.unwrap();
-    let spawn = |name: &'static str| {
-        let node = Arc::clone(&node);
-        tokio::spawn(async move { node.ask(rename(name)).await.unwrap() })
-    };
-    node.log.hold();
-    let first = spawn("in flight");
-    node.log.held_back(1).await;
-    let second = spawn("waits for the next commit");
-    node.clock.advance_ms(300_000 + 60_000);
-    // The entity goes from one append to the next without a rest; it wakes many times before.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    node.log.release();
-    let (first, second) = (first.await.unwrap(), second.await.unwrap());
-    let commits = node.log.commits();
-    let next = commits.iter().find(|recorded| recorded.position == second.position).unwrap();
-    let events = next.commit.events().unwrap();
-    let lost = events.iter().filter(|envelope| matches!(envelope.event, Event::ExecutionLost(_))).count();
-    assert_eq!((first.events.len(), events.len(), lost), (1, 2, 1));
 }
 
 #[tokio::test]
@@ -565,21 +326,16 @@ async fn whoever_asks_for_a_broken_history_is_told_where_it_is_broken() {
 
 #[tokio::test]
 async fn a_node_that_stops_lets_the_commit_in_flight_become_durable() {
-    let node = Arc::new(Node::with_tenant().await);
+    let node = Node::with_tenant().await;
     node.log.hold();
-    let asked = tokio::spawn({
-        let node = Arc::clone(&node);
-        async move { node.ask(rename("last words")).await }
-    });
+    let asked = node.enter(rename("last words"));
     node.log.held_back(1).await;
-    let stopping = tokio::spawn({
-        let node = Arc::clone(&node);
-        async move { node.region.shutdown(Duration::from_secs(10)).await }
-    });
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    let mut stopping = node.region.shutdown(Duration::from_secs(10)).boxed();
+    // The entity is told to stop before it is told that its commit is durable.
+    assert!((&mut stopping).now_or_never().is_none(), "nothing was in flight");
     node.log.release();
-    asked.await.unwrap().unwrap();
-    stopping.await.unwrap();
+    asked.await.unwrap();
+    stopping.await;
     assert!(matches!(node.ask(rename("too late")).await, Err(AskError::Unavailable { .. })));
     assert!(matches!(node.history().last(), Some(Event::TenantRenamed(_))));
 }

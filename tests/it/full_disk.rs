@@ -12,6 +12,8 @@ use wasmwiz_tests::{
     wait::{self, SOON},
 };
 
+mod filled;
+
 const MIB: u64 = 1 << 20;
 
 /// Size of the disk, in MiB: more than the node's own files and `LOW` take.

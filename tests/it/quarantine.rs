@@ -14,7 +14,7 @@ use wasmwiz_tests::{
     damage::flip,
     guests,
     harness::NodeProcess,
-    tenants::{issue, register},
+    tenants::{Tenant, issue, register},
     wait,
 };
 
@@ -106,9 +106,8 @@ async fn a_flipped_byte_of_one_tenant_keeps_nobody_else_from_being_served() -> a
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_sees_what_is_set_aside_and_has_it_tried_again_without_a_restart() -> anyhow::Result<()> {
-    // Given a damaged commit of one tenant that a node has met.
+/// A node that has met a damaged commit: that of a tenant who has published a module, at this position.
+async fn damaged() -> anyhow::Result<(NodeProcess, Tenant, i64)> {
     let mut node = NodeProcess::dev().await?;
     let broken = register(&node.operator()?, "Broken", "enterprise").await?;
     broken.client.put_module("echo", guests::ECHO.wasm()?).await?.expect(StatusCode::CREATED)?;
@@ -116,6 +115,13 @@ async fn an_operator_sees_what_is_set_aside_and_has_it_tried_again_without_a_res
     let position = flip(&node.data(), &broken.id)?;
     std::fs::remove_dir_all(node.data().join("views"))?;
     node.restart().await?;
+    Ok((node, broken, position))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sees_what_is_set_aside_and_has_it_tried_again_without_a_restart() -> anyhow::Result<()> {
+    // Given a damaged commit of one tenant that a node has met.
+    let (node, broken, position) = damaged().await?;
     let (operator, url) = (node.operator()?, node.ready().url.clone());
 
     // When an operator looks.
@@ -156,13 +162,7 @@ async fn an_operator_sees_what_is_set_aside_and_has_it_tried_again_without_a_res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_newest_commit_of_a_stream_is_not_skipped() -> anyhow::Result<()> {
     // Given a tenant whose newest commit is damaged.
-    let mut node = NodeProcess::dev().await?;
-    let broken = register(&node.operator()?, "Broken", "enterprise").await?;
-    broken.client.put_module("echo", guests::ECHO.wasm()?).await?.expect(StatusCode::CREATED)?;
-    ensure!(node.terminate().await?.success(), "the node did not end well");
-    let position = flip(&node.data(), &broken.id)?;
-    std::fs::remove_dir_all(node.data().join("views"))?;
-    node.restart().await?;
+    let (mut node, broken, position) = damaged().await?;
     let client = broken.client.at(&node.ready().url);
     refused(&client, "/v1/keys", position).await?;
 

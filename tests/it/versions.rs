@@ -310,29 +310,27 @@ async fn an_auditor_finds_a_record_that_was_made_to_fit_a_shorter_transcript() -
     Ok(())
 }
 
-/// Counts to 500, or to 50,000, with eight instructions for each.
-const COUNTS: [Guest; 2] = [
-    Guest {
-        name: "counts",
-        text: r#"(module
+/// Counts to a number, with eight instructions for each.
+macro_rules! counts_to {
+    ($number:literal) => {
+        Guest {
+            name: "counts",
+            text: concat!(
+                r#"(module
   (memory (export "memory") 1)
   (func (export "_start")
     (local $n i32)
     (loop $more
       (local.set $n (i32.add (local.get $n) (i32.const 1)))
-      (br_if $more (i32.lt_u (local.get $n) (i32.const 500))))))"#,
-    },
-    Guest {
-        name: "counts",
-        text: r#"(module
-  (memory (export "memory") 1)
-  (func (export "_start")
-    (local $n i32)
-    (loop $more
-      (local.set $n (i32.add (local.get $n) (i32.const 1)))
-      (br_if $more (i32.lt_u (local.get $n) (i32.const 50000))))))"#,
-    },
-];
+      (br_if $more (i32.lt_u (local.get $n) (i32.const "#,
+                $number,
+                "))))))"
+            ),
+        }
+    };
+}
+
+const COUNTS: [Guest; 2] = [counts_to!(500), counts_to!(50_000)];
 
 #[tokio::test]
 async fn another_version_is_run_again_with_the_fuel_and_the_clock_that_are_its_own() -> anyhow::Result<()> {

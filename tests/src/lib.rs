@@ -44,4 +44,5 @@ pub mod past;
 pub mod promises;
 pub mod simulation;
 pub mod times;
+pub mod turns;
 pub mod upgrade;

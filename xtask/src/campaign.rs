@@ -76,6 +76,7 @@ mod tests {
             ("neighbours", "neighbours::"),
             ("heads", "tamper::heads"),
             ("stalled", "stalled::"),
+            ("month", "month_tests"),
             ("past", "however_long_its_past"),
             ("past-on-jetstream", "jetstream::past::"),
             ("chaos", "chaos -- --size nightly"),
@@ -86,6 +87,7 @@ mod tests {
         let variables = variables(&text);
         assert!(variables.contains(&("WASMWIZ_TESTS_HEADS_CASES", "100")), "{variables:?}");
         assert!(variables.contains(&("WASMWIZ_TESTS_NEIGHBOURS_SECONDS", "40")), "{variables:?}");
+        assert!(variables.contains(&("WASMWIZ_TESTS_MONTH_DAYS", "30")), "{variables:?}");
         assert!(variables.contains(&("NEXTEST_PROFILE", "nightly")), "{variables:?}");
         assert!(variables.iter().all(|(name, _)| *name != "WASMWIZ_TESTS_SEED"), "only the workflow knows it");
     }

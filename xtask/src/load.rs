@@ -4,10 +4,11 @@ use std::ffi::OsString;
 
 use crate::process::{built, command, run as run_command};
 
-/// Send requests at fixed rates, and compare the node with its baseline
+/// Send requests at fixed rates, and compare the node with its baseline, or with that of another program
 ///
 /// Builds the node and the load program of the tests crate with optimisations and runs it. Fails when the node has become
-/// slower than `tests/load-baseline.json` allows. Arguments go to the program: `cargo xtask load -- --help` lists them.
+/// slower than `tests/load-baseline.json` allows, or with `-- --against PROGRAM` when it is surely slower than that program's.
+/// Arguments go to the program: `cargo xtask load -- --help` lists them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Build as the tests are built, without all optimisations: to work on the program itself, not to measure

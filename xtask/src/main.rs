@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn what_the_night_sets_is_what_the_tests_read() {
         let below = |folder: &str| checks::texts_below(&workspace::root().join(folder), ".rs").unwrap();
-        let sources = [below("tests"), below("actors/tests")].concat();
+        let sources = [below("tests"), below("actors/tests"), below("actors/src")].concat();
         let night = workflow("nightly.yml");
         let set: Vec<_> = night.lines().filter_map(|line| line.trim().split_once(": ")).collect();
         let set: Vec<_> = set.iter().map(|(name, _)| name).filter(|name| name.starts_with("WASMWIZ_TESTS_")).collect();

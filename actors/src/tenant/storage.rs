@@ -73,6 +73,12 @@ impl Storage {
         Err(Refusal::StorageQuotaExceeded { limit_bytes, left_bytes, needed_bytes })
     }
 
+    /// What is counted.
+    #[cfg(test)]
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Has this module come along with an execution before, as far as that is remembered?
     pub(super) fn has_upload(&self, digest: &Digest) -> bool {
         self.uploads.iter().any(|upload| upload.digest == *digest)

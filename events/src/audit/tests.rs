@@ -10,16 +10,17 @@ use super::*;
 use crate::{
     blobs::{Blobs as _, fs::FsBlobs},
     digest::Digest,
-    envelope::Envelope,
     event::Event,
     execution::{Content, Finished, Output},
-    id::{CommitId, ExecutionId},
+    id::ExecutionId,
     log::{
-        Append, EventLog, ReadLimit, conformance,
+        Append, EventLog, conformance,
         sqlite::{SqliteLog, SqliteLogConfig},
     },
-    revision::Epoch,
 };
+
+mod file;
+mod rewritten;
 
 /// Two tenants, alternating: `a` has revisions 1-2, 3-4, 5-6 at positions 1, 3, 5; `b` the same at 2, 4, 6.
 async fn log() -> (TempDir, [TenantId; 2]) {
@@ -386,197 +387,4 @@ async fn a_changed_blob_is_a_finding_and_a_missing_one_is_counted() {
     let gone = with_blobs();
     assert!(gone.is_clean() && gone.missing() == 1, "{gone:?}");
     assert_eq!(gone.missing[0].revision, Some(Revision::new(1)));
-}
-
-#[tokio::test]
-async fn the_file_is_checked_unless_somebody_holds_the_log() {
-    let (dir, _) = log().await;
-    let audit = SqliteLog::open_read_only(dir.path()).unwrap();
-    assert_eq!(verify(&audit).file, FileCheck::Checked);
-    let node = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
-    assert_eq!(verify(&audit).file, FileCheck::Skipped);
-    let forced = super::verify(&audit, Checks { held_file: true, ..Checks::default() }, |_| {});
-    assert_eq!(forced.file, FileCheck::Checked);
-    drop(node);
-    assert_eq!(verify(&audit).file, FileCheck::Checked);
-}
-
-#[tokio::test]
-async fn every_changed_byte_of_a_body_in_the_file_is_found() {
-    // Small ones: a page that was split would hold a second copy, which nobody reads.
-    let (dir, mut stream) = (tempfile::tempdir().unwrap(), conformance::Stream::fresh());
-    let log = Arc::new(SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap());
-    for _ in 0..3 {
-        stream.append(&(Arc::clone(&log) as conformance::Log), 1).await;
-    }
-    log.close();
-    drop(log);
-    let Some(Found::Row(row)) = open(dir.path()).rows().nth(2) else { panic!("no third row") };
-    let body = row.body.unwrap();
-    let path = dir.path().join("events.db");
-    let original = fs::read(&path).unwrap();
-    let start = original.windows(body.len()).position(|window| window == body).expect("the body lies in one piece");
-    for index in start..start + body.len() {
-        let mut bytes = original.clone();
-        bytes[index] ^= 0x04;
-        fs::write(&path, &bytes).unwrap();
-        let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
-        assert!(names(&report, &stream.tenant, 3), "byte {index}: {:?}", report.findings);
-    }
-}
-
-/// Anywhere in the file, also in pages, cells and headers: either the audit finds it, or every commit is as it was.
-#[tokio::test]
-async fn a_changed_byte_anywhere_in_the_file_is_found_or_harmless() {
-    let (dir, _) = log().await;
-    let path = dir.path().join("events.db");
-    let original = fs::read(&path).unwrap();
-    let hashes = |audit: &SqliteAudit| -> Vec<_> {
-        let hash = |found: Found| match found {
-            Found::Row(row) => row.commit.ok().map(|commit| (row.position, commit.hash())),
-            Found::Damage { .. } => None,
-        };
-        audit.rows().map(hash).collect()
-    };
-    let expected = hashes(&SqliteLog::open_read_only(dir.path()).unwrap());
-    let mut found = 0;
-    for index in (0..original.len()).step_by(23) {
-        let mut bytes = original.clone();
-        bytes[index] ^= 1 << (index % 8);
-        fs::write(&path, &bytes).unwrap();
-        // A file that cannot be opened is a finding as well.
-        let Ok(audit) = SqliteLog::open_read_only(dir.path()) else { continue };
-        let report = verify(&audit);
-        found += usize::from(!report.is_clean());
-        assert!(!report.is_clean() || hashes(&audit) == expected, "byte {index}");
-    }
-    assert!(found > 100, "{found}");
-}
-
-#[tokio::test]
-async fn a_page_that_cannot_be_read_costs_its_rows_only() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
-    let mut stream = conformance::Stream::fresh();
-    for _ in 0..200 {
-        let commit = stream.seal(1);
-        stream.head = commit.head();
-        log.append(Append { commit, payloads: Vec::new() }).await.unwrap();
-    }
-    let middle = log.read_all(Position::new(100), ReadLimit { commits: 1, bytes: 0 }).await.unwrap().remove(0);
-    log.close();
-    let path = dir.path().join("events.db");
-    let mut bytes = fs::read(&path).unwrap();
-    let body = middle.commit.body();
-    let at = bytes.windows(body.len()).position(|window| window == body).unwrap();
-    // The page's kind and the number of its cells.
-    let page = at / 8_192 * 8_192;
-    bytes[page..page + 8].fill(0xff);
-    fs::write(&path, bytes).unwrap();
-    let report = verify(&SqliteLog::open_read_only(dir.path()).unwrap());
-    assert!(report.commits > 150, "{}", report.commits);
-    let named = report.findings.iter().filter(|found| found.tenant.as_ref() == Some(&stream.tenant));
-    assert!(named.count() > 0 && names(&report, &stream.tenant, 101), "{:?}", report.findings);
-}
-
-/// The heads of a log, as somebody keeps them elsewhere.
-fn kept(dir: &Path) -> Heads {
-    let heads = verify(&SqliteLog::open_read_only(dir).unwrap()).heads.unwrap();
-    serde_json::from_str(&serde_json::to_string(&heads).unwrap()).unwrap()
-}
-
-fn against(dir: &Path, heads: &Heads) -> Report {
-    let checks = Checks { expected: Some(heads), ..Checks::default() };
-    super::verify(&SqliteLog::open_read_only(dir).unwrap(), checks, |_| {})
-}
-
-/// Writes a log anew, as somebody who may change all of it would: these commits, in this order, each sealed on its stream's
-/// last one.
-async fn written_anew(commits: Vec<(TenantId, Vec<Envelope>)>) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let log = SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap();
-    let mut heads = HashMap::new();
-    for (tenant, mut envelopes) in commits {
-        let head = heads.entry(tenant.clone()).or_insert_with(|| Head::genesis(&tenant));
-        for (envelope, n) in envelopes.iter_mut().zip(1..) {
-            envelope.revision = head.revision.plus(n);
-        }
-        let (id, at) = (CommitId::new(envelopes[0].id.as_uuid()), envelopes[0].time);
-        let commit = Commit::seal(head, tenant, id, Epoch::FIRST, at, envelopes).unwrap();
-        *head = commit.head();
-        log.append(Append { commit, payloads: Vec::new() }).await.unwrap();
-    }
-    log.close();
-    dir
-}
-
-/// Everything that is in a log.
-async fn all(dir: &Path) -> Vec<(TenantId, Vec<Envelope>)> {
-    let log = SqliteLog::open(dir, SqliteLogConfig::default()).unwrap();
-    let commits = log.read_all(Position::START, ReadLimit::default()).await.unwrap();
-    log.close();
-    commits.iter().map(|it| (it.commit.tenant().clone(), it.commit.events().unwrap().to_vec())).collect()
-}
-
-#[tokio::test]
-async fn what_chains_alone_do_not_show_kept_heads_do() {
-    let (dir, [a, b]) = log().await;
-    let heads = kept(dir.path());
-    let met = against(dir.path(), &heads);
-    assert!(met.is_clean() && met.expected == Some(2) && heads.commits == 6, "{met:?}");
-
-    let commits = all(dir.path()).await;
-    let altered = || {
-        let mut commits = commits.clone();
-        commits[2].1[0].cause.traceparent = None;
-        commits
-    };
-    let swapped = || {
-        let mut commits = commits.clone();
-        commits.swap(2, 3);
-        commits
-    };
-    let cases: [(&str, Vec<_>, Option<&TenantId>); 5] = [
-        ("the newest commit is gone", commits[..5].to_vec(), Some(&b)),
-        ("all newest commits are gone", commits[..2].to_vec(), Some(&a)),
-        ("it is hashed anew from the middle", altered(), Some(&a)),
-        ("a tenant is gone", commits.iter().filter(|(tenant, _)| *tenant == a).cloned().collect(), Some(&b)),
-        ("two commits are swapped", swapped(), None),
-    ];
-    for (case, commits, tenant) in cases {
-        let rewritten = written_anew(commits).await;
-        let alone = verify(&SqliteLog::open_read_only(rewritten.path()).unwrap());
-        assert!(alone.is_clean(), "{case}: {:?}", alone.findings);
-        let report = against(rewritten.path(), &heads);
-        assert!(report.findings.iter().any(|found| found.tenant.as_ref() == tenant), "{case}: {:?}", report.findings);
-    }
-}
-
-#[tokio::test]
-async fn a_history_that_went_on_still_meets_its_heads() {
-    let (dir, _) = log().await;
-    let heads = kept(dir.path());
-    let log: conformance::Log = Arc::new(SqliteLog::open(dir.path(), SqliteLogConfig::default()).unwrap());
-    conformance::Stream::fresh().append(&log, 3).await;
-    let report = against(dir.path(), &heads);
-    assert!(report.is_clean() && report.expected == Some(2) && report.tenants == 3, "{report:?}");
-}
-
-#[tokio::test]
-async fn an_execution_has_one_end_and_nothing_ends_that_was_not_accepted() {
-    let (dir, [a, _]) = log().await;
-    let commits = all(dir.path()).await;
-    let (mine, end) = (commits[0].1.clone(), commits[0].1[1].clone());
-    for (case, events) in [
-        ("two ends", vec![mine[0].clone(), end.clone(), end.clone()]),
-        ("an end without acceptance", vec![end.clone()]),
-        ("two acceptances", vec![mine[0].clone(), mine[0].clone()]),
-    ] {
-        let rewritten = written_anew(vec![(a.clone(), events)]).await;
-        let report = verify(&SqliteLog::open_read_only(rewritten.path()).unwrap());
-        assert_eq!(report.findings.len(), 1, "{case}: {:?}", report.findings);
-    }
-    let open = written_anew(vec![(a.clone(), vec![mine[0].clone()])]).await;
-    let report = verify(&SqliteLog::open_read_only(open.path()).unwrap());
-    assert!(report.is_clean() && report.open == 1, "{report:?}");
 }

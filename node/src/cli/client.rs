@@ -7,6 +7,7 @@
 //! Nothing here reads a data folder, and nothing prints a key but when it is issued. `doctor` asks the servers of NATS, too, when it is
 //! given a node's configuration.
 
+mod asking;
 pub mod audit;
 mod back_test;
 mod checks;

@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{
-    Connect, Format, block_on, checks,
+    asking::Asking,
+    block_on, checks,
     failure::EXIT_CODES,
     finding::{Grade, worst},
     render,
@@ -23,11 +24,8 @@ const MOVES_SHOWN: usize = 10;
 pub struct Cluster {
     #[command(subcommand)]
     action: Action,
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t, global = true)]
-    output: Format,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,10 +46,10 @@ impl Cluster {
     /// When the node refuses, or does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let Action::Status { shards } = self.action;
-        let api = self.connect.api()?;
+        let api = self.asking.connect.api()?;
         let answer = block_on(async { Ok(api.get(&["v1", "cluster"], &[]).await?) })?;
         let cluster = Topology::read(&answer)?;
-        render::show_all(self.output, &answer, |_: &Value| tables(&cluster, shards))?;
+        render::show_all(self.asking.output, &answer, |_: &Value| tables(&cluster, shards))?;
         let well = worst(&checks::cluster(&cluster)) != Grade::Bad;
         Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render, rerun::Rerun, verify::Verify};
+use super::{Format, asking::Asking, block_on, failure::EXIT_CODES, http::Api, render, rerun::Rerun, verify::Verify};
 use crate::cli::output;
 
 /// List, show, read, verify, run again and cancel executions.
@@ -17,11 +17,8 @@ use crate::cli::output;
 pub struct Exec {
     #[command(subcommand)]
     action: Action,
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t, global = true)]
-    output: Format,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,8 +74,8 @@ impl Exec {
     /// # Errors
     /// When the node refuses, or does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let api = self.connect.api()?;
-        let is_well = block_on(self.action.run(&api, self.output))?;
+        let api = self.asking.connect.api()?;
+        let is_well = block_on(self.action.run(&api, self.asking.output))?;
         Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

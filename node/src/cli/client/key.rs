@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render};
+use super::{Format, asking::Asking, block_on, failure::EXIT_CODES, http::Api, render};
 use crate::cli::output;
 
 /// Issue, list, show, rotate and revoke keys.
@@ -16,11 +16,8 @@ use crate::cli::output;
 pub struct Key {
     #[command(subcommand)]
     action: Action,
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t, global = true)]
-    output: Format,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,8 +65,8 @@ impl Key {
     /// # Errors
     /// When the node refuses, or does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let api = self.connect.api()?;
-        block_on(self.action.run(&api, self.output))?;
+        let api = self.asking.connect.api()?;
+        block_on(self.action.run(&api, self.asking.output))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -9,7 +9,8 @@ use serde_json::Value;
 use wasmwiz_events::settings::{Clock, Sleep};
 
 use super::{
-    Connect, Format,
+    Format,
+    asking::Asking,
     back_test::BackTest,
     block_on,
     failure::EXIT_CODES,
@@ -26,11 +27,8 @@ use crate::cli::output;
 pub struct Module {
     #[command(subcommand)]
     action: Action,
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t, global = true)]
-    output: Format,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,8 +101,8 @@ impl Module {
     /// # Errors
     /// When the node refuses, or does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let api = self.connect.api()?;
-        let is_well = block_on(self.action.run(&api, self.output))?;
+        let api = self.asking.connect.api()?;
+        let is_well = block_on(self.action.run(&api, self.asking.output))?;
         Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

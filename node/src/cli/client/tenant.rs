@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render};
+use super::{Format, asking::Asking, block_on, failure::EXIT_CODES, http::Api, render};
 use crate::cli::output;
 
 /// Register, list, show, change, suspend and resume tenants. Needs an operator's key.
@@ -16,11 +16,8 @@ use crate::cli::output;
 pub struct Tenant {
     #[command(subcommand)]
     action: Action,
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t, global = true)]
-    output: Format,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,8 +74,8 @@ impl Tenant {
     /// # Errors
     /// When the node refuses, or does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let api = self.connect.api()?;
-        block_on(self.action.run(&api, self.output))?;
+        let api = self.asking.connect.api()?;
+        block_on(self.action.run(&api, self.asking.output))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use wasmwiz_events::id::TenantId;
 
-use super::{Connect, Format, block_on, failure::EXIT_CODES, http::Api, render, table::Table};
+use super::{asking::Asking, block_on, failure::EXIT_CODES, http::Api, render, table::Table};
 
 /// How long trying again may take, also behind a skip: longer than a node gives its views.
 const RETRY_DEADLINE: Duration = Duration::from_secs(45);
@@ -23,11 +23,8 @@ const ANSWER_BYTES: usize = 16 << 20;
 pub struct Views {
     #[command(subcommand)]
     action: Option<Action>,
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t, global = true)]
-    output: Format,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,9 +57,9 @@ impl Views {
     /// # Errors
     /// When the node refuses, or does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let api = self.connect.api()?;
+        let api = self.asking.connect.api()?;
         let views = block_on(ask(&api, self.action.unwrap_or(Action::List)))?;
-        render::show(self.output, &views, table)?;
+        render::show(self.asking.output, &views, table)?;
         Ok(if all(&views).all(is_well) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

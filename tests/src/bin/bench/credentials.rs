@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 use wasmwiz_gateway::auth::api_key::{ApiKey, Hasher};
-use wasmwiz_tests::wire;
+use wasmwiz_tests::{turns::median, wire};
 
 use crate::{load, node::Node, probe};
 
@@ -81,12 +81,6 @@ impl Credentials {
             100.0 * (token_read - key_read) / key_echo
         );
     }
-}
-
-/// The median.
-pub(crate) fn median(mut seen: Vec<f64>) -> f64 {
-    seen.sort_by(f64::total_cmp);
-    seen.get(seen.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn token(node: &Node) -> anyhow::Result<String> {

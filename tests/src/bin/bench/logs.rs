@@ -16,13 +16,13 @@ use wasmwiz_tests::{
     harness::{Launch, NodeProcess},
     nats::{NatsCluster, NatsServer},
     tenants::{Tenant, register},
+    turns::median,
     wire,
 };
 
 use crate::{
     Args,
     commits::Commits,
-    credentials::median,
     load::{self, Loaded},
     probe,
 };

@@ -1,31 +1,32 @@
 //! What is measured: every rate in several rounds, on the bare server and on the node, one right after the other.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 use serde::Serialize;
+use wasmwiz_tests::{harness::Launch, turns};
 
 use crate::{
     Args, Size,
     handicap::Handicap,
-    open_loop::{self, Rate, Served},
-    servers::{self, Bare},
-    syncs::Probe,
+    open_loop::{Rate, Served},
+    servers::{self, Bare, Target},
+    syncs::{Probe, Syncs},
 };
-
-/// What a server is sent before each measurement, which is thrown away.
-const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Commits that an answer waits for: acceptance, and end.
 const SYNCS_OF_AN_ANSWER: f64 = 2.0;
 
 /// Requests a second: the same for each size, so that there is one baseline.
-const RATES: [u32; 3] = [100, 400, 1_000];
+pub(crate) const RATES: [u32; 3] = [100, 400, 1_000];
 
 /// How much there is of each size.
-struct Plan {
-    rounds: usize,
-    lasts: Duration,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// How often each rate is measured.
+    pub(crate) rounds: usize,
+    /// How long a rate is kept up for one server in one round.
+    pub(crate) lasts: Duration,
 }
 
 const CI: Plan = Plan { rounds: 3, lasts: Duration::from_secs(5) };
@@ -36,7 +37,7 @@ const NIGHTLY: Plan = Plan { rounds: 7, lasts: Duration::from_secs(8) };
 pub(crate) struct Latency {
     /// Of the bare server.
     pub(crate) bare_ms: f64,
-    /// Of one sync.
+    /// Of one sync: the mean of what it takes beside the load of the bare server and beside that of the node.
     pub(crate) sync_ms: f64,
     /// Of the node.
     pub(crate) node_ms: f64,
@@ -45,7 +46,8 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    fn new(bare_ms: f64, sync_ms: f64, node_ms: f64) -> Self {
+    fn new(bare_ms: f64, syncs_ms: [f64; 2], node_ms: f64) -> Self {
+        let sync_ms = syncs_ms.iter().sum::<f64>() / syncs_ms.len() as f64;
         let ratio = node_ms / (bare_ms + SYNCS_OF_AN_ANSWER * sync_ms).max(f64::MIN_POSITIVE);
         Self { bare_ms, sync_ms, node_ms, ratio }
     }
@@ -79,11 +81,9 @@ pub(crate) async fn steps(args: &Args) -> anyhow::Result<Vec<Step>> {
         Size::Ci => CI,
         Size::Nightly => NIGHTLY,
     };
-    let _ = fs::remove_dir_all(&args.data);
-    fs::create_dir_all(&args.data).context("no folder for the node's data")?;
-    let folder = args.data.canonicalize()?;
-    let (bare, node) = (Bare::start()?, servers::node(&folder.join("node")).await?);
-    let targets = (bare.target(), servers::target(&node)?);
+    let folder = servers::empty_folder(&args.data)?;
+    let (bare, node) = (Bare::start()?, Launch::dev_on(&folder.join("node"))?.start().await?);
+    let targets = (bare.target(), Target::of(&node)?);
     let _held_up = Handicap::of(args.handicap, node.ready().pid)?;
     let mut steps = Vec::new();
     for per_second in RATES {
@@ -98,33 +98,30 @@ pub(crate) async fn steps(args: &Args) -> anyhow::Result<Vec<Step>> {
     Ok(steps)
 }
 
-type Target = (SocketAddr, Vec<u8>);
-
 async fn one_round(folder: &Path, bare: &Target, node: &Target, rate: Rate) -> anyhow::Result<Step> {
-    let probe = Probe::begin(folder);
-    let bare = loaded(bare, rate).await.context("the bare server");
-    let (syncs, bare) = (probe.end()?, bare?);
-    let node = loaded(node, rate).await.context("the node")?;
+    let (bare, beside_bare) = probed(folder, bare, rate).await.context("the bare server")?;
+    let (node, beside_node) = probed(folder, node, rate).await.context("the node")?;
+    let syncs_ms = |percent| [beside_bare.ms(percent), beside_node.ms(percent)];
     Ok(Step {
         per_second: rate.per_second,
-        p50: Latency::new(bare.ms(50.0), syncs.ms(50), node.ms(50.0)),
-        p99: Latency::new(bare.ms(99.0), syncs.ms(99), node.ms(99.0)),
+        p50: Latency::new(bare.ms(50.0), syncs_ms(50), node.ms(50.0)),
+        p99: Latency::new(bare.ms(99.0), syncs_ms(99), node.ms(99.0)),
         bare_served: bare.share,
         node_served: node.share,
     })
 }
 
-async fn loaded((address, request): &Target, rate: Rate) -> anyhow::Result<Served> {
-    open_loop::run(*address, request.clone(), Rate { lasts: WARM_UP, ..rate }).await?;
-    open_loop::run(*address, request.clone(), rate).await
+/// Loads a server, with syncs beside it. They keep the disk and a core busy, so both servers must have them: a ratio of one
+/// that has them to one that does not goes by the machine and not by the node.
+async fn probed(folder: &Path, target: &Target, rate: Rate) -> anyhow::Result<(Served, Syncs)> {
+    let probe = Probe::begin(folder);
+    let served = target.loaded(rate).await;
+    let syncs = probe.end()?;
+    Ok((served?, syncs))
 }
 
 fn median_of(per_second: u32, rounds: &[Step]) -> Step {
-    let median = |figure: &dyn Fn(&Step) -> f64| {
-        let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
-        figures.sort_by(f64::total_cmp);
-        figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
-    };
+    let median = |figure: &dyn Fn(&Step) -> f64| turns::median(rounds.iter().map(figure).collect());
     let latency = |of: &dyn Fn(&Step) -> Latency| Latency {
         bare_ms: median(&|step| of(step).bare_ms),
         sync_ms: median(&|step| of(step).sync_ms),
@@ -137,5 +134,26 @@ fn median_of(per_second: u32, rounds: &[Step]) -> Step {
         p99: latency(&|step| step.p99),
         bare_served: median(&|step| step.bare_served),
         node_served: median(&|step| step.node_served),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_compared_with_a_sync_beside_both_servers() {
+        let latency = Latency::new(1.0, [0.5, 1.5], 6.0);
+        assert_eq!((latency.sync_ms, latency.ratio), (1.0, 2.0));
+    }
+
+    #[test]
+    fn a_round_that_was_disturbed_does_not_count() {
+        let step = |node_ms| {
+            let latency = Latency::new(1.0, [0.5, 0.5], node_ms);
+            Step { per_second: 100, p50: latency, p99: latency, bare_served: 1.0, node_served: 1.0 }
+        };
+        let median = median_of(100, &[step(4.0), step(90.0), step(2.0)]);
+        assert_eq!((median.p50.node_ms, median.p99.ratio), (4.0, 2.0));
     }
 }

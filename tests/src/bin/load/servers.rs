@@ -1,17 +1,21 @@
 //! The servers that are loaded: a node, and the bare server of the benchmark.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
-use wasmwiz_tests::{
-    harness::{Launch, NodeProcess},
-    wire,
-};
+use wasmwiz_tests::{harness::NodeProcess, wire};
+
+use crate::open_loop::{self, Rate, Served};
+
+/// What a server is sent before each measurement, which is thrown away.
+const WARM_UP: Duration = Duration::from_millis(500);
 
 /// The payload of one execution, in bytes.
 const BODY_BYTES: usize = 1_024;
@@ -40,8 +44,8 @@ impl Bare {
     }
 
     /// Where it is, and what is sent to it.
-    pub(crate) fn target(&self) -> (SocketAddr, Vec<u8>) {
-        (self.address, wire::echo_request("/", None, &body()))
+    pub(crate) fn target(&self) -> Target {
+        Target { address: self.address, request: wire::echo_request("/", None, &body()) }
     }
 }
 
@@ -53,23 +57,44 @@ impl Drop for Bare {
     }
 }
 
-/// Starts a node with its data there.
-///
-/// # Errors
-/// When it does not start.
-pub(crate) async fn node(data: &Path) -> anyhow::Result<NodeProcess> {
-    Launch::dev_on(data)?.start().await
+/// A server, and what is sent to it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    address: SocketAddr,
+    request: Vec<u8>,
 }
 
-/// Where it is, and what is sent to it.
+impl Target {
+    /// This node.
+    ///
+    /// # Errors
+    /// When it does not say where it is.
+    pub(crate) fn of(node: &NodeProcess) -> anyhow::Result<Self> {
+        let ready = node.ready();
+        let address = ready.url.trim_start_matches("http://").parse().context("the node's address is none")?;
+        let key = ready.api_key.as_deref().context("the node gave no key")?;
+        Ok(Self { address, request: wire::echo_request("/v1/modules/echo/executions", Some(key), &body()) })
+    }
+
+    /// Sends it requests at this rate.
+    ///
+    /// # Errors
+    /// When it takes no connections.
+    pub(crate) async fn loaded(&self, rate: Rate) -> anyhow::Result<Served> {
+        open_loop::run(self.address, self.request.clone(), Rate { lasts: WARM_UP, ..rate }).await?;
+        open_loop::run(self.address, self.request.clone(), rate).await
+    }
+}
+
+/// An empty folder for the data of nodes, in place of what was there.
 ///
 /// # Errors
-/// When it does not say so.
-pub(crate) fn target(node: &NodeProcess) -> anyhow::Result<(SocketAddr, Vec<u8>)> {
-    let ready = node.ready();
-    let address = ready.url.trim_start_matches("http://").parse().context("the node's address is none")?;
-    let key = ready.api_key.as_deref().context("the node gave no key")?;
-    Ok((address, wire::echo_request("/v1/modules/echo/executions", Some(key), &body())))
+/// When it cannot be made.
+pub(crate) fn empty_folder(data: &Path) -> anyhow::Result<PathBuf> {
+    // It fails where nothing was.
+    let _ = fs::remove_dir_all(data);
+    fs::create_dir_all(data).context("no folder for the data of nodes")?;
+    Ok(data.canonicalize()?)
 }
 
 fn body() -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! What a sync takes on the disk of the node, while the machine is as busy as it is with the load.
+//! What a sync takes on the disk of the node, while the machine is as busy as it is with the load of a server.
 //!
 //! On an idle machine a sync may take many times longer, because the end of it is noticed only with the next tick of the
 //! kernel; so it is not measured then.
