@@ -1,6 +1,6 @@
 //! Executions that are run again from their records: by a node, and by an auditor without one.
 
-use std::{collections::HashMap, fs, path::Path, sync::Arc};
+use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use futures_util::{StreamExt as _, stream};
@@ -31,6 +31,17 @@ use wasmwiz_tests::{
 
 /// How many executions are run and run again, if the variable does not say otherwise.
 const EXECUTIONS: (&str, u64) = ("WASMWIZ_TESTS_REPRODUCED", 500);
+
+/// How many records are falsified, if the variable does not say otherwise: one of each kind.
+const FALSE_RECORDS: (&str, u64) = ("WASMWIZ_TESTS_FALSIFIED", FALSIFIED.len() as u64);
+
+/// How many guests of somebody else run at any time while the node verifies, if the variable does not say otherwise.
+const BESIDE: (&str, u64) = ("WASMWIZ_TESTS_BESIDE", 2);
+
+/// How long a command may take to run so many again. Generous: it is only spent when the test fails.
+fn within(count: u64) -> Duration {
+    Duration::from_secs(60) + Duration::from_millis(50 * count)
+}
 
 /// Guests whose end follows from their record.
 const REPRODUCIBLE: [Guest; 11] = [
@@ -209,10 +220,22 @@ async fn uploaded(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `wasmwiz audit re-run`, as an auditor has it: no node, and no settings.
-async fn rerun(data: &Path) -> anyhow::Result<(Ended, Value)> {
+/// Somebody else's guests, so many at any time and without an end. They want all of the processor that they get.
+async fn neighbours(client: &Client, count: u64) -> anyhow::Result<()> {
+    client.put_module("endless-loop", guests::ENDLESS_LOOP.wasm()?).await?.is(201)?;
+    let mut running = stream::repeat(())
+        .map(|()| client.post_bytes("/v1/modules/endless-loop/executions?timeout_ms=1000", ""))
+        .buffer_unordered(usize::try_from(count)?);
+    while let Some(ran) = running.next().await {
+        ran?.is(200)?;
+    }
+    Ok(())
+}
+
+/// `wasmwiz audit re-run` of so many, as an auditor has it: no node, and no settings.
+async fn rerun(data: &Path, count: u64) -> anyhow::Result<(Ended, Value)> {
     let data = data.to_string_lossy().into_owned();
-    let ended = cli::run(["audit", "re-run", "--data", &data, "--output", "json"]).await?;
+    let ended = cli::run_within(within(count), ["audit", "re-run", "--data", &data, "--output", "json"]).await?;
     let report = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
     Ok((ended, report))
 }
@@ -231,13 +254,18 @@ async fn all_that_is_said_to_be_reproducible_is_and_a_falsified_record_is_found(
     // By the node, as a team has it done, once it lists the ends of all.
     tenant.client.get_json("/v1/executions?limit=1").await?;
     let (url, team) = (node.ready().url.clone(), User::new()?.variable("WASMWIZ_API_KEY", &tenant.key.secret));
-    let ended = team.run(&["exec", "verify", "--all", "--output", "json", "--url", &url]).await?;
+    let other = register(&node.operator()?, "Beside", "enterprise").await?;
+    let beside = neighbours(&other.client, setting(BESIDE.0, BESIDE.1)?);
+    let ended = tokio::select! {
+        ended = team.run_within(within(count), &["exec", "verify", "--all", "--output", "json", "--url", &url]) => ended?,
+        ended = beside => anyhow::bail!("what ran beside ended: {ended:?}"),
+    };
     let summary: Value = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
     ensure!(ended.code == Some(0) && summary["reproduced"] == count && summary["verified"] == count, "{summary}");
 
     // By an auditor, from what the node has left behind.
     ensure!(node.terminate().await?.success(), "the node did not end well");
-    let (ended, report) = rerun(&node.data()).await?;
+    let (ended, report) = rerun(&node.data(), count).await?;
     ensure!(ended.code == Some(0) && report["wrong"] == 0, "{ended:?}");
     ensure!(report["reproduced"].as_u64() >= Some(count), "{report}");
     eprintln!("{count} executions: by the node in {} s, by an auditor in {} s", summary["seconds"], report["seconds"]);
@@ -245,7 +273,7 @@ async fn all_that_is_said_to_be_reproducible_is_and_a_falsified_record_is_found(
     // Somebody who knows how the log is made hashes it anew, with records that are not true.
     let forged = tempfile::tempdir()?;
     let falsified = forge(&node.data(), forged.path(), &tenant.id).await?;
-    let (ended, report) = rerun(forged.path()).await?;
+    let (ended, report) = rerun(forged.path(), count).await?;
     let named: Vec<_> = report["named"].as_array().context("none named")?.iter().collect();
     for (what, id) in &falsified {
         ensure!(named.iter().any(|named| named["execution_id"] == **id), "{what} of {id} was not found: {report}");
@@ -264,20 +292,22 @@ async fn all_that_is_said_to_be_reproducible_is_and_a_falsified_record_is_found(
     *payloads.get_mut(36).context("no bytes")? ^= 1;
     rows.execute("UPDATE commits SET payloads = ?1 WHERE position = ?2", (payloads, position))?;
     drop(rows);
-    let (ended, report) = rerun(changed.path()).await?;
+    let (ended, report) = rerun(changed.path(), count).await?;
     ensure!(ended.code == Some(1) && report["wrong"] == 1, "{report}");
     let why = report["named"][0]["changed"].as_str().unwrap_or_default();
     ensure!(why.contains("are not the"), "{report}");
     Ok(())
 }
 
-/// Writes the log anew with one falsified record of each kind. Which, by what was falsified.
+/// Writes the log anew with falsified records of each kind in turn. Which, by what was falsified.
 async fn forge(data: &Path, to: &Path, tenant: &str) -> anyhow::Result<Vec<(&'static str, String)>> {
     fs::create_dir_all(to.join("log"))?;
     copy_all(&data.join("blobs"), &to.join("blobs"))?;
     let from = Arc::new(SqliteLog::open(&data.join("log"), Default::default())?);
     let forged = Arc::new(SqliteLog::open(&to.join("log"), Default::default())?);
-    let (mut left, mut falsified) = (FALSIFIED.to_vec(), Vec::new());
+    let wanted = usize::try_from(setting(FALSE_RECORDS.0, FALSE_RECORDS.1)?)?;
+    let mut left: Vec<_> = FALSIFIED.into_iter().cycle().take(wanted).collect();
+    let mut falsified = Vec::new();
     let mut heads = HashMap::<String, Head>::new();
     let (mut after, tail) = (Position::START, from.tail().await?);
     while after < tail {

@@ -13,7 +13,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::harness;
 
-/// How long a command may take. Generous: it is only spent when a test fails.
+/// How long a command may take if nothing else is said. Generous: it is only spent when a test fails.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How a command ended, and what it said.
@@ -35,21 +35,37 @@ pub async fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> any
     run_of(&harness::binary()?, arguments).await
 }
 
+/// As [`run`], for a command that has much to do: it may take as long as `within`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_within<A: AsRef<OsStr>>(
+    within: Duration,
+    arguments: impl IntoIterator<Item = A>,
+) -> anyhow::Result<Ended> {
+    end(without_settings(&harness::binary()?, arguments), "", within).await
+}
+
 /// Runs another program in the place of `wasmwiz`, such as one of an earlier version, to its end.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_of<A: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = A>) -> anyhow::Result<Ended> {
+    end(without_settings(program, arguments), "", DEADLINE).await
+}
+
+/// A command of which the settings of this run of the tests are none.
+fn without_settings<A: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(program);
     for name in harness::settings_of_tests() {
         command.env_remove(name);
     }
     command.args(arguments);
-    end(command, "").await
+    command
 }
 
 /// Runs a command with this input to its end.
-async fn end(mut command: Command, stdin: &str) -> anyhow::Result<Ended> {
+async fn end(mut command: Command, stdin: &str, within: Duration) -> anyhow::Result<Ended> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let work = async {
         let mut child = command.spawn().context("cannot run the command")?;
@@ -59,8 +75,8 @@ async fn end(mut command: Command, stdin: &str) -> anyhow::Result<Ended> {
         drop(pipe);
         child.wait_with_output().await.context("the command has no end")
     };
-    let output = tokio::time::timeout(DEADLINE, work).await;
-    let output = output.with_context(|| format!("the command did not end in {DEADLINE:?}"))??;
+    let output = tokio::time::timeout(within, work).await;
+    let output = output.with_context(|| format!("the command did not end in {within:?}"))??;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok(Ended { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
 }
@@ -117,7 +133,17 @@ impl User {
     pub async fn run_with(&self, arguments: &[&str], stdin: &str) -> anyhow::Result<Ended> {
         let mut command = self.command(harness::binary()?.as_os_str())?;
         command.args(arguments);
-        end(command, stdin).await
+        end(command, stdin, DEADLINE).await
+    }
+
+    /// As [`User::run`], for a command that has much to do: it may take as long as `within`.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn run_within(&self, within: Duration, arguments: &[&str]) -> anyhow::Result<Ended> {
+        let mut command = self.command(harness::binary()?.as_os_str())?;
+        command.args(arguments);
+        end(command, "", within).await
     }
 
     /// Runs a script of the shell, which finds `wasmwiz` by its name and ends at the first command that fails.
@@ -127,7 +153,7 @@ impl User {
     pub async fn script(&self, text: &str) -> anyhow::Result<Ended> {
         let mut command = self.command("/bin/sh".as_ref())?;
         command.args(["-eu", "-c", text]);
-        end(command, "").await
+        end(command, "", DEADLINE).await
     }
 
     /// A command in their home folder and environment.

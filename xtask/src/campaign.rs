@@ -75,6 +75,7 @@ mod tests {
             ("histories", "replay_tests"),
             ("neighbours", "neighbours::"),
             ("heads", "tamper::heads"),
+            ("reproduced", "reproduce::"),
             ("stalled", "stalled::"),
             ("month", "month_tests"),
             ("past", "however_long_its_past"),
