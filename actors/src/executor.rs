@@ -65,6 +65,7 @@ mod swap;
 mod ticker;
 mod time;
 mod turns;
+mod vectored;
 mod wasi;
 
 pub use self::{

@@ -42,10 +42,12 @@ struct Subscription {
     awaited: Awaited,
 }
 
-/// Why a call is not answered with events.
+/// Why a call is not answered as it was meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refused {
+pub(crate) enum Refused {
+    /// The guest is told this number, and goes on.
     Errno(i32),
+    /// The guest ends.
     Call(HostCallError),
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod errno {
     pub(crate) const SUCCESS: i32 = 0;
     pub(crate) const BADF: i32 = 8;
     pub(crate) const INVAL: i32 = 28;
+    pub(crate) const NOMEM: i32 = 48;
 }
 
 /// The clocks that WASI preview 1 knows.

@@ -11,6 +11,7 @@ use super::{
     run::Guest,
     sink::Sink,
     time::{self, NoClock},
+    vectored,
 };
 
 /// Host-side handles of one guest: the three standard streams, and what a call holds for as long as it lasts.
@@ -82,6 +83,7 @@ pub(crate) fn replace_functions(linker: &mut Linker<Guest>) -> wasmtime::Result<
     random::add_to_linker(linker)?;
     time::add_to_linker(linker)?;
     poll::add_to_linker(linker)?;
+    vectored::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }
