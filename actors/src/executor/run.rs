@@ -71,7 +71,7 @@ pub(crate) enum HostCallError {
 
 impl HostCallError {
     /// What a failed call was about. The library has types for its own faults alone, and texts for the rest.
-    fn of(error: &wasmtime::Error) -> Self {
+    pub(super) fn of(error: &wasmtime::Error) -> Self {
         if let Some(ours) = error.downcast_ref::<Self>() {
             return *ours;
         }

@@ -39,7 +39,7 @@ impl Buffer {
     /// The first one that is not empty of `count` that are described from `at` on, if there is one. A guest may name as many bytes in one call, of
     /// descriptions and of a buffer, as `allowed`.
     async fn first(
-        caller: &Caller<'_, Guest>,
+        caller: &mut Caller<'_, Guest>,
         memory: Memory,
         at: i32,
         count: i32,
@@ -54,7 +54,7 @@ impl Buffer {
         }
         while next < end {
             let to = next.saturating_add(LOOKED_AT_BYTES).min(end);
-            let bytes = memory.data(caller);
+            let bytes = memory.data(&*caller);
             // Some of them may lie beyond the end of memory: that matters once all before are empty.
             let piece = bytes.get(next..to.min(bytes.len())).unwrap_or_default();
             let (descriptions, _) = piece.as_chunks::<DESCRIPTION_BYTES>();
@@ -187,10 +187,9 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                     Err(refused) => return answer(refused),
                 };
                 let memory = asked.memory;
-                let is_within = |buffer: &Buffer| {
-                    memory::range(memory.data_size(&caller), buffer.at, buffer.length).is_ok()
-                };
-                // One that is not within memory, or an address that is not, ends the guest before anything is written.
+                let size = memory.data_size(&caller);
+                // One that is not all within memory is the library's: it ends the guest before anything is written.
+                let is_within = |buffer: &Buffer| memory::range(size, buffer.at, buffer.length).is_ok();
                 let large = asked.buffer.filter(|buffer| buffer.length > WRITTEN_BYTES && is_within(buffer));
                 if let Some(buffer) = large {
                     return write_in_pieces(&mut caller, memory, fd, buffer, told).await;
