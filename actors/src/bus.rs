@@ -27,13 +27,16 @@ use wasmwiz_events::{
 };
 
 use crate::{
+    aggregate::Authority,
     ahead::{self, Ahead},
     codec::{Control, FrameError, Question, Reply},
-    handle::{Ask, AskError, Decided, Full},
+    handle::{Ask, AskError, Decided, Full, Origin},
+    ids::Ids,
     metrics,
     ownership::Owner,
     queue::Entering,
     region::{Asked, ENTITIES_TRIED, Region, contended, unavailable},
+    tenant::Command,
     topology::Topology,
 };
 
@@ -132,11 +135,43 @@ impl CommandBus {
     /// # Errors
     /// [`AskError`]. After `Unavailable` it may not be known whether the command took effect; the reason says so.
     pub async fn ask(&self, tenant: &TenantId, ask: Ask) -> Result<Decided, AskError> {
+        self.ask_within(tenant, ask, self.region.answer_within()).await
+    }
+
+    /// Wakes a tenant, wherever it is, and waits until its entity has read its past: longer than a caller waits, if
+    /// that takes long. What is asked of it next is answered in a caller's time.
+    ///
+    /// # Errors
+    /// [`AskError::Unavailable`] when its past cannot be read, or is not read to its end `within` that time.
+    pub async fn wake(&self, tenant: &TenantId, within: Duration) -> Result<(), AskError> {
+        let waking = async {
+            loop {
+                // An entity asks this of itself when it wakes: asked again it finds nothing more.
+                let origin = Origin::internal(Ids.command());
+                let ask = Ask { command: Command::Reap, by: Authority::System, origin, payloads: vec![] };
+                // The bound around all of this is met first, and says what was waited for.
+                match self.ask_within(tenant, ask, within.saturating_mul(2)).await {
+                    // Others that are woken have all the room at the moment.
+                    Err(AskError::Busy { retry_after_ms }) => {
+                        tokio::time::sleep(Duration::from_millis(retry_after_ms)).await;
+                    }
+                    woken => return woken.map(drop),
+                }
+            }
+        };
+        let woken = tokio::time::timeout(within, waking).await;
+        woken.unwrap_or_else(|_| {
+            let within_ms = within.as_millis();
+            Err(unavailable(format!("the past of tenant {tenant} was not read to its end in {within_ms} ms")))
+        })
+    }
+
+    async fn ask_within(&self, tenant: &TenantId, ask: Ask, within: Duration) -> Result<Decided, AskError> {
         for _ in 0..ENTITIES_TRIED {
-            match self.region.ask_one(tenant, ask.clone(), None).await? {
+            match self.region.ask_one(tenant, ask.clone(), None, within).await? {
                 Asked::Decided(decided) => return Ok(decided),
                 Asked::Moved => {}
-                Asked::NotHere => return Box::pin(self.ask_elsewhere(tenant, &ask)).await,
+                Asked::NotHere => return Box::pin(self.ask_elsewhere(tenant, &ask, within)).await,
             }
         }
         Err(contended())
@@ -150,13 +185,14 @@ impl CommandBus {
         ask: Ask,
         ahead: Ahead,
     ) -> Result<Option<Decided>, AskError> {
+        let within = self.region.answer_within();
         if self.is_here(tenant) {
-            return match self.region.ask_one(tenant, ask, Some(ahead)).await? {
+            return match self.region.ask_one(tenant, ask, Some(ahead), within).await? {
                 Asked::Decided(decided) => Ok(Some(decided)),
                 Asked::Moved | Asked::NotHere => Ok(None),
             };
         }
-        let decided = Box::pin(self.ask_elsewhere(tenant, &ask)).await?;
+        let decided = Box::pin(self.ask_elsewhere(tenant, &ask, within)).await?;
         ahead::tell(ahead, &decided.events, decided.time, decided.revision);
         Ok(Some(decided))
     }
@@ -192,16 +228,16 @@ impl CommandBus {
     }
 
     /// Asks whoever owns the tenant, until somebody has decided or the time is over.
-    async fn ask_elsewhere(&self, tenant: &TenantId, ask: &Ask) -> Result<Decided, AskError> {
+    async fn ask_elsewhere(&self, tenant: &TenantId, ask: &Ask, within: Duration) -> Result<Decided, AskError> {
         let Some(far) = &self.far else { return Err(not_taken("no node owns the tenant now")) };
         let (shard, repeatable) = (Shard::of(tenant), again::may_be(ask));
-        let (deadline, mut pause) = (Instant::now() + self.region.answer_within(), FIRST_PAUSE);
+        let (deadline, mut pause) = (Instant::now() + within, FIRST_PAUSE);
         let mut unknown = None;
         loop {
             let owner = self.region.ownership().owner(shard);
             let left = deadline.saturating_duration_since(Instant::now());
             let tried = match &owner {
-                Owner::Here(_) => self.ask_here(tenant, ask).await,
+                Owner::Here(_) => self.ask_here(tenant, ask, within).await,
                 Owner::There { node, epoch } => {
                     let within = if repeatable { left.min(far.try_within()) } else { left };
                     let to = To { tenant, shard, epoch: *epoch, node, within };
@@ -240,8 +276,8 @@ impl CommandBus {
     }
 
     /// It has become this node's while it was looked for.
-    async fn ask_here(&self, tenant: &TenantId, ask: &Ask) -> Result<Tried, AskError> {
-        Ok(match self.region.ask_one(tenant, ask.clone(), None).await? {
+    async fn ask_here(&self, tenant: &TenantId, ask: &Ask, within: Duration) -> Result<Tried, AskError> {
+        Ok(match self.region.ask_one(tenant, ask.clone(), None, within).await? {
             Asked::Decided(decided) => Tried::Decided(decided),
             Asked::Moved => Tried::NotTaken("the tenant's stream is contended".into()),
             Asked::NotHere => Tried::NotTaken("the tenant is on its way to another node".into()),

@@ -188,7 +188,7 @@ impl Region {
     /// is not owned here, nothing was decided.
     pub async fn ask(&self, tenant: &TenantId, ask: Ask) -> Result<Decided, AskError> {
         for _ in 0..ENTITIES_TRIED {
-            match self.ask_one(tenant, ask.clone(), None).await? {
+            match self.ask_one(tenant, ask.clone(), None, self.answer_within).await? {
                 Asked::Decided(decided) => return Ok(decided),
                 Asked::Moved => {}
                 Asked::NotHere => return Err(unavailable("another node owns the tenant; nothing was decided here")),
@@ -197,15 +197,22 @@ impl Region {
         Err(contended())
     }
 
-    /// Asks the entity that lives now. `ahead` is told of an admission as soon as this entity has decided it.
-    pub(crate) async fn ask_one(&self, tenant: &TenantId, ask: Ask, ahead: Option<Ahead>) -> Result<Asked, AskError> {
+    /// Asks the entity that lives now, and waits for its answer `within` that time. `ahead` is told of an admission as
+    /// soon as this entity has decided it.
+    pub(crate) async fn ask_one(
+        &self,
+        tenant: &TenantId,
+        ask: Ask,
+        ahead: Option<Ahead>,
+        within: Duration,
+    ) -> Result<Asked, AskError> {
         if self.is_closing() {
             return Err(unavailable("the node is stopping"));
         }
         let Some(handle) = self.entity(tenant).await? else { return Ok(Asked::NotHere) };
         let entered = handle.enter(ask, ahead).map_err(|Full| AskError::Busy { retry_after_ms: 100 })?;
         let Some(answer) = entered else { return self.moved(&handle) };
-        match tokio::time::timeout(self.answer_within, answer).await {
+        match tokio::time::timeout(within, answer).await {
             Ok(Ok(Answer::Decided(decided))) => Ok(Asked::Decided(decided)),
             Ok(Ok(Answer::Refused(refusal))) => Err(refusal.into()),
             Ok(Ok(Answer::Moved)) => self.moved(&handle),

@@ -97,6 +97,25 @@ async fn a_version_runs_as_it_says_whichever_node_is_asked_and_whichever_runs_it
 }
 
 #[tokio::test]
+async fn who_wakes_a_tenant_of_another_node_waits_longer_than_who_asks_it() {
+    let cluster = Cluster::start(short()).await;
+    cluster.hand_over(1, 2, 2).await;
+    // Its owner has one commit of its past to read, and the rest later.
+    cluster.log.page(Some(1));
+    let bus = cluster.node(3).bus.clone();
+    let waking = tokio::spawn(async move { bus.wake(&acme(), Duration::from_secs(60)).await });
+    for name in ["too early", "still too early"] {
+        let error = cluster.node(3).ask(rename(name)).await.unwrap_err();
+        assert!(reason(&error).contains("not known"), "{error}");
+    }
+    assert!(!waking.is_finished(), "it waited no longer than a caller");
+    cluster.log.page(None);
+    waking.await.unwrap().unwrap();
+    cluster.node(3).ask(rename("in time")).await.unwrap();
+    assert_eq!((cluster.renamed("still too early"), cluster.renamed("in time")), (0, 1));
+}
+
+#[tokio::test]
 async fn what_the_owner_refuses_is_refused_everywhere() {
     let cluster = Cluster::start(Bounds::default()).await;
     let register =

@@ -39,6 +39,8 @@ mod losses;
 mod skips;
 #[path = "entity/snapshots.rs"]
 mod snapshots;
+#[path = "entity/stages.rs"]
+mod stages;
 
 const NOON: Timestamp = Timestamp::from_unix_ms(1_795_435_200_000);
 

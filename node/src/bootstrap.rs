@@ -1,6 +1,9 @@
 //! What a platform has before anybody asks: the system tenant, and a key for its operator.
 
+use std::{pin::pin, time::Duration};
+
 use anyhow::{Context as _, bail};
+use tokio::time::{Instant, timeout};
 use wasmwiz_actors::{
     aggregate::Authority,
     handle::{Ask, AskError, Decided, Origin},
@@ -10,6 +13,7 @@ use wasmwiz_actors::{
 use wasmwiz_events::{
     id::TenantId,
     key::{Scope, Scopes},
+    shard::Shard,
     tenant::Tier,
 };
 use wasmwiz_gateway::auth::api_key::{self, NewSecret};
@@ -17,7 +21,14 @@ use wasmwiz_gateway::auth::api_key::{self, NewSecret};
 use crate::{app::App, config::Config};
 
 /// How long a start waits until what it recorded is shown: longer than a view lags that has nothing to catch up with.
-const VISIBLE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+const VISIBLE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a start waits until the past of a tenant that it asks has been read: enough for hundreds of millions of
+/// events at the hundred thousand a second of ADR 048. What was read until then is kept for the next start.
+const AWAKE_WITHIN: Duration = Duration::from_secs(3_600);
+
+/// How often a start that waits for that says so.
+const STILL_WAITING_EVERY: Duration = Duration::from_secs(10);
 
 /// Makes sure that the system tenant exists and that its operator has a key. Gives the key if it was drawn now: at the
 /// first start, when none is configured. Who loses it configures another.
@@ -116,8 +127,26 @@ pub fn new_key(key: &NewSecret, name: &str, scopes: Scopes) -> NewKey {
 async fn ask_by(app: &App, tenant: &str, command: Command, by: Authority) -> Result<Decided, AskError> {
     let tenant = TenantId::new(tenant)
         .map_err(|error| AskError::Unavailable { reason: error.to_string().into(), retry_after_ms: 0 })?;
+    until_awake(app, &tenant).await?;
     let ask = Ask { command, by, origin: Origin::internal(Ids.command()), payloads: vec![] };
     app.bus().ask(&tenant, ask).await
+}
+
+/// Waits until a tenant's entity has read its past, which takes longer than a caller waits where nothing of it was
+/// kept: a start would end with the first command that is not answered in time. A signal breaks this off, as all of a
+/// start.
+async fn until_awake(app: &App, tenant: &TenantId) -> Result<(), AskError> {
+    let begun = Instant::now();
+    let mut waking = pin!(app.bus().wake(tenant, AWAKE_WITHIN));
+    loop {
+        match timeout(STILL_WAITING_EVERY, waking.as_mut()).await {
+            Ok(woken) => return woken,
+            Err(_) => {
+                let (waited_s, is_here) = (begun.elapsed().as_secs(), app.bus().region().owns(Shard::of(tenant)));
+                tracing::warn!(tenant.id = %tenant, waited_s, is_here, "still waiting until a tenant's past is read");
+            }
+        }
+    }
 }
 
 async fn ask(app: &App, tenant: &str, command: Command) -> Result<Decided, AskError> {

@@ -256,8 +256,9 @@ async fn all_that_is_said_to_be_reproducible_is_and_a_falsified_record_is_found(
     let (url, team) = (node.ready().url.clone(), User::new()?.variable("WASMWIZ_API_KEY", &tenant.key.secret));
     let other = register(&node.operator()?, "Beside", "enterprise").await?;
     let beside = neighbours(&other.client, setting(BESIDE.0, BESIDE.1)?);
+    let verify = ["exec", "verify", "--all", "--output", "json", "--url", &url];
     let ended = tokio::select! {
-        ended = team.run_within(within(count), &["exec", "verify", "--all", "--output", "json", "--url", &url]) => ended?,
+        ended = team.run_within(within(count), &verify) => ended?,
         ended = beside => anyhow::bail!("what ran beside ended: {ended:?}"),
     };
     let summary: Value = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;

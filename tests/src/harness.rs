@@ -405,8 +405,16 @@ impl NodeProcess {
     /// # Errors
     /// As [`Launch::start`].
     pub async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        self.ready_within(START_DEADLINE).await
+    }
+
+    /// The same for a start that has more to do than most.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub async fn ready_within(&mut self, within: Duration) -> anyhow::Result<()> {
         let file = self.launch.ready_file();
-        let ready = wait::until("the node's ready file", START_DEADLINE, async || {
+        let ready = wait::until("the node's ready file", within, async || {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the node ended with {status} before it served");
             }

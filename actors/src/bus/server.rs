@@ -89,7 +89,7 @@ impl Server {
         }
     }
 
-    async fn ask(&self, Question { tenant, ask, .. }: Question) -> Result<Asked, AskError> {
+    async fn ask(&self, Question { tenant, ask, within }: Question) -> Result<Asked, AskError> {
         if self.region.is_closing() {
             // Whoever owns it next decides.
             return Ok(Asked::NotHere);
@@ -101,8 +101,10 @@ impl Server {
             }
             _ => None,
         };
+        // The bound around this is the time that the other node still waits. Callers of this node may wait less.
+        let within = within.saturating_mul(2);
         for _ in 0..ENTITIES_TRIED {
-            match self.region.ask_one(&tenant, ask.clone(), None).await? {
+            match self.region.ask_one(&tenant, ask.clone(), None, within).await? {
                 Asked::Moved => {}
                 asked => return Ok(asked),
             }

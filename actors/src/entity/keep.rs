@@ -54,6 +54,12 @@ impl Kept {
         self.after(self.config.at_rest_events.min(self.config.every_events), true, folded, now);
     }
 
+    /// Keeps the state of one whose past is being read, as far as that has come: the next reading begins there. `now`
+    /// is the moment from which the history is looked at.
+    pub(super) fn midway(&self, folded: &mut Rehydrated, now: Moment) {
+        self.after(self.config.at_rest_events.min(self.config.every_events), false, folded, now);
+    }
+
     fn after(&self, events: u64, is_last: bool, folded: &mut Rehydrated, now: Moment) {
         let Some(snapshots) = &self.snapshots else { return };
         // A later version would know more of such a past than this one has folded.

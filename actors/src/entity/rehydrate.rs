@@ -2,6 +2,9 @@
 //!
 //! It begins at the newest snapshot that is whole and that the log agrees with, or else at the first event. A commit that cannot be
 //! folded ends it, unless an operator has skipped that one and the stream goes on behind it.
+//!
+//! A long past is read in stages: what was folded is kept now and then, and when folding is broken off, so that the
+//! next fold of the stream begins there. However often it is broken off, it comes to an end.
 
 use std::sync::Arc;
 
@@ -19,6 +22,10 @@ use wasmwiz_events::{
 use super::{Message, Places, Rehydrated, World};
 use crate::{codec::snapshot::Snapshot, metrics, tenant::Tenant};
 
+/// How often a fold that takes long keeps its state and tells how far it has come, in milliseconds: about as much work
+/// is lost with a process that is killed, and keeping is a small part of it.
+const STAGE_MS: u64 = 5_000;
+
 /// Reads and folds in a task of its own and reports to `entity`.
 pub(super) fn begin(id: TenantId, world: Arc<World>, entity: ActorRef<Message>) {
     tokio::spawn(async move {
@@ -27,10 +34,10 @@ pub(super) fn begin(id: TenantId, world: Arc<World>, entity: ActorRef<Message>) 
         let folded = fold_stream(&id, &world, &is_wanted).await;
         match &folded {
             Ok(folded) => {
-                let (took_ms, from) = (world.clock.steady().ms_since(begun), folded.kept);
+                let (took_ms, kept) = (world.clock.steady().ms_since(begun), folded.kept);
                 ::metrics::counter!(metrics::REHYDRATIONS_TOTAL).increment(1);
                 let revision = folded.head.revision;
-                tracing::debug!(tenant.id = %id, %revision, snapshot = %from, took_ms, "the entity is rehydrated");
+                tracing::debug!(tenant.id = %id, %revision, %kept, took_ms, "the entity is rehydrated");
             }
             Err(reason) if !is_wanted() => {
                 tracing::debug!(tenant.id = %id, %reason, "the entity is not wanted any more")
@@ -50,8 +57,10 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
     };
     let verifier = Verifier::resume(id.clone(), begin.head);
     let mut fold = Fold { after: begin.position, folded: begin, verifier, now, has_skipped: false };
+    let mut stage = world.clock.steady();
     loop {
         if !is_wanted() {
+            fold.keep(world);
             return Err("nobody waits for it any more".into());
         }
         // A turn is a page, so that a few long streams do not keep all others waiting until they are through.
@@ -64,7 +73,10 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
                 fold.pass_over(id, world, Unfolded { at: Some(position), reason: reason.into() }).await?;
                 continue;
             }
-            Err(error) => return Err(error.to_string().into()),
+            Err(error) => {
+                fold.keep(world);
+                return Err(error.to_string().into());
+            }
         };
         if commits.is_empty() {
             if fold.has_skipped {
@@ -82,7 +94,20 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
         if let Err(unfolded) = came {
             fold.pass_over(id, world, unfolded).await?;
         }
+        let now = world.clock.steady();
+        if now.ms_since(stage) >= STAGE_MS {
+            stage = now;
+            fold.keep(world);
+            tell(id, world, fold.folded.head.revision).await;
+        }
     }
+}
+
+/// Says how far a fold that takes long has come.
+async fn tell(id: &TenantId, world: &World, revision: Revision) {
+    // A log that does not say where the stream ends is no reason to say nothing.
+    let end = world.log.head(id).await.ok().map(|head| head.revision.get());
+    tracing::info!(tenant.id = %id, %revision, end, "a long past is being read");
 }
 
 /// The newest state that is whole and stands on a commit that the log has.
@@ -178,6 +203,13 @@ impl Fold {
         }
         (self.folded.position, self.after) = (recorded.position, recorded.position);
         Ok(())
+    }
+
+    /// Keeps the state as of what is folded.
+    fn keep(&mut self, world: &World) {
+        self.folded.head = *self.verifier.head();
+        // Its times are seen from where the history is looked at, and not from this moment.
+        world.kept.midway(&mut self.folded, self.now);
     }
 
     /// Where a commit does not begin at the revision that follows and is as it was sealed, it is sound: others are missing before it.

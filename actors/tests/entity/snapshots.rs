@@ -21,7 +21,7 @@ async fn start(log: &Arc<MemoryLog>, folder: &Path) -> Node {
     Node::keeping(log, config(), Some(Arc::new(FileSnapshots::new(folder)))).await
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder.join("acme")) else { return vec![] };
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|ending| ending == "snap"));

@@ -40,6 +40,8 @@ struct Shared {
     waiting: watch::Sender<usize>,
     /// The last commit that followers are shown.
     shown: watch::Sender<Position>,
+    /// How many more pages of streams are read, each of one commit. `None`: all, and of the usual size.
+    pages: watch::Sender<Option<usize>>,
     /// What is said of whether it outlives a loss of power.
     durability: Mutex<Result<Option<Arc<str>>, Arc<str>>>,
 }
@@ -82,6 +84,7 @@ impl MemoryLog {
             turn: tokio::sync::Mutex::default(),
             waiting: watch::channel(0).0,
             shown: watch::channel(Position::new(u64::MAX)).0,
+            pages: watch::channel(None).0,
             durability: Mutex::new(Ok(None)),
         };
         Self { shared: Arc::new(shared) }
@@ -140,6 +143,18 @@ impl MemoryLog {
         self.show_until(Position::new(u64::MAX));
     }
 
+    /// From now on streams are read behind a place in pages of one commit, and only so many; who asks for more waits
+    /// until this is called again. `None`: as usual.
+    pub fn page(&self, pages: Option<usize>) {
+        self.shared.pages.send_replace(pages);
+    }
+
+    /// Waits until none of the pages is left.
+    pub async fn paged(&self) {
+        // The sender lives in `self`.
+        let _ = self.shared.pages.subscribe().wait_for(|left| *left == Some(0)).await;
+    }
+
     /// Changes one byte of the last commit's body, as a damaged disk might.
     pub fn damage_last_body(&self) {
         let mut stored = self.shared.stored();
@@ -176,6 +191,32 @@ impl MemoryLog {
 impl Shared {
     fn stored(&self) -> MutexGuard<'_, Stored> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a page, and says of how many commits it is.
+    async fn page(&self, commits: usize) -> usize {
+        let mut pages = self.pages.subscribe();
+        loop {
+            // The sender lives in `self`.
+            let _ = pages.wait_for(|left| *left != Some(0)).await;
+            // Another reader may have been faster.
+            let mut given = None;
+            self.pages.send_if_modified(|left| match left {
+                None => {
+                    given = Some(commits);
+                    false
+                }
+                Some(0) => false,
+                Some(left) => {
+                    *left -= 1;
+                    given = Some(1);
+                    true
+                }
+            });
+            if let Some(commits) = given {
+                return commits;
+            }
+        }
     }
 
     fn append(&self, append: Append) -> Result<Appended, AppendError> {
@@ -320,6 +361,7 @@ impl EventLog for MemoryLog {
         after: Position,
         limit: ReadLimit,
     ) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        let limit = ReadLimit { commits: self.shared.page(limit.commits).await, ..limit };
         let stored = self.shared.stored();
         let behind = stored.stream(tenant).filter(|found| found.position > after);
         let found = limited(behind.filter(|found| found.commit.last_revision() >= from), limit);

@@ -54,6 +54,25 @@ async fn a_follower_is_shown_no_more_than_it_should_be() {
 }
 
 #[tokio::test]
+async fn a_stream_is_read_in_as_many_small_pages_as_are_given() {
+    let (log, mut stream) = (MemoryLog::new(), Stream::fresh());
+    for _ in 0..3 {
+        log.append(append(&stream)).await.unwrap();
+        stream.head = log.head(&stream.tenant).await.unwrap();
+    }
+    let read = async |after: Position| {
+        log.read_stream_behind(&stream.tenant, Revision::new(1), after, ReadLimit::default()).await.unwrap()
+    };
+    log.page(Some(2));
+    let first = read(Position::START).await;
+    let second = read(first.last().unwrap().position).await;
+    assert_eq!((first.len(), second.len()), (1, 1));
+    log.paged().await;
+    let (all, ()) = tokio::join!(read(Position::START), async { log.page(None) });
+    assert_eq!(all.len(), 3);
+}
+
+#[tokio::test]
 async fn a_poisoned_log_refuses_everything_and_says_why() {
     let (log, stream) = (MemoryLog::new(), Stream::fresh());
     log.hold();
