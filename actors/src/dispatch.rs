@@ -20,7 +20,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use wasmwiz_events::{
@@ -344,20 +344,14 @@ impl Dispatch {
     /// offered on, and when nobody takes it the execution will be declared lost. A guest that fails is no error: see its outcome.
     pub async fn execute(&self, request: Request) -> Result<Done, DispatchError> {
         let (shared, within) = (Arc::clone(&self.shared), self.shared.deps.bus.region().answer_within());
-        let (has_run, ran) = oneshot::channel();
-        let task = async move { shared.execute(request, has_run).await };
+        let (offered, seen) = watch::channel(None);
+        let task = async move { shared.execute(request, offered).await };
         let mut task = self.shared.under_way.spawn(task.in_current_span());
-        // However long a log stands still: the end is offered on without its caller.
-        let is_late = async {
-            if ran.await.is_err() {
-                std::future::pending().await
-            }
-            tokio::time::sleep(within).await;
-        };
         tokio::select! {
             biased;
             done = &mut task => done.unwrap_or_else(|error| Err(DispatchError::Host(error.to_string()))),
-            () = is_late => Err(unavailable(finish::IS_UNKNOWN).into()),
+            // However long a log stands still: the end is offered on without its caller.
+            () = finish::is_late(seen, within) => Err(unavailable(finish::IS_UNKNOWN).into()),
         }
     }
 

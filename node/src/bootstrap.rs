@@ -143,7 +143,7 @@ async fn until_awake(app: &App, tenant: &TenantId) -> Result<(), AskError> {
             Ok(woken) => return woken,
             Err(_) => {
                 let (waited_s, is_here) = (begun.elapsed().as_secs(), app.bus().region().owns(Shard::of(tenant)));
-                tracing::warn!(tenant.id = %tenant, waited_s, is_here, "still waiting until a tenant's past is read");
+                tracing::warn!(tenant.id = %tenant, waited_s, is_here, "still waiting for a tenant to answer: its past is being read, or no node owns it");
             }
         }
     }

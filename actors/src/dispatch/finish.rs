@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use wasmwiz_events::{
     envelope::Envelope,
     event::Event,
@@ -36,6 +40,26 @@ const FINISH_PAUSE_MS: u64 = 60;
 /// What there is to say of an end that nobody has taken yet.
 pub(super) const IS_UNKNOWN: &str =
     "its guest has run, and it is not known whether its end was recorded; its record tells, once it has ended";
+
+/// Since when the end of a guest is offered, if it has run. Another attempt has a guest of its own.
+pub(super) type OfferedSince = Option<Instant>;
+
+/// Returns once an end has been offered for so long. Never, where whoever offers it has gone.
+pub(super) async fn is_late(mut offered: watch::Receiver<OfferedSince>, within: Duration) {
+    loop {
+        let since = *offered.borrow_and_update();
+        let changed = match since {
+            None => offered.changed().await,
+            Some(since) => match timeout_at(since + within, offered.changed()).await {
+                Err(_) => return,
+                Ok(changed) => changed,
+            },
+        };
+        if changed.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
 
 impl Shared {
     pub(super) async fn finish(&self, began: Began, mut ran: Ran) -> Result<Done, DispatchError> {
@@ -205,5 +229,39 @@ impl Ran {
 
     fn outputs(&self) -> [Payload; 2] {
         [&self.stdout, &self.stderr].map(|stream| Payload::new(stream.bytes.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn an_end_is_late_once_it_was_offered_for_long_and_another_attempt_begins_anew() {
+        let (offered, seen) = watch::channel(None);
+        let late = |within| timeout(Duration::from_millis(50), is_late(seen.clone(), within));
+        late(Duration::ZERO).await.expect_err("its guest runs");
+        offered.send_replace(Some(Instant::now()));
+        late(LONG).await.expect_err("it is offered since now");
+        late(Duration::ZERO).await.expect("it was offered for so long");
+        offered.send_replace(None);
+        late(Duration::ZERO).await.expect_err("the guest of another attempt runs");
+        offered.send_replace(Some(Instant::now() + LONG));
+        late(Duration::ZERO).await.expect_err("what the attempt before has taken does not count");
+        drop(offered);
+        late(LONG).await.expect_err("nobody offers it");
+    }
+
+    #[tokio::test]
+    async fn who_waits_already_waits_for_the_attempt_that_has_begun_meanwhile() {
+        let (offered, seen) = watch::channel(Some(Instant::now()));
+        let late = tokio::spawn(is_late(seen, Duration::from_millis(200)));
+        tokio::task::yield_now().await;
+        offered.send_replace(Some(Instant::now() + LONG));
+        timeout(Duration::from_millis(400), late).await.expect_err("it is late by the attempt before");
     }
 }

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use wasmwiz_events::{
@@ -18,7 +21,7 @@ use wasmwiz_events::{
 
 use super::{
     Code, DispatchError, Done, Request, Shared, again,
-    finish::Began,
+    finish::{Began, OfferedSince},
     keeping::{self, Kept},
     once::Turn,
     patience::Patience,
@@ -83,18 +86,20 @@ struct Ready {
 }
 
 impl Shared {
-    /// `has_run` is told once its guest has ended.
+    /// `offered` says since when the end of its guest is.
     pub(super) async fn execute(
         self: &Arc<Self>,
         mut request: Request,
-        has_run: oneshot::Sender<()>,
+        offered: watch::Sender<OfferedSince>,
     ) -> Result<Done, DispatchError> {
         // Until the end is recorded.
         let _hold = std::mem::take(&mut request.hold);
-        let (mut patience, mut has_run) = (Patience::default(), Some(has_run));
+        let mut patience = Patience::default();
         for _ in 0..ENTITIES_TRIED {
+            // It is another guest than the one whose admission came to nothing.
+            offered.send_replace(None);
             let settings = self.known.of(&request.tenant, &request.code);
-            match self.execute_once(request.again(), settings, &mut patience, &mut has_run).await {
+            match self.execute_once(request.again(), settings, &mut patience, &offered).await {
                 Ok(Some(done)) => return Ok(done),
                 Ok(None) => {}
                 // It is prepared for what its version says of itself.
@@ -113,7 +118,7 @@ impl Shared {
         request: Request,
         settings: Settings,
         patience: &mut Patience,
-        has_run: &mut Option<oneshot::Sender<()>>,
+        offered: &watch::Sender<OfferedSince>,
     ) -> Result<Option<Done>, DispatchError> {
         let ready = self.make_ready(request, Manner::Awaited, settings, patience).await?;
         let Ready { tenant, ask, run, slot, prepared, stdin, kept, keeping, .. } = ready;
@@ -145,8 +150,7 @@ impl Shared {
             unended.may_be_open();
             let began = Began { tenant: tenant.clone(), origin, accepted, at, revision: after };
             let ran = self.run_guest(slot, prepared, &began, run, stdin).await;
-            // Nobody may wait for it any more.
-            _ = has_run.take().map(|told| told.send(()));
+            offered.send_replace(Some(Instant::now()));
             let finishing = tracing::debug_span!(target: trace::TARGET, "finish");
             let done = self.finish(began, ran).instrument(finishing).await?;
             unended.is_settled();

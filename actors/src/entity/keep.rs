@@ -22,7 +22,27 @@ const WRITING_MAX: usize = 2;
 ///
 /// One after the other: a second writer would take the first one's file for what a crash has left, and an older state that is
 /// late would have a newer one removed as if it were of a history that is no more.
-type Writing = HashMap<TenantId, Option<Snapshot>>;
+type Writing = HashMap<TenantId, Option<Due>>;
+
+/// A state that is to be written.
+struct Due {
+    snapshot: Snapshot,
+    /// Is it one of a fold that has not come to its end? Another fold of the stream may have come further meanwhile.
+    is_midway: bool,
+}
+
+/// When a state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// Now and then, of an entity that stands where the log does. There will be others.
+    Awake,
+    /// Of an entity that leaves memory.
+    AtRest,
+    /// Now and then, while a long past is read.
+    Midway,
+    /// When reading it is broken off.
+    BrokenOff,
+}
 
 /// The snapshots of a node's tenants, and when there is to be another.
 #[derive(Clone)]
@@ -46,32 +66,38 @@ impl Kept {
 
     /// Keeps the state of a tenant that stands where the log does, if enough has happened.
     pub(super) fn while_awake(&self, folded: &mut Rehydrated, now: Moment) {
-        self.after(self.config.every_events, false, folded, now);
+        self.after(self.config.every_events, Occasion::Awake, folded, now);
     }
 
     /// The same of one that leaves memory: where another is on its way to its file, this one is the next.
     pub(super) fn at_rest(&self, folded: &mut Rehydrated, now: Moment) {
-        self.after(self.config.at_rest_events.min(self.config.every_events), true, folded, now);
+        self.after(self.config.at_rest_events.min(self.config.every_events), Occasion::AtRest, folded, now);
     }
 
     /// Keeps the state of one whose past is being read, as far as that has come: the next reading begins there. `now`
     /// is the moment from which the history is looked at.
     pub(super) fn midway(&self, folded: &mut Rehydrated, now: Moment) {
-        self.after(self.config.at_rest_events.min(self.config.every_events), false, folded, now);
+        self.after(self.config.at_rest_events.min(self.config.every_events), Occasion::Midway, folded, now);
     }
 
-    fn after(&self, events: u64, is_last: bool, folded: &mut Rehydrated, now: Moment) {
+    /// The same of one whose past is read no further.
+    pub(super) fn broken_off(&self, folded: &mut Rehydrated, now: Moment) {
+        self.after(self.config.at_rest_events.min(self.config.every_events), Occasion::BrokenOff, folded, now);
+    }
+
+    fn after(&self, events: u64, occasion: Occasion, folded: &mut Rehydrated, now: Moment) {
         let Some(snapshots) = &self.snapshots else { return };
         // A later version would know more of such a past than this one has folded.
         if since(folded) < events.max(1) || folded.has_unknown {
             return;
         }
+        let is_midway = matches!(occasion, Occasion::Midway | Occasion::BrokenOff);
         let mut writing = self.writing();
         if let Some(next) = writing.get_mut(folded.tenant.id()) {
             // Otherwise there is a later moment.
-            if is_last {
+            if matches!(occasion, Occasion::AtRest | Occasion::BrokenOff) {
                 folded.kept = folded.head.revision;
-                *next = Some(Snapshot::of(folded, now));
+                *next = Some(Due { snapshot: Snapshot::of(folded, now), is_midway });
             }
             return;
         }
@@ -81,12 +107,13 @@ impl Kept {
         writing.insert(folded.tenant.id().clone(), None);
         drop(writing);
         folded.kept = folded.head.revision;
-        let (first, snapshots, keep) = (Snapshot::of(folded, now), Arc::clone(snapshots), self.config.keep);
+        let first = Due { snapshot: Snapshot::of(folded, now), is_midway };
+        let (snapshots, keep) = (Arc::clone(snapshots), self.config.keep);
         let writer = Writer { kept: self.clone(), tenant: folded.tenant.id().clone() };
         tokio::task::spawn_blocking(move || {
             let mut next = Some(first);
-            while let Some(snapshot) = next {
-                write(&snapshot, &*snapshots, keep);
+            while let Some(due) = next {
+                write(&due, &*snapshots, keep);
                 next = writer.next();
             }
         });
@@ -138,7 +165,7 @@ struct Writer {
 
 impl Writer {
     /// What came meanwhile. Without anything, the next state of the tenant has another writer.
-    fn next(&self) -> Option<Snapshot> {
+    fn next(&self) -> Option<Due> {
         let mut writing = self.kept.writing();
         let next = writing.get_mut(&self.tenant)?.take();
         if next.is_none() {
@@ -157,8 +184,13 @@ impl Drop for Writer {
     }
 }
 
-fn write(snapshot: &Snapshot, snapshots: &dyn Snapshots, keep: usize) {
+fn write(Due { snapshot, is_midway }: &Due, snapshots: &dyn Snapshots, keep: usize) {
     let (tenant, revision) = (snapshot.tenant.id(), snapshot.head.revision);
+    // Whoever begins to read removes what does not stand on the log: what is newer is of a fold that came further.
+    let is_behind = || snapshots.revisions(tenant).is_ok_and(|kept| kept.iter().any(|kept| *kept > revision));
+    if *is_midway && is_behind() {
+        return;
+    }
     let bytes = snapshot.encode().map_err(|error| error.to_string());
     let written =
         bytes.and_then(|bytes| snapshots.write(tenant, revision, &bytes, keep).map_err(|error| error.to_string()));

@@ -60,11 +60,11 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
     let mut stage = world.clock.steady();
     loop {
         if !is_wanted() {
-            fold.keep(world);
+            fold.is_broken_off(world);
             return Err("nobody waits for it any more".into());
         }
         // A turn is a page, so that a few long streams do not keep all others waiting until they are through.
-        let _turn = world.rehydrations.acquire().await.map_err(|_| Arc::from("the node is stopping"))?;
+        let turn = world.rehydrations.acquire().await.map_err(|_| Arc::from("the node is stopping"))?;
         let from = fold.verifier.head().revision.next();
         let commits = match world.log.read_stream_behind(id, from, fold.after, ReadLimit::default()).await {
             Ok(commits) => commits,
@@ -74,7 +74,7 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
                 continue;
             }
             Err(error) => {
-                fold.keep(world);
+                fold.is_broken_off(world);
                 return Err(error.to_string().into());
             }
         };
@@ -94,6 +94,7 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
         if let Err(unfolded) = came {
             fold.pass_over(id, world, unfolded).await?;
         }
+        drop(turn);
         let now = world.clock.steady();
         if now.ms_since(stage) >= STAGE_MS {
             stage = now;
@@ -205,11 +206,16 @@ impl Fold {
         Ok(())
     }
 
-    /// Keeps the state as of what is folded.
+    /// Keeps the state as of what is folded. Its times are seen from where the history is looked at, and not from this moment.
     fn keep(&mut self, world: &World) {
         self.folded.head = *self.verifier.head();
-        // Its times are seen from where the history is looked at, and not from this moment.
         world.kept.midway(&mut self.folded, self.now);
+    }
+
+    /// The same, where nothing more is folded.
+    fn is_broken_off(&mut self, world: &World) {
+        self.folded.head = *self.verifier.head();
+        world.kept.broken_off(&mut self.folded, self.now);
     }
 
     /// Where a commit does not begin at the revision that follows and is as it was sealed, it is sound: others are missing before it.

@@ -105,8 +105,8 @@ impl Asked {
     }
 }
 
-/// Writes `buffer` in pieces, each from a copy, and tells the guest at `told` how much it was. Like the library, it has
-/// written all of it or nothing: the guest's outputs take everything.
+/// Writes `buffer` in pieces, each from a copy, and tells the guest at `told` how much it was: all of it, for the guest's
+/// outputs take everything. Of one that is stopped within it, what was written until then stays, as of one that is stopped between two writes.
 async fn write_in_pieces(
     caller: &mut Caller<'_, Guest>,
     memory: Memory,
@@ -118,17 +118,19 @@ async fn write_in_pieces(
     const DESCRIBED: i32 = 0;
     const TOLD: i32 = 8;
     const PIECE: usize = 16;
-    let mut copy = vec![0; PIECE + WRITTEN_BYTES];
-    memory::write(&mut copy, 0, &u32::try_from(PIECE)?.to_le_bytes())?;
+    let mut room = vec![0_u8; PIECE + WRITTEN_BYTES + DESCRIPTION_ALIGN];
+    let skipped = room.as_ptr().align_offset(DESCRIPTION_ALIGN);
+    let copy = room.get_mut(skipped..).unwrap_or_default();
+    memory::write(copy, 0, &u32::try_from(PIECE)?.to_le_bytes())?;
     let mut place = memory::range(memory.data_size(&*caller), buffer.at, buffer.length)?;
     while !place.is_empty() {
         let to = place.start.saturating_add(WRITTEN_BYTES).min(place.end);
         let (bytes, guest) = memory.data_and_store_mut(&mut *caller);
         let piece = bytes.get(place.start..to).ok_or(HostCallError::OutOfBounds)?;
-        memory::write(&mut copy, 4, &u32::try_from(piece.len())?.to_le_bytes())?;
-        memory::write(&mut copy, PIECE, piece)?;
+        memory::write(copy, 4, &u32::try_from(piece.len())?.to_le_bytes())?;
+        memory::write(copy, PIECE, piece)?;
         guest.wasi.set_hostcall_fuel(DESCRIPTION_BYTES + WRITTEN_BYTES);
-        let mut copied = GuestMemory::Unshared(&mut copy);
+        let mut copied = GuestMemory::Unshared(&mut *copy);
         let answer = library::fd_write(&mut guest.wasi, &mut copied, fd, DESCRIBED, 1, TOLD).await?;
         if answer != errno::SUCCESS {
             return Ok(answer);

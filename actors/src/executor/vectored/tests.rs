@@ -127,7 +127,11 @@ fn is_as_the_librarys(call: &Call) -> (Came, usize) {
     let (theirs, _) = Tried::new(false).makes(call);
     let (ours, gave_way) = Tried::new(true).makes(call);
     // Compared before it is printed: memory is long.
-    assert_eq!((&ours.answer, &ours.stdout, &ours.stderr), (&theirs.answer, &theirs.stdout, &theirs.stderr), "{call:?}");
+    assert_eq!(
+        (&ours.answer, &ours.stdout, &ours.stderr),
+        (&theirs.answer, &theirs.stdout, &theirs.stderr),
+        "{call:?}"
+    );
     assert!(ours.memory == theirs.memory, "memory differs after {call:?}");
     (ours, gave_way)
 }
@@ -149,7 +153,8 @@ fn anything() -> impl Strategy<Value = Call> {
         1 => (MEMORY_BYTES as u32 - 100)..(ALLOWED_BYTES as u32 + 100),
         1 => any::<u32>(),
     ];
-    let at = prop_oneof![6 => Just(4096_u32), 1 => 4096_u32..4104, 1 => (MEMORY_BYTES as u32 - 64)..=(MEMORY_BYTES as u32)];
+    let at =
+        prop_oneof![6 => Just(4096_u32), 1 => 4096_u32..4104, 1 => (MEMORY_BYTES as u32 - 64)..=(MEMORY_BYTES as u32)];
     let told = prop_oneof![6 => Just(8_u32), 1 => 8_u32..12, 1 => any::<u32>()];
     let more = prop_oneof![4 => Just(0_u32), 2 => 0_u32..10_000, 1 => any::<u32>()];
     let name = prop_oneof![4 => Just("write"), 2 => Just("read"), 1 => Just("pwrite"), 1 => Just("pread")];
