@@ -123,7 +123,7 @@ fn finished<T>(future: impl Future<Output = T>) -> (T, usize) {
     }
 }
 
-fn is_as_the_librarys(call: &Call) -> (Came, usize) {
+fn is_what_the_library_does(call: &Call) -> (Came, usize) {
     let (theirs, _) = Tried::new(false).makes(call);
     let (ours, gave_way) = Tried::new(true).makes(call);
     // Compared before it is printed: memory is long.
@@ -174,7 +174,7 @@ proptest! {
 
     #[test]
     fn a_guest_sees_what_the_library_would_show_it(call in anything()) {
-        is_as_the_librarys(&call);
+        is_what_the_library_does(&call);
     }
 }
 
@@ -184,7 +184,7 @@ fn a_call_with_many_empty_buffers_gives_way_while_they_are_looked_at() {
     let mut described = vec![(0, 0); 99_999];
     described.push((1 << 20, 7));
     // When they are written
-    let (came, gave_way) = is_as_the_librarys(&a_write(described));
+    let (came, gave_way) = is_what_the_library_does(&a_write(described));
     // Then that one is, and others had their turn after each 4,096
     assert_eq!((came.answer, came.stdout.len(), gave_way), (Ok(errno::SUCCESS), 7, 24));
 }
@@ -194,7 +194,7 @@ fn a_large_buffer_is_written_in_pieces() {
     // Given a buffer of 1 MiB and some bytes
     let call = a_write(vec![(1 << 20, (1 << 20) + 5)]);
     // When it is written
-    let (came, gave_way) = is_as_the_librarys(&call);
+    let (came, gave_way) = is_what_the_library_does(&call);
     // Then all of it was, and others had their turn after each 64 KiB
     assert_eq!((came.answer, came.stdout.len(), gave_way), (Ok(errno::SUCCESS), (1 << 20) + 5, 16));
     assert_eq!(came.memory[8..12], ((1_u32 << 20) + 5).to_le_bytes());
@@ -203,15 +203,15 @@ fn a_large_buffer_is_written_in_pieces() {
 #[test]
 fn calls_that_end_a_guest_or_are_refused_are_those_of_the_library() {
     let beyond = Call { count: u32::MAX, ..a_write(vec![]) };
-    assert_eq!(is_as_the_librarys(&beyond).0.answer, Ok(errno::NOMEM));
+    assert_eq!(is_what_the_library_does(&beyond).0.answer, Ok(errno::NOMEM));
     let to_the_end = Call { count: 520_000, ..a_write(vec![]) };
-    assert_eq!(is_as_the_librarys(&to_the_end).0.answer, Ok(errno::NOMEM), "what follows is longer than memory");
+    assert_eq!(is_what_the_library_does(&to_the_end).0.answer, Ok(errno::NOMEM), "what follows is longer than memory");
     let no_such = Call { fd: 9, ..a_write(vec![(1 << 20, 1 << 20)]) };
-    assert_eq!(is_as_the_librarys(&no_such).0.answer, Ok(errno::BADF));
+    assert_eq!(is_what_the_library_does(&no_such).0.answer, Ok(errno::BADF));
     let not_within = a_write(vec![(3 << 20, 2 << 20)]);
-    assert!(is_as_the_librarys(&not_within).0.answer.is_err());
+    assert!(is_what_the_library_does(&not_within).0.answer.is_err());
     let not_aligned = Call { at: 4098, ..a_write(vec![(1 << 20, 1)]) };
-    assert!(is_as_the_librarys(&not_aligned).0.answer.is_err());
+    assert!(is_what_the_library_does(&not_aligned).0.answer.is_err());
     let told_nowhere = Call { told: u32::MAX - 3, ..a_write(vec![(1 << 20, 1 << 20)]) };
-    assert!(is_as_the_librarys(&told_nowhere).0.answer.is_err());
+    assert!(is_what_the_library_does(&told_nowhere).0.answer.is_err());
 }
