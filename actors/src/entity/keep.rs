@@ -31,19 +31,6 @@ struct Due {
     is_midway: bool,
 }
 
-/// When a state is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Occasion {
-    /// Now and then, of an entity that stands where the log does. There will be others.
-    Awake,
-    /// Of an entity that leaves memory.
-    AtRest,
-    /// Now and then, while a long past is read.
-    Midway,
-    /// When reading it is broken off.
-    BrokenOff,
-}
-
 /// The snapshots of a node's tenants, and when there is to be another.
 #[derive(Clone)]
 pub(crate) struct Kept {
@@ -66,36 +53,30 @@ impl Kept {
 
     /// Keeps the state of a tenant that stands where the log does, if enough has happened.
     pub(super) fn while_awake(&self, folded: &mut Rehydrated, now: Moment) {
-        self.after(self.config.every_events, Occasion::Awake, folded, now);
+        self.after(self.config.every_events, false, folded, now);
     }
 
-    /// The same of one that leaves memory: where another is on its way to its file, this one is the next.
+    /// The same of one that leaves memory.
     pub(super) fn at_rest(&self, folded: &mut Rehydrated, now: Moment) {
-        self.after(self.config.at_rest_events.min(self.config.every_events), Occasion::AtRest, folded, now);
+        self.after(self.config.at_rest_events.min(self.config.every_events), false, folded, now);
     }
 
     /// Keeps the state of one whose past is being read, as far as that has come: the next reading begins there. `now`
     /// is the moment from which the history is looked at.
     pub(super) fn midway(&self, folded: &mut Rehydrated, now: Moment) {
-        self.after(self.config.at_rest_events.min(self.config.every_events), Occasion::Midway, folded, now);
+        self.after(self.config.at_rest_events.min(self.config.every_events), true, folded, now);
     }
 
-    /// The same of one whose past is read no further.
-    pub(super) fn broken_off(&self, folded: &mut Rehydrated, now: Moment) {
-        self.after(self.config.at_rest_events.min(self.config.every_events), Occasion::BrokenOff, folded, now);
-    }
-
-    fn after(&self, events: u64, occasion: Occasion, folded: &mut Rehydrated, now: Moment) {
+    fn after(&self, events: u64, is_midway: bool, folded: &mut Rehydrated, now: Moment) {
         let Some(snapshots) = &self.snapshots else { return };
         // A later version would know more of such a past than this one has folded.
         if since(folded) < events.max(1) || folded.has_unknown {
             return;
         }
-        let is_midway = matches!(occasion, Occasion::Midway | Occasion::BrokenOff);
         let mut writing = self.writing();
         if let Some(next) = writing.get_mut(folded.tenant.id()) {
-            // Otherwise there is a later moment.
-            if matches!(occasion, Occasion::AtRest | Occasion::BrokenOff) {
+            // What another fold of the stream has left may be newer.
+            if next.as_ref().is_none_or(|due| due.snapshot.head.revision < folded.head.revision) {
                 folded.kept = folded.head.revision;
                 *next = Some(Due { snapshot: Snapshot::of(folded, now), is_midway });
             }

@@ -60,7 +60,7 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
     let mut stage = world.clock.steady();
     loop {
         if !is_wanted() {
-            fold.is_broken_off(world);
+            fold.keep(world);
             return Err("nobody waits for it any more".into());
         }
         // A turn is a page, so that a few long streams do not keep all others waiting until they are through.
@@ -74,7 +74,7 @@ async fn fold_stream(id: &TenantId, world: &World, is_wanted: &impl Fn() -> bool
                 continue;
             }
             Err(error) => {
-                fold.is_broken_off(world);
+                fold.keep(world);
                 return Err(error.to_string().into());
             }
         };
@@ -210,12 +210,6 @@ impl Fold {
     fn keep(&mut self, world: &World) {
         self.folded.head = *self.verifier.head();
         world.kept.midway(&mut self.folded, self.now);
-    }
-
-    /// The same, where nothing more is folded.
-    fn is_broken_off(&mut self, world: &World) {
-        self.folded.head = *self.verifier.head();
-        world.kept.broken_off(&mut self.folded, self.now);
     }
 
     /// Where a commit does not begin at the revision that follows and is as it was sealed, it is sound: others are missing before it.
