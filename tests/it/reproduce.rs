@@ -40,7 +40,7 @@ const BESIDE: (&str, u64) = ("WASMWIZ_TESTS_BESIDE", 2);
 
 /// How long a command may take to run so many again. Generous: it is only spent when the test fails.
 fn within(count: u64) -> Duration {
-    Duration::from_secs(60) + Duration::from_millis(50 * count)
+    Duration::from_secs(60) + Duration::from_millis(200 * count)
 }
 
 /// Guests whose end follows from their record.

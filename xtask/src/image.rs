@@ -3,6 +3,7 @@
 //! The Dockerfile is the one that builds everywhere. What it is built on, this chore makes of the machine's own: Debian by
 //! debootstrap, the toolchain that builds the workspace, and the sources of the dependencies.
 
+mod fleet;
 pub(crate) mod servers;
 pub(crate) mod trial;
 
@@ -26,7 +27,7 @@ use crate::{
 /// network. Then lists what is in the image, and its size.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// What to call the image
+    /// What to call the image; with --fleet, which one to start
     #[arg(long, value_name = "NAME", default_value = "wasmwiz:local")]
     tag: String,
     /// Make the base image and stop
@@ -43,6 +44,19 @@ pub(crate) struct Arguments {
     /// request, and stop it
     #[arg(long = "try", value_name = "IMAGE", conflicts_with_all = ["tag", "base_only", "fresh"])]
     tried: Option<String>,
+    /// Build nothing: start three servers of the log and three nodes of the image on private networks. Any node answers
+    /// any request; nodes are killed under load, and replaced under load; at the end every node has to show what was
+    /// answered, each execution with one end, and the history is verified. All of it is removed. Wants the images:
+    /// `cargo xtask image`, and --servers
+    #[arg(long, conflicts_with_all = ["base_only", "fresh", "servers", "tried"])]
+    fleet: bool,
+    /// With --fleet: how often a node is killed, each time another
+    #[arg(long, value_name = "COUNT", default_value_t = 5, requires = "fleet")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    kills: u32,
+    /// With --fleet: start the nodes of this image, and replace them one by one, under load, before all else
+    #[arg(long, value_name = "IMAGE", requires = "fleet")]
+    from_image: Option<String>,
 }
 
 /// The Debian release of the base, which is in its name.
@@ -55,6 +69,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     ensure!(works(command("docker").arg("version")), "no docker engine answers: start one, or use the workflows");
     if let Some(image) = &arguments.tried {
         return trial::run(image);
+    }
+    if arguments.fleet {
+        return fleet::run(&arguments.tag, arguments.from_image.as_deref(), arguments.kills);
     }
     if arguments.servers {
         return servers::build();
@@ -168,6 +185,26 @@ fn list(container: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_belongs_to_a_fleet_is_said_with_it() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        let parsed = |line: &str| <Line as clap::Parser>::try_parse_from(line.split(' ')).map(|line| line.arguments);
+        let fleet = parsed("image --fleet --tag a:1 --kills 7 --from-image a:0").unwrap();
+        assert!(fleet.fleet && fleet.tag == "a:1" && fleet.kills == 7 && fleet.from_image.as_deref() == Some("a:0"));
+        let plain = parsed("image --fleet").unwrap();
+        assert!(plain.tag == "wasmwiz:local" && plain.kills == 5 && plain.from_image.is_none());
+        assert!(
+            !parsed("image").unwrap().fleet && parsed("image --servers").is_ok() && parsed("image --try a").is_ok()
+        );
+        for line in ["image --kills 7", "image --from-image a", "image --fleet --servers", "image --fleet --kills 0"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
 
     #[test]
     fn the_base_is_named_by_the_dockerfile_with_or_without_a_digest() {

@@ -1,13 +1,13 @@
 //! `cargo xtask k8s`: the manifests, rendered to the files that are applied.
 
-mod http;
+pub(crate) mod http;
 pub(crate) mod image;
 pub(crate) mod manifest;
 pub(crate) mod pods;
 pub(crate) mod policy;
 mod rehearsal;
 pub(crate) mod render;
-mod trial;
+pub(crate) mod trial;
 
 use std::{fs, path::PathBuf};
 

@@ -60,6 +60,7 @@ On a fresh machine with the Rust toolchain, a C compiler and python3:
   cargo xtask k8s render      write k8s/*.yaml anew, after a change of an overlay or of the alerts
   cargo xtask k8s try FILE    start the containers of a rendered manifest here, and see the cluster form
   cargo xtask k8s rehearse    staging, production, an update under load, a broken build, and back, the same way
+  cargo xtask image --fleet   nodes of the image as containers here, killed and replaced under load
   cargo xtask smoke --help    try a platform that was just deployed; `deploy` and `rollback` say what they refuse
   .ci/run                     both, as the pipeline runs them";
 

@@ -1,4 +1,4 @@
-//! Requests without TLS: to pods and services of a trial, which are on this machine.
+//! Requests without TLS: to pods, services and containers of a trial, which are on this machine.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -20,33 +20,35 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// What was answered.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+    /// The line with the status, and the headers.
+    head: String,
     /// Does the server close the connection after it?
     closes: bool,
 }
 
 /// A request: method, path, and headers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Request<'r> {
-    pub(super) method: &'r str,
-    pub(super) path: &'r str,
-    pub(super) key: &'r str,
-    pub(super) headers: &'r [(&'r str, &'r str)],
-    pub(super) body: &'r [u8],
+pub(crate) struct Request<'r> {
+    pub(crate) method: &'r str,
+    pub(crate) path: &'r str,
+    pub(crate) key: &'r str,
+    pub(crate) headers: &'r [(&'r str, &'r str)],
+    pub(crate) body: &'r [u8],
 }
 
 /// A connection that may be used again. Nothing where there is none at the moment.
 #[derive(Debug, Default)]
-pub(super) struct Kept(Option<TcpStream>);
+pub(crate) struct Kept(Option<TcpStream>);
 
 impl Request<'_> {
     /// Sends it over a connection of its own.
     ///
     /// # Errors
     /// When nobody answers, or not in whole.
-    pub(super) fn send(&self, address: SocketAddr) -> io::Result<Answer> {
+    pub(crate) fn send(&self, address: SocketAddr) -> io::Result<Answer> {
         self.exchange(&mut connect(address)?, address, "close")
     }
 
@@ -54,7 +56,7 @@ impl Request<'_> {
     ///
     /// # Errors
     /// As [`Self::send`]; also where the server has closed the kept one meanwhile.
-    pub(super) fn send_over(&self, kept: &mut Kept, address: SocketAddr) -> io::Result<Answer> {
+    pub(crate) fn send_over(&self, kept: &mut Kept, address: SocketAddr) -> io::Result<Answer> {
         let mut stream = kept.0.take().map_or_else(|| connect(address), Ok)?;
         let answer = self.exchange(&mut stream, address, "keep-alive")?;
         kept.0 = (!answer.closes).then_some(stream);
@@ -92,7 +94,7 @@ impl Request<'_> {
     ///
     /// # Errors
     /// When the answer is another.
-    pub(super) fn json(&self, address: SocketAddr, status: u16) -> anyhow::Result<Value> {
+    pub(crate) fn json(&self, address: SocketAddr, status: u16) -> anyhow::Result<Value> {
         let asked = format!("{} {address}{}", self.method, self.path);
         self.send(address).with_context(|| asked.clone())?.json(&asked, status)
     }
@@ -111,10 +113,15 @@ impl Answer {
     ///
     /// # Errors
     /// When it is another.
-    pub(super) fn json(&self, asked: &str, status: u16) -> anyhow::Result<Value> {
+    pub(crate) fn json(&self, asked: &str, status: u16) -> anyhow::Result<Value> {
         let text = String::from_utf8_lossy(&self.body);
         ensure!(self.status == status, "{asked} is answered with {}, and not with {status}: {text}", self.status);
         serde_json::from_str(&text).with_context(|| format!("{asked}: not JSON: {text}"))
+    }
+
+    /// The value of a header, whose name is in any case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        value_in(&self.head, name)
     }
 
     /// Nothing where it is not whole.
@@ -122,23 +129,24 @@ impl Answer {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
         let (head, rest) = (std::str::from_utf8(bytes.get(..end)?).ok()?, bytes.get(end + 4..)?);
         let status = head.split("\r\n").next()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
-        let header = |wanted: &str| {
-            let lines = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
-            let mut found = lines.filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
-            found.next().map(|(_, value)| value.trim().to_owned())
-        };
-        let body = match (header("transfer-encoding"), header("content-length")) {
+        let body = match (value_in(head, "transfer-encoding"), value_in(head, "content-length")) {
             (Some(encoding), _) if encoding.eq_ignore_ascii_case("chunked") => joined(rest)?,
             (_, Some(length)) => rest.get(..length.parse().ok()?)?.to_vec(),
             _ => Vec::new(),
         };
-        let closes = header("connection").is_some_and(|said| said.eq_ignore_ascii_case("close"));
-        Some(Self { status, body, closes })
+        let closes = value_in(head, "connection").is_some_and(|said| said.eq_ignore_ascii_case("close"));
+        Some(Self { status, body, head: head.to_owned(), closes })
     }
 }
 
+/// The value of a header in the head of an answer.
+fn value_in<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    let mut headers = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+}
+
 /// A request for a page.
-pub(super) const fn get<'r>(path: &'r str, key: &'r str) -> Request<'r> {
+pub(crate) const fn get<'r>(path: &'r str, key: &'r str) -> Request<'r> {
     Request { method: "GET", path, key, headers: &[], body: &[] }
 }
 
@@ -178,6 +186,13 @@ mod tests {
     fn a_server_that_closes_says_so() {
         let closes = |head: &str| Answer::read(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n").as_bytes()).unwrap().closes;
         assert!(closes("Connection: close") && !closes("Connection: keep-alive") && !closes("Content-Length: 0"));
+    }
+
+    #[test]
+    fn a_header_is_found_by_its_name_in_any_case() {
+        let answer = Answer::read(b"HTTP/1.1 200 OK\r\nWasmwiz-Position: a:7 \r\nB:\r\n\r\n").unwrap();
+        assert_eq!(answer.header("wasmwiz-position"), Some("a:7"));
+        assert_eq!((answer.header("b"), answer.header("c")), (Some(""), None));
     }
 
     #[test]

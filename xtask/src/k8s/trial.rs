@@ -36,13 +36,13 @@ pub(crate) struct Arguments {
 
 /// What stands for the images of a file.
 #[derive(Debug, clap::Args)]
-pub(super) struct Stand {
+pub(crate) struct Stand {
     /// What stands for our own image
     #[arg(long, value_name = "IMAGE", default_value = "wasmwiz:local")]
-    pub(super) image: String,
+    pub(crate) image: String,
     /// What stands for the image of the log's servers
     #[arg(long, value_name = "IMAGE", default_value = servers::NAME)]
-    pub(super) servers: String,
+    pub(crate) servers: String,
 }
 
 /// The StatefulSets of both environments.
@@ -62,7 +62,7 @@ const BETWEEN: Duration = Duration::from_millis(500);
 impl Stand {
     /// # Errors
     /// When the engine does not have one of them.
-    pub(super) fn images(&self) -> anyhow::Result<Images> {
+    pub(crate) fn images(&self) -> anyhow::Result<Images> {
         for (image, made) in [(&self.image, "cargo xtask image"), (&self.servers, "cargo xtask image --servers")] {
             let is_there = works(command("docker").args(["image", "inspect", image]));
             ensure!(is_there, "the engine has no image {image}: `{made}` builds one");
@@ -127,12 +127,12 @@ pub(super) fn operator(stage: &Stage) -> anyhow::Result<String> {
 
 /// A tenant and its first key.
 #[derive(Debug, Clone)]
-pub(super) struct Tenant {
-    pub(super) key: String,
+pub(crate) struct Tenant {
+    pub(crate) key: String,
 }
 
 /// Registers a tenant: a node that has only just started may not know the operator's key yet.
-pub(super) fn register(address: SocketAddr, operator: &str, name: &str) -> anyhow::Result<Tenant> {
+pub(crate) fn register(address: SocketAddr, operator: &str, name: &str) -> anyhow::Result<Tenant> {
     let body = json!({ "name": name, "tier": "enterprise" }).to_string();
     let headers = [("Content-Type", "application/json")];
     let request =
@@ -173,10 +173,10 @@ fn all_own_tenants(stage: &Stage, operator: &str) -> anyhow::Result<()> {
 }
 
 /// The port of the admin listener.
-const ADMIN: u16 = 9090;
+pub(crate) const ADMIN: u16 = 9090;
 
 /// The entities in a node's memory.
-fn entities(metrics: &str) -> Option<f64> {
+pub(crate) fn entities(metrics: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix("wasmwiz_entities ")?.trim().parse().ok())
 }
 

@@ -4,10 +4,13 @@
 //! Each tenant is one closed loop: its next commit is offered when the last one is acknowledged, as its entity does it. Both sides take
 //! turns, and who begins changes. Each client is connected to the server that leads its stream, so that none has the longer way.
 
-use std::time::{Duration, Instant};
+use std::{
+    error::Error as _,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
-use async_nats::jetstream::{self, message::PublishMessage};
+use async_nats::jetstream::{self, ErrorCode, context::PublishError, message::PublishMessage};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use tokio::task::JoinHandle;
@@ -29,6 +32,9 @@ const ROUNDS: usize = 2;
 
 /// Copies of each stream.
 const REPLICAS: usize = 3;
+
+/// How long a bare publish waits that came too early, before it is offered again.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The stream of the bare publishes.
 const BARE: &str = "BARE";
@@ -234,10 +240,23 @@ async fn publish(
 ) -> anyhow::Result<Histogram<u64>> {
     let (mut last, mut latency) = (0, Histogram::new(3)?);
     while span.goes_on() {
-        let publish = PublishMessage::build().payload(message.clone()).expected_last_subject_sequence(last);
         let sent = Instant::now();
-        last = bare.send_publish(subject.clone(), publish).await?.await?.sequence;
+        last = loop {
+            let publish = PublishMessage::build().payload(message.clone()).expected_last_subject_sequence(last);
+            match bare.send_publish(subject.clone(), publish).await?.await {
+                Ok(stored) => break stored.sequence,
+                // Nothing was stored: it is offered again, as the log does it.
+                Err(error) if is_under_way(&error) => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(error.into()),
+            }
+        };
         span.note(&mut latency, sent)?;
     }
     Ok(latency)
+}
+
+/// Does the server still have the message before on its list of those under way? It has acknowledged it already.
+fn is_under_way(error: &PublishError) -> bool {
+    let refusal = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+    refusal.is_some_and(|refusal| refusal.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
 }
