@@ -31,7 +31,7 @@ pub mod handle;
 pub mod ownership;
 pub mod queue;
 pub mod region;
-mod shares;
+pub mod shares;
 pub mod snapshots;
 pub mod topology;
 

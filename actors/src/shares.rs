@@ -1,7 +1,7 @@
 //! A tenant's share of something that the node has few of: how many turns it has at once, and how many more may wait for one.
 //!
 //! The node's own line is first come, first served. A tenant waits here first, so that it never has more than its turns in
-//! that line, however much it asks for. The compiler is shared so, and the places for taking modules in.
+//! that line, however much it asks for. The compiler is shared so, the places for taking modules in, and the gateway's pages of lists.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmwiz_events::id::TenantId;
 
 /// The shares of all tenants that have something in it now.
-pub(crate) struct Shares {
+pub struct Shares {
     at_once: usize,
     inside_max: usize,
     lines: Mutex<HashMap<TenantId, Line>>,
@@ -26,20 +26,24 @@ struct Line {
 
 /// The tenant has as many in its line as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Full {
-    pub(crate) limit: usize,
+pub struct Full {
+    /// How many those are.
+    pub limit: usize,
 }
 
 impl Shares {
     /// Shares of `at_once` turns each, one at least, for which `waiting_max` more may wait.
-    pub(crate) fn new(at_once: usize, waiting_max: usize) -> Arc<Self> {
+    pub fn new(at_once: usize, waiting_max: usize) -> Arc<Self> {
         let at_once = at_once.max(1);
         let inside_max = at_once.saturating_add(waiting_max);
         Arc::new(Self { at_once, inside_max, lines: Mutex::default() })
     }
 
     /// A place in the tenant's line. One `admitted` is not turned away: how many there are is bounded elsewhere.
-    pub(crate) fn enter(self: &Arc<Self>, tenant: &TenantId, admitted: bool) -> Result<Place, Full> {
+    ///
+    /// # Errors
+    /// [`Full`], which nobody is told who is `admitted`.
+    pub fn enter(self: &Arc<Self>, tenant: &TenantId, admitted: bool) -> Result<Place, Full> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let at_once = self.at_once;
         let line =
@@ -63,7 +67,7 @@ impl Shares {
 }
 
 /// A place in a tenant's line. Dropped, it is free.
-pub(crate) struct Place {
+pub struct Place {
     turns: Arc<Semaphore>,
     tenant: TenantId,
     shares: Arc<Shares>,
@@ -71,12 +75,12 @@ pub(crate) struct Place {
 
 impl Place {
     /// How many places the tenant's line has.
-    pub(crate) fn limit(&self) -> usize {
+    pub fn limit(&self) -> usize {
         self.shares.inside_max
     }
 
-    /// Waits for one of the tenant's turns, first come, first served.
-    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+    /// Waits for one of the tenant's turns, first come, first served. Always one, in the end.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         // Nobody closes it: always one.
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }

@@ -33,6 +33,7 @@ use crate::{
     },
     config::GatewayConfig,
     denials::Denials,
+    lists::{Lists, Turn},
     memory::{Memory, Share},
     middleware::Edge,
     problem::Problem,
@@ -164,6 +165,7 @@ struct Shared {
     config: GatewayConfig,
     hasher: Hasher,
     memory: Memory,
+    lists: Lists,
     executor_check: CheckCache,
     keys_health: KeysHealth,
     denials: Denials,
@@ -187,6 +189,7 @@ impl Gateway {
             config,
             hasher,
             memory,
+            lists: Lists::default(),
             executor_check,
             keys_health,
             denials,
@@ -228,6 +231,11 @@ impl Gateway {
     pub(crate) fn reserve_of(&self, caller: &Caller) -> Share {
         let operates = caller.tenant_id().as_str() == SYSTEM;
         self.memory_of(caller).with_reserve(if operates { Purpose::Operation } else { Purpose::Control })
+    }
+
+    /// The caller's turn to have a page of a list made. Keep it until the page is ready to be sent.
+    pub(crate) async fn turn_of_list(&self, caller: &Caller) -> Result<Turn, Problem> {
+        self.0.lists.turn(caller.tenant_id()).await
     }
 
     /// What was denied and is not written down yet.

@@ -23,6 +23,7 @@ mod etag;
 pub mod gateway;
 mod idempotency;
 mod lease;
+mod lists;
 mod memory;
 pub mod metrics;
 pub mod openapi;

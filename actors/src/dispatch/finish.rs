@@ -20,7 +20,7 @@ use wasmwiz_events::{
     transcript::readings,
 };
 
-use super::{DispatchError, Done, End, Shared};
+use super::{DispatchError, Done, End, Shared, keeping::LARGE_OUTPUTS_BYTES};
 use crate::{
     aggregate::Authority,
     executor::{Profile, Ran, Stream},
@@ -67,17 +67,20 @@ impl Shared {
         if began.accepted.engine != self.deps.executors.fingerprint(Profile::of(began.accepted.fuel)) {
             ran.reproducibility = Reproducibility::Unverifiable;
         }
-        let (mut outputs, mut transcript) = (ran.outputs(), ran.kept_transcript());
+        let written = ran.written();
+        let turn = if written.is_large() { self.keeping.turn_of_outputs(&began.tenant).await } else { None };
+        let (mut outputs, mut transcript) = written.named().await?;
         let all: Vec<_> = outputs.iter().chain(&transcript).cloned().collect();
         let payloads = match self.keep(all).await {
             Ok(payloads) => payloads,
             Err(error) => {
                 tracing::error!(execution.id = %began.accepted.execution_id, %error, "an output cannot be kept");
                 ran = Ran::failed("the host could not keep the output".into());
-                (outputs, transcript) = (ran.outputs(), None);
+                (outputs, transcript) = ran.written().named().await?;
                 self.keep(outputs.to_vec()).await?
             }
         };
+        drop(turn);
         let finished = finished(&began.accepted, &ran, &outputs, transcript.as_ref());
         let mut pause_ms = FINISH_PAUSE_MS;
         for attempt in 1..=FINISH_ATTEMPTS {
@@ -221,14 +224,35 @@ impl Ran {
         }
     }
 
-    /// What it was told by the host's clocks, if that is what its end depended on.
-    fn kept_transcript(&self) -> Option<Payload> {
+    /// What is to be kept of it.
+    fn written(&self) -> Written {
         let is_kept = self.reproducibility == Reproducibility::Transcript;
-        is_kept.then(|| Payload::new(self.transcript.clone()))
+        let outputs = [&self.stdout, &self.stderr].map(|stream| stream.bytes.clone());
+        Written { outputs, transcript: is_kept.then(|| self.transcript.clone()) }
+    }
+}
+
+/// What is to be kept of a run.
+struct Written {
+    outputs: [Bytes; 2],
+    /// What it was told by the host's clocks, if that is what its end depended on.
+    transcript: Option<Bytes>,
+}
+
+impl Written {
+    fn is_large(&self) -> bool {
+        self.outputs.iter().chain(&self.transcript).map(Bytes::len).sum::<usize>() > LARGE_OUTPUTS_BYTES
     }
 
-    fn outputs(&self) -> [Payload; 2] {
-        [&self.stdout, &self.stderr].map(|stream| Payload::new(stream.bytes.clone()))
+    /// Names each by its digest; what is large on a thread of its own, as that takes a while.
+    async fn named(self) -> Result<([Payload; 2], Option<Payload>), DispatchError> {
+        let is_large = self.is_large();
+        let name = move || (self.outputs.map(Payload::new), self.transcript.map(Payload::new));
+        if !is_large {
+            return Ok(name());
+        }
+        let named = tokio::task::spawn_blocking(name).await;
+        named.map_err(|error| DispatchError::Host(format!("its output cannot be hashed: {error}")))
     }
 }
 

@@ -42,6 +42,10 @@ const MODULES_WAITING_PER_TENANT: usize = 28;
 /// How long anything waits for its turn, and for its place: what takes longer than that is a disk in trouble.
 const WAIT: Duration = Duration::from_secs(10);
 
+/// Outputs of one execution that have more than this together, in bytes, are kept in their tenant's turn: one at a time of each, so that what
+/// one tenant writes is hashed and synced beside what others do, and not before it.
+pub(super) const LARGE_OUTPUTS_BYTES: usize = 1 << 20;
+
 /// When to try again while too much is being kept, in milliseconds: each takes some.
 const RETRY_MS: u64 = 1_000;
 
@@ -59,6 +63,7 @@ pub(super) struct Keeping {
     places: Semaphore,
     modules: Arc<Shares>,
     inputs: Arc<Shares>,
+    outputs: Arc<Shares>,
     in_vain: Arc<InVain>,
 }
 
@@ -68,6 +73,7 @@ impl Default for Keeping {
             places: Semaphore::new(PLACES),
             modules: Shares::new(TURNS_PER_TENANT, MODULES_WAITING_PER_TENANT),
             inputs: Shares::new(TURNS_PER_TENANT, 0),
+            outputs: Shares::new(1, 0),
             in_vain: Arc::default(),
         }
     }
@@ -90,6 +96,12 @@ impl Keeping {
     /// have a module's turn.
     pub(super) async fn turn_of_input(&self, tenant: &TenantId) -> Result<Turn, DispatchError> {
         Self::turn(self.inputs.enter(tenant, true)).await
+    }
+
+    /// The tenant's turn to have large outputs hashed and kept. What has run is never refused: whoever has waited for long goes on
+    /// without.
+    pub(super) async fn turn_of_outputs(&self, tenant: &TenantId) -> Option<Turn> {
+        Self::turn(self.outputs.enter(tenant, true)).await.ok()
     }
 
     async fn turn(place: Result<Place, Full>) -> Result<Turn, DispatchError> {
@@ -243,6 +255,23 @@ mod tests {
         }
         // Then all places are free.
         assert_eq!((turns.len(), keeping.places.available_permits()), (40, PLACES));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_outputs_of_a_tenant_take_turns_and_are_never_refused() {
+        // Given a node on which a tenant's outputs are being kept.
+        let (keeping, acme) = (Keeping::default(), tenant("acme"));
+        let turn = keeping.turn_of_outputs(&acme).await;
+        assert!(turn.is_some());
+        // When another tenant has some, then it does not wait.
+        let begun = Instant::now();
+        assert!(keeping.turn_of_outputs(&tenant("ajax")).await.is_some());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        // And when the first has more, they wait for its turn, but not for ever.
+        assert!(keeping.turn_of_outputs(&acme).await.is_none());
+        assert_eq!(begun.elapsed(), WAIT);
+        drop(turn);
+        assert!(keeping.turn_of_outputs(&acme).await.is_some());
     }
 
     #[test]

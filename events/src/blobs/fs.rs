@@ -17,12 +17,17 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 use super::{BlobError, Blobs, Pieces, recent::Recent};
 use crate::digest::Digest;
 
 /// Small writes are gathered to this many bytes before they go to a blocking thread.
 const WRITE_BYTES: usize = 256 * 1_024;
+
+/// Blobs of more than this, in bytes, are put one at a time: hashing and syncing several at once would leave nothing of the processors and
+/// the disk to whoever does anything else meanwhile.
+const LARGE_BYTES: usize = 1 << 20;
 
 /// Tries to find a free name for a temporary file. Names are counted, so that the second one is free already.
 const NAME_TRIES: usize = 16;
@@ -32,6 +37,8 @@ const NAME_TRIES: usize = 16;
 pub struct FsBlobs {
     dir: Arc<Path>,
     next: Arc<AtomicU64>,
+    /// Whose turn it is to put a large one.
+    large: Arc<Semaphore>,
     /// What was put or used lately, in a store that is swept; no other one removes anything. Locked while something is removed: whoever
     /// puts the same bytes finds them gone, or they stay.
     recent: Option<Arc<Mutex<Recent>>>,
@@ -66,7 +73,7 @@ impl FsBlobs {
     }
 
     fn at(dir: &Path) -> Self {
-        Self { dir: dir.into(), next: Arc::default(), recent: None }
+        Self { dir: dir.into(), next: Arc::default(), large: Arc::new(Semaphore::new(1)), recent: None }
     }
 
     /// The same store, of which a sweep removes what nothing names: it notes from here on what is put and used, an hour or two of it.
@@ -111,18 +118,40 @@ impl FsBlobs {
     /// Gives a blob its name and makes bytes and name durable.
     fn finish(&self, mut unfinished: Unfinished) -> io::Result<Digest> {
         let digest = Digest::from_bytes(std::mem::take(&mut unfinished.hasher).finalize().into());
-        let path = self.path(digest);
         let size_bytes = unfinished.file.metadata()?.len();
+        self.settle(digest, size_bytes, || Ok(unfinished))?;
+        Ok(digest)
+    }
+
+    /// Keeps bytes that are all there: those that are kept already are not written.
+    fn keep(&self, bytes: &[u8]) -> io::Result<Digest> {
+        let digest = Digest::of(bytes);
+        self.settle(digest, bytes.len() as u64, || {
+            let mut unfinished = self.begin()?;
+            unfinished.file.write_all(bytes)?;
+            Ok(unfinished)
+        })?;
+        Ok(digest)
+    }
+
+    /// Makes a blob and its name durable; `written` has its bytes in a file, which is wanted where they are not kept already.
+    fn settle(
+        &self,
+        digest: Digest,
+        size_bytes: u64,
+        written: impl FnOnce() -> io::Result<Unfinished>,
+    ) -> io::Result<()> {
+        let path = self.path(digest);
         // Before it is looked for: from here on nobody removes it.
         self.note(digest);
         // Reading what is there costs less than the sync that is saved, and a damaged blob is repaired by whoever has it.
         if !is_intact(&path, digest, size_bytes).unwrap_or(false) {
+            let unfinished = written()?;
             unfinished.file.sync_all()?;
             fs::rename(&unfinished.path, &path)?;
         }
         // Also when the name was there: whoever made it may not have synced it yet.
-        path.parent().map_or(Ok(()), sync_dir)?;
-        Ok(digest)
+        path.parent().map_or(Ok(()), sync_dir)
     }
 
     fn note(&self, digest: Digest) {
@@ -188,11 +217,16 @@ impl FsBlobs {
 #[async_trait]
 impl Blobs for FsBlobs {
     async fn put(&self, bytes: Bytes) -> Result<Digest, BlobError> {
+        // Nobody closes it: a large one always has its turn.
+        let turn = match bytes.len() > LARGE_BYTES {
+            true => Arc::clone(&self.large).acquire_owned().await.ok(),
+            false => None,
+        };
         let blobs = self.clone();
+        // The turn lasts as long as the work, also where nobody waits for that any more.
         blocking("keeping a blob", move || {
-            let mut unfinished = blobs.begin()?;
-            unfinished.write(&bytes)?;
-            blobs.finish(unfinished)
+            let _turn = turn;
+            blobs.keep(&bytes)
         })
         .await
     }

@@ -219,6 +219,7 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
     let filter = ExecutionFilter { module, outcome, key, from, to };
     let (paging, page) = Paging::of(&request, &mut query, "executions", caller.tenant_id())?;
     query.finish()?;
+    let _turn = gateway.turn_of_list(&caller).await?;
     let page = page.within(gateway.config().page_bytes_max);
     let listed = gateway.deps().views.executions().list(caller.tenant_id(), filter, page).await?;
     paging.answer(&gateway.memory_of(&caller), listed, ExecutionSummary::from)

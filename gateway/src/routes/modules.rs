@@ -149,6 +149,7 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
     let mut query = Query::of(&request)?;
     let (paging, page) = Paging::of(&request, &mut query, "modules", caller.tenant_id())?;
     query.finish()?;
+    let _turn = gateway.turn_of_list(&caller).await?;
     let listed =
         gateway.deps().views.modules().list(caller.tenant_id(), page.within(gateway.config().page_bytes_max)).await?;
     paging.answer(&gateway.memory_of(&caller), listed, Module::from)
@@ -172,6 +173,7 @@ pub(crate) async fn versions(gateway: Gateway, caller: Caller, request: Request)
     let list = "module-versions";
     let (paging, page) = Paging::of(&request, &mut query, list, caller.tenant_id())?;
     query.finish()?;
+    let _turn = gateway.turn_of_list(&caller).await?;
     let modules = gateway.deps().views.modules();
     let page = page.within(gateway.config().page_bytes_max);
     let listed = modules.versions(caller.tenant_id(), &name, page).await?;

@@ -55,6 +55,7 @@ pub(crate) async fn report(gateway: Gateway, caller: Caller, request: Request) -
     let csv = accept::choose(request.headers(), &["application/json", csv::MEDIA_TYPE])? == csv::MEDIA_TYPE;
     // The pages of a report that ends "now" are about one time: the first one's.
     let span = page.after.as_ref().map_or(Span { from, to }, |cursor| cursor.span);
+    let _turn = gateway.turn_of_list(&caller).await?;
     let listed = gateway.deps().views.usage().usage(caller.tenant_id(), span, by, page).await?;
     let (next_cursor, link) = paging.next(listed.next.as_ref());
     let items: Vec<_> = listed.items.into_iter().map(UsageSum::from).collect();
