@@ -42,7 +42,7 @@ impl Shares {
     /// A place in the tenant's line. One `admitted` is not turned away: how many there are is bounded elsewhere.
     ///
     /// # Errors
-    /// [`Full`], which nobody is told who is `admitted`.
+    /// [`Full`]; never for one that is `admitted`.
     pub fn enter(self: &Arc<Self>, tenant: &TenantId, admitted: bool) -> Result<Place, Full> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let at_once = self.at_once;

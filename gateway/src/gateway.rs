@@ -166,6 +166,8 @@ struct Shared {
     hasher: Hasher,
     memory: Memory,
     lists: Lists,
+    /// Pages of audit, which are read from the log: no other page waits for what that takes.
+    audits: Lists,
     executor_check: CheckCache,
     keys_health: KeysHealth,
     denials: Denials,
@@ -190,6 +192,7 @@ impl Gateway {
             hasher,
             memory,
             lists: Lists::default(),
+            audits: Lists::default(),
             executor_check,
             keys_health,
             denials,
@@ -236,6 +239,11 @@ impl Gateway {
     /// The caller's turn to have a page of a list made. Keep it until the page is ready to be sent.
     pub(crate) async fn turn_of_list(&self, caller: &Caller) -> Result<Turn, Problem> {
         self.0.lists.turn(caller.tenant_id()).await
+    }
+
+    /// The same for a page of events.
+    pub(crate) async fn turn_of_audit(&self, caller: &Caller) -> Result<Turn, Problem> {
+        self.0.audits.turn(caller.tenant_id()).await
     }
 
     /// What was denied and is not written down yet.

@@ -1,7 +1,7 @@
 //! Whose turn it is to have a page of a list read and written down.
 //!
 //! A page may take milliseconds of a processor, and one connection asks for a hundred at once. A tenant's pages are made a few at a time, one on
-//! a small machine, so that whoever lists a lot leaves the other processors to everybody else. Its turn is over when its page is ready to
+//! a small machine, so that who lists a lot leaves the other processors to everybody else. Its turn is over when its page is ready to
 //! be sent: a client that does not read holds memory, and no turn.
 
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
@@ -24,8 +24,7 @@ const WAIT: Duration = Duration::from_secs(10);
 /// When to try again while a tenant has too many pages made, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
-/// The turns of all tenants. Clones share them.
-#[derive(Clone)]
+/// The turns of all tenants.
 pub(crate) struct Lists(Arc<Shares>);
 
 /// A turn. Dropped, it is the next one's.
@@ -61,7 +60,7 @@ impl Lists {
 
 fn too_many() -> Problem {
     let detail = "This tenant has too many pages of lists made at the moment. Ask for fewer at the same time, and try again after the pause.";
-    Problem::new(Kind::TooManyBodies, detail).retry_after_ms(RETRY_MS).because("lists-share")
+    Problem::new(Kind::RateLimited, detail).retry_after_ms(RETRY_MS).because("lists-share")
 }
 
 #[cfg(test)]
@@ -86,7 +85,7 @@ mod tests {
         // When it asks for one more, then that is refused at once, and another tenant's is not
         let begun = Instant::now();
         let refused = lists.turn(&acme).await.err().unwrap();
-        assert_eq!((refused.kind(), begun.elapsed()), (Kind::TooManyBodies, Duration::ZERO));
+        assert_eq!((refused.kind(), begun.elapsed()), (Kind::RateLimited, Duration::ZERO));
         assert!(lists.turn(&tenant("ajax")).await.is_ok());
 
         // And when the first is ready, then the second has its turn

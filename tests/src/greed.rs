@@ -17,15 +17,17 @@ use crate::{
 /// enough that it is not the refusals that the node is attacked with.
 pub const REST: Duration = Duration::from_millis(20);
 
-/// Writes 16 mebibytes to standard output: as much as is kept of the widest tier's.
+/// Writes 16 mebibytes to standard output, others at each run: as much as is kept of the widest tier's.
 pub const WRITES_16_MIB: Guest = Guest {
     name: "writes-16-mib",
     text: r#"(module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
   (memory (export "memory") 2)
   (func (export "_start")
     (local $calls i32)
     (memory.fill (i32.const 65536) (i32.const 120) (i32.const 65536))
+    (drop (call $random_get (i32.const 65536) (i32.const 32)))
     (loop $more
       (i32.store (i32.const 0) (i32.const 65536))
       (i32.store (i32.const 4) (i32.const 65536))

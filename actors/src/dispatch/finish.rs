@@ -62,13 +62,15 @@ pub(super) async fn is_late(mut offered: watch::Receiver<OfferedSince>, within: 
 }
 
 impl Shared {
-    pub(super) async fn finish(&self, began: Began, mut ran: Ran) -> Result<Done, DispatchError> {
+    /// Keeps what the guest has written and has its end recorded; `offer` is called when nothing else of its tenant comes before it.
+    pub(super) async fn finish(&self, began: Began, mut ran: Ran, offer: impl FnOnce()) -> Result<Done, DispatchError> {
         // One that waited for its turn while its node got another engine: its record names the one that did not run it.
         if began.accepted.engine != self.deps.executors.fingerprint(Profile::of(began.accepted.fuel)) {
             ran.reproducibility = Reproducibility::Unverifiable;
         }
         let written = ran.written();
-        let turn = if written.is_large() { self.keeping.turn_of_outputs(&began.tenant).await } else { None };
+        let turn = if written.is_large() { self.turn_of_outputs(&began.tenant).await } else { None };
+        offer();
         let (mut outputs, mut transcript) = written.named().await?;
         let all: Vec<_> = outputs.iter().chain(&transcript).cloned().collect();
         let payloads = match self.keep(all).await {

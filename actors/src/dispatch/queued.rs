@@ -343,7 +343,7 @@ impl Shared {
             return unended.is_settled();
         }
         let finishing = tracing::debug_span!(target: trace::TARGET, "finish");
-        match self.finish(began, ran).instrument(finishing).await {
+        match self.finish(began, ran, || ()).instrument(finishing).await {
             Ok(done) => {
                 unended.is_settled();
                 run.end(done.position);

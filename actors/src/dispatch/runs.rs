@@ -56,6 +56,11 @@ impl Runs {
         self.cut_off.cancel();
     }
 
+    /// Returns once all are to end.
+    pub(super) async fn until_cut_off(&self) {
+        self.cut_off.cancelled().await;
+    }
+
     /// Must no other begin?
     pub(super) fn are_cut_off(&self) -> bool {
         self.cut_off.is_cancelled()

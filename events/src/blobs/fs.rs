@@ -6,12 +6,14 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
+    num::NonZero,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
 };
 
 use async_trait::async_trait;
@@ -25,8 +27,8 @@ use crate::digest::Digest;
 /// Small writes are gathered to this many bytes before they go to a blocking thread.
 const WRITE_BYTES: usize = 256 * 1_024;
 
-/// Blobs of more than this, in bytes, are put one at a time: hashing and syncing several at once would leave nothing of the processors and
-/// the disk to whoever does anything else meanwhile.
+/// Blobs of more than this, in bytes, are put a few at a time, by half of the processors: hashing and syncing more at once is not sooner done,
+/// and leaves nothing to who does anything else meanwhile.
 const LARGE_BYTES: usize = 1 << 20;
 
 /// Tries to find a free name for a temporary file. Names are counted, so that the second one is free already.
@@ -73,7 +75,9 @@ impl FsBlobs {
     }
 
     fn at(dir: &Path) -> Self {
-        Self { dir: dir.into(), next: Arc::default(), large: Arc::new(Semaphore::new(1)), recent: None }
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let large = Arc::new(Semaphore::new((processors / 2).max(1)));
+        Self { dir: dir.into(), next: Arc::default(), large, recent: None }
     }
 
     /// The same store, of which a sweep removes what nothing names: it notes from here on what is put and used, an hour or two of it.

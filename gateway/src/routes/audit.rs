@@ -37,7 +37,7 @@ pub(crate) async fn list(gateway: Gateway, caller: Caller, request: Request) -> 
     let filter = AuditFilter { type_name, actor, subject, from, to };
     let (paging, page) = Paging::of(&request, &mut query, "audit", caller.tenant_id())?;
     query.finish()?;
-    let _turn = gateway.turn_of_list(&caller).await?;
+    let _turn = gateway.turn_of_audit(&caller).await?;
     let found = gateway.deps().views.audit().find(caller.tenant_id(), filter.clone(), page).await?;
     let Listed { items: places, mut next } = found;
     let mut commits = Commits { gateway: &gateway, last: None };
@@ -141,6 +141,7 @@ pub(crate) fn list_doc() -> Operation {
         .query::<String>("to", "Only those recorded before this time, as in RFC 3339.")
         .paged()
         .answers_page::<AuditEvent>("A page of events, each as the log has it")
+        .problem(&[Kind::RateLimited])
 }
 
 pub(crate) fn head_doc() -> Operation {

@@ -249,6 +249,7 @@ pub(crate) fn list_doc() -> Operation {
         .describe("Needs the scope modules:read. Each is shown in its latest version.")
         .paged()
         .answers_page::<Module>("A page of modules")
+        .problem(&[Kind::RateLimited])
 }
 
 pub(crate) fn get_doc() -> Operation {
@@ -264,7 +265,7 @@ pub(crate) fn versions_doc() -> Operation {
         .describe("Needs the scope modules:read.")
         .paged()
         .answers_page::<Module>("A page of versions")
-        .problem(&[Kind::ModuleNotFound])
+        .problem(&[Kind::ModuleNotFound, Kind::RateLimited])
 }
 
 pub(crate) fn wasm_doc() -> Operation {

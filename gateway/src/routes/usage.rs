@@ -107,5 +107,5 @@ pub(crate) fn report_doc() -> Operation {
         )
         .with_header("Link", "The next page, rel=\"next\", when there is one.")
         .with_header("Vary", "accept")
-        .problem(&[Kind::InvalidQuery, Kind::NotAcceptable])
+        .problem(&[Kind::InvalidQuery, Kind::NotAcceptable, Kind::RateLimited])
 }

@@ -1,5 +1,7 @@
 //! What the store keeps, lists and removes in its directory.
 
+use futures_util::FutureExt as _;
+
 use super::*;
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -19,6 +21,37 @@ async fn a_blob_is_kept_under_its_digest() {
     assert_eq!(blobs.get(Digest::of(b"other")).await.unwrap(), None);
     assert!(!blobs.contains(Digest::of(b"other")).await.unwrap());
     assert!(files(&dir.path().join("tmp")).is_empty());
+}
+
+#[tokio::test]
+async fn bytes_that_are_kept_already_are_not_written_again() {
+    // Given a store that has some bytes, and where nothing can be written
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = FsBlobs::open(dir.path()).unwrap();
+    let digest = blobs.put(Bytes::from_static(b"wasm")).await.unwrap();
+    fs::remove_dir(dir.path().join("tmp")).unwrap();
+    // When they are put once more, then they are kept, and others are not
+    assert_eq!(blobs.put(Bytes::from_static(b"wasm")).await.unwrap(), digest);
+    assert!(matches!(blobs.put(Bytes::from_static(b"other")).await, Err(BlobError::Io { .. })));
+}
+
+#[tokio::test]
+async fn large_blobs_take_turns_and_others_do_not_wait_for_them() {
+    // Given a store whose turns are all taken
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = FsBlobs::open(dir.path()).unwrap();
+    let turns = u32::try_from(blobs.large.available_permits()).unwrap();
+    let taken = blobs.large.acquire_many(turns).await.unwrap();
+    let large = Bytes::from(vec![7; LARGE_BYTES + 1]);
+    let digest = Digest::of(&large);
+    // When a large blob is put, then it waits, and a smaller one does not
+    let mut put = Box::pin(blobs.put(large));
+    assert!(put.as_mut().now_or_never().is_none());
+    blobs.put(Bytes::from(vec![7; LARGE_BYTES])).await.unwrap();
+    assert!(!blobs.contains(digest).await.unwrap());
+    // And when there is a turn, then it is kept
+    drop(taken);
+    assert_eq!(put.await.unwrap(), digest);
 }
 
 #[tokio::test]

@@ -109,6 +109,7 @@ pub(crate) fn list_doc() -> Operation {
         .query::<String>("to", "Only those accepted before this time, as in RFC 3339.")
         .paged()
         .answers_page::<ExecutionSummary>("A page of executions, without their streams")
+        .problem(&[Kind::RateLimited])
 }
 
 pub(crate) fn get_doc() -> Operation {
