@@ -150,7 +150,9 @@ impl Shared {
             unended.may_be_open();
             let began = Began { tenant: tenant.clone(), origin, accepted, at, revision: after };
             let ran = self.run_guest(slot, prepared, &began, run, stdin).await;
-            let offer = || drop(offered.send_replace(Some(Instant::now())));
+            let offer = || {
+                offered.send_replace(Some(Instant::now()));
+            };
             let finishing = tracing::debug_span!(target: trace::TARGET, "finish");
             let done = self.finish(began, ran, offer).instrument(finishing).await?;
             unended.is_settled();

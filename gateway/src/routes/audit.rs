@@ -20,7 +20,7 @@ use crate::{
     openapi::Operation,
     page::Paging,
     position,
-    problem::Problem,
+    problem::{Kind, Problem},
     router::Answer,
     views::{AuditEvent, AuditHead},
 };
