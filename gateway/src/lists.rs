@@ -1,7 +1,7 @@
 //! Whose turn it is to have a page of a list read and written down.
 //!
 //! A page may take milliseconds of a processor, and one connection asks for a hundred at once. A tenant's pages are made a few at a time, one on
-//! a small machine, so that who lists a lot leaves the other processors to everybody else. Its turn is over when its page is ready to
+//! a small machine, so that a tenant that lists a lot leaves the other processors to everybody else. Its turn is over when its page is ready to
 //! be sent: a client that does not read holds memory, and no turn.
 
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
@@ -10,7 +10,10 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use wasmwiz_actors::shares::{Place, Shares};
 use wasmwiz_events::id::TenantId;
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    problem::{Kind, Problem},
+    rate_limit::RateLimit,
+};
 
 /// Of so many processors, one makes pages of one tenant.
 const PROCESSORS_PER_TURN: usize = 4;
@@ -50,17 +53,18 @@ impl Lists {
     /// # Errors
     /// A problem, when it has too many waiting already, or waited for too long.
     pub(crate) async fn turn(&self, tenant: &TenantId) -> Result<Turn, Problem> {
-        let place = self.0.enter(tenant, false).map_err(|_| too_many())?;
+        let place = self.0.enter(tenant, false).map_err(|full| too_many(full.limit))?;
         match timeout(WAIT, place.turn()).await {
             Ok(Some(turn)) => Ok(Turn { _turn: turn, _place: place }),
-            _ => Err(too_many()),
+            _ => Err(too_many(place.limit())),
         }
     }
 }
 
-fn too_many() -> Problem {
+fn too_many(limit: usize) -> Problem {
     let detail = "This tenant has too many pages of lists made at the moment. Ask for fewer at the same time, and try again after the pause.";
-    Problem::new(Kind::RateLimited, detail).retry_after_ms(RETRY_MS).because("lists-share")
+    let problem = Problem::new(Kind::RateLimited, detail).because("lists-share");
+    RateLimit::used_up("lists", limit as u64, None, RETRY_MS).refuse(problem)
 }
 
 #[cfg(test)]

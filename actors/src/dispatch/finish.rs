@@ -62,7 +62,7 @@ pub(super) async fn is_late(mut offered: watch::Receiver<OfferedSince>, within: 
 }
 
 impl Shared {
-    /// Keeps what the guest has written and has its end recorded; `offer` is called when nothing else of its tenant comes before it.
+    /// Keeps what the guest has written and has its end recorded; `offer` is called once it does not wait for its turn any more.
     pub(super) async fn finish(&self, began: Began, mut ran: Ran, offer: impl FnOnce()) -> Result<Done, DispatchError> {
         // One that waited for its turn while its node got another engine: its record names the one that did not run it.
         if began.accepted.engine != self.deps.executors.fingerprint(Profile::of(began.accepted.fuel)) {

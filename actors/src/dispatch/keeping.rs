@@ -99,9 +99,7 @@ impl Keeping {
     }
 
     async fn turn_of_outputs(&self, tenant: &TenantId) -> Option<Turn> {
-        let place = self.outputs.enter(tenant, true).ok()?;
-        let turn = place.turn().await?;
-        Some(Turn { _turn: turn, _place: place })
+        Self::turn(self.outputs.enter(tenant, true)).await.ok()
     }
 
     async fn turn(place: Result<Place, Full>) -> Result<Turn, DispatchError> {
@@ -123,8 +121,8 @@ impl Keeping {
 }
 
 impl Shared {
-    /// The tenant's turn to have large outputs hashed and kept. What has run is never refused: it waits for as long as those before it take,
-    /// which together they would take as well. `None` when the node stops, and there is no time for turns.
+    /// The tenant's turn to have large outputs hashed and kept. What has run is never refused, and must not be declared lost meanwhile: what has
+    /// waited for long goes on without, `None`, and so does all once guests are cut off.
     pub(super) async fn turn_of_outputs(&self, tenant: &TenantId) -> Option<Turn> {
         tokio::select! {
             biased;
@@ -281,7 +279,11 @@ mod tests {
         assert!(keeping.turn_of_outputs(&tenant("ajax")).now_or_never().flatten().is_some());
         assert!(more.as_mut().now_or_never().is_none());
         drop(turn);
-        assert!(more.await.is_some());
+        let turn = more.await;
+        assert!(turn.is_some());
+        // And when it has waited for long, it goes on without.
+        tokio::time::pause();
+        assert!(keeping.turn_of_outputs(&acme).await.is_none());
     }
 
     #[test]

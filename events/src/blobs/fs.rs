@@ -14,12 +14,13 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{BlobError, Blobs, Pieces, recent::Recent};
 use crate::digest::Digest;
@@ -28,8 +29,11 @@ use crate::digest::Digest;
 const WRITE_BYTES: usize = 256 * 1_024;
 
 /// Blobs of more than this, in bytes, are put a few at a time, by half of the processors: hashing and syncing more at once is not sooner done,
-/// and leaves nothing to who does anything else meanwhile.
+/// and leaves nothing for other work.
 const LARGE_BYTES: usize = 1 << 20;
+
+/// How long one of them waits for that: what takes longer is a disk in trouble, and no reason to keep anything from being tried.
+const LARGE_WAIT: Duration = Duration::from_secs(10);
 
 /// Tries to find a free name for a temporary file. Names are counted, so that the second one is free already.
 const NAME_TRIES: usize = 16;
@@ -221,9 +225,8 @@ impl FsBlobs {
 #[async_trait]
 impl Blobs for FsBlobs {
     async fn put(&self, bytes: Bytes) -> Result<Digest, BlobError> {
-        // Nobody closes it: a large one always has its turn.
         let turn = match bytes.len() > LARGE_BYTES {
-            true => Arc::clone(&self.large).acquire_owned().await.ok(),
+            true => timeout(LARGE_WAIT, Arc::clone(&self.large).acquire_owned()).await.ok().and_then(Result::ok),
             false => None,
         };
         let blobs = self.clone();
