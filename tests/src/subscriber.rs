@@ -14,8 +14,10 @@ use tokio::process::{Child, Command};
 
 use crate::{harness, python, wait};
 
-/// How long a subscriber may take to handle everything: it syncs each event by itself, on a machine that runs tests.
+/// How long a subscriber may take to handle everything, and for each event beside that: it syncs each by itself, on a machine that runs
+/// tests.
 const CAUGHT_UP: Duration = Duration::from_secs(120);
+const PER_EVENT: Duration = Duration::from_millis(10);
 
 /// How much of what it said is shown when it fails.
 const SHOWN_LINES: usize = 30;
@@ -84,8 +86,7 @@ impl Subscriber {
 
     /// The ids that it handled, by tenant, in its order.
     fn handled(&self) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
-        let file = self.folder.join(format!("{:?}.sqlite", self.language).to_lowercase());
-        let database = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let database = Connection::open_with_flags(self.file(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let mut statement = database.prepare("SELECT tenant, id FROM handled ORDER BY n")?;
         let mut ids = BTreeMap::<String, Vec<String>>::new();
         for row in statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))? {
@@ -95,22 +96,33 @@ impl Subscriber {
         Ok(ids)
     }
 
+    /// How many that are.
+    fn handled_count(&self) -> anyhow::Result<usize> {
+        let database = Connection::open_with_flags(self.file(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let count: i64 = database.query_row("SELECT count(*) FROM handled", [], |row| row.get(0))?;
+        Ok(usize::try_from(count)?)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.join(format!("{:?}.sqlite", self.language).to_lowercase())
+    }
+
     /// Waits until it has handled every event of the log once, each tenant's in order, and nothing else.
     ///
     /// # Errors
     /// When it does not in time, or handles something else; with the end of what it said.
     pub async fn until_equal(&self, recorded: &BTreeMap<String, Vec<String>>) -> anyhow::Result<()> {
-        let count = |ids: &BTreeMap<String, Vec<String>>| ids.values().map(Vec::len).sum::<usize>();
-        let mut handled = BTreeMap::new();
-        let seen = wait::until("every event at the subscriber", CAUGHT_UP, async || {
-            handled = self.handled().unwrap_or_default();
-            Ok((count(&handled) >= count(recorded)).then_some(()))
+        let wanted = recorded.values().map(Vec::len).sum::<usize>();
+        let within = CAUGHT_UP + PER_EVENT * u32::try_from(wanted)?;
+        // Only counted meanwhile: reading all of it again and again would take the processors that it is handled with.
+        let seen = wait::until("every event at the subscriber", within, async || {
+            Ok((self.handled_count().unwrap_or_default() >= wanted).then_some(()))
         });
         seen.await.with_context(|| {
-            let (handled, recorded) = (count(&handled), count(recorded));
-            format!("{:?} handled {handled} of {recorded}; it said:\n{}", self.language, self.said())
+            let handled = self.handled_count().unwrap_or_default();
+            format!("{:?} handled {handled} of {wanted}; it said:\n{}", self.language, self.said())
         })?;
-        ensure!(handled == *recorded, "{:?} handled something else, or in another order", self.language);
+        ensure!(self.handled()? == *recorded, "{:?} handled something else, or in another order", self.language);
         Ok(())
     }
 
