@@ -9,6 +9,8 @@ mod partitions;
 mod rolling;
 mod status;
 
+use std::{collections::BTreeMap, time::Duration};
+
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 use wasmwiz_tests::{
@@ -22,12 +24,27 @@ use wasmwiz_tests::{
 /// Three nodes over three servers.
 const THREE: Size = Size { nodes: 3, servers: 3, tenants: 12 };
 
+/// How long the feed, and reading it here, may take for each event, beside what all may take.
+const PER_EVENT: Duration = Duration::from_millis(5);
+
 /// A fleet with a caller of every tenant, and one subscriber of each example.
 struct Scene {
     fleet: Fleet,
     callers: Callers,
     subscribers: [Subscriber; 2],
     _folder: TempDir,
+}
+
+/// The first difference between what is recorded and what the feed has.
+fn differing(recorded: &BTreeMap<String, Vec<String>>, fed: &BTreeMap<String, Vec<String>>) -> Option<String> {
+    let none = Vec::new();
+    recorded.iter().find_map(|(tenant, ids)| {
+        let has = fed.get(tenant).unwrap_or(&none);
+        let at = (0..ids.len().max(has.len())).find(|at| ids.get(*at) != has.get(*at))?;
+        let (wanted, found) = (ids.get(at), has.get(at));
+        let (recorded, fed) = (ids.len(), has.len());
+        Some(format!("{tenant}: {fed} of {recorded} events, and at {at} {found:?} in place of {wanted:?}"))
+    })
 }
 
 /// What is known in the end.
@@ -57,16 +74,16 @@ impl Scene {
         said_what_is_recorded(&calls, &history)?;
         let unanswered = calls.iter().find(|call| matches!(call.said, Said::Nothing(_)));
         ensure!(unanswered.is_none(), "a request was not answered: {unanswered:?}");
-        let mut difference = String::new();
         // Servers that have just come back may not answer yet.
         wait::until("the servers of the feed", wait::SOON, async || {
             Ok(self.fleet.nats.messages().await.ok().map(drop))
         })
         .await?;
-        let fed = wait::until("every event in the feed", wait::SOON, async || {
+        let events = history.ids.values().map(Vec::len).sum::<usize>();
+        let (within, mut difference) = (wait::SOON + PER_EVENT * u32::try_from(events)?, String::new());
+        let fed = wait::until("every event in the feed", within, async || {
             let delivered = delivered(&self.fleet.nats.messages().await?);
-            let wrong = history.ids.iter().find(|(tenant, ids)| delivered.get(*tenant) != Some(ids));
-            difference = wrong.map(|(tenant, _)| format!("{tenant} has other events there")).unwrap_or_default();
+            difference = differing(&history.ids, &delivered).unwrap_or_default();
             Ok((delivered == history.ids).then_some(()))
         });
         fed.await.with_context(|| difference)?;
