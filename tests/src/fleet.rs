@@ -1,6 +1,6 @@
 //! A cluster as it is deployed: nodes as processes over a cluster of real nats-servers, with tenants that have a module.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::Context;
 use tempfile::TempDir;
@@ -26,6 +26,9 @@ pub use callers::{Call, Callers, Said, outage, said_what_is_recorded};
 
 /// Names the program of another version, for scenarios that mix two.
 pub const OTHER_NODE: &str = "WASMWIZ_TESTS_OTHER_NODE";
+
+/// How long all that was accepted may take to end, with the time to read a log of a campaign to see it.
+const SETTLED: Duration = Duration::from_secs(240);
 
 /// How it is made.
 #[derive(Debug, Clone, Copy)]
@@ -144,7 +147,7 @@ impl Fleet {
     /// When one does not end in time, or has not one end.
     pub async fn settled(&self) -> anyhow::Result<History> {
         let log = self.log().await?;
-        let history = wait::until("every execution to have ended", wait::SOON * 3, async || {
+        let history = wait::until("every execution to have ended", SETTLED, async || {
             let history = History::of(&log).await?;
             Ok((history.open() == 0).then_some(history))
         });
@@ -171,7 +174,7 @@ fn config(number: u8, ip: Ipv4Addr, nats: &str, replicas: usize, keys: &TempDir)
     format!(
         "[node]\nname = \"node-{number}\"\ndata_dir = \"{{data}}\"\n\n[listen]\napi = \"{ip}:0\"\nadmin = \"{ip}:0\"\n\n\
          [auth]\ntoken_keys_dir = {keys:?}\n\n[log]\nkind = \"jetstream\"\n\n[log.jetstream]\nreplicas = {replicas}\n{acknowledged}\n\
-         [log.jetstream.nats]\nurl = \"{nats}\"\n\n[feed]\nreplicas = {replicas}\nmax_bytes = 67108864\n\n[feed.nats]\nurl = \"{nats}\"\n\n\
+         [log.jetstream.nats]\nurl = \"{nats}\"\n\n[feed]\nreplicas = {replicas}\nmax_bytes = 536870912\n\n[feed.nats]\nurl = \"{nats}\"\n\n\
          [cluster]\nname = \"fleet\"\nreplicas = {replicas}\nmoves_max = 256\ntenure_ms = 0\nflap_backoff_ms = 0\n\n[cluster.nats]\n\
          url = \"{nats}\"\n"
     )

@@ -13,6 +13,9 @@ use crate::client::Answer;
 /// What stands before the slug of a problem in its type.
 const PROBLEMS: &str = "/problems/";
 
+/// How a page of a list begins.
+const PAGE: &[u8] = br#"{"items":"#;
+
 /// Counts by what was said: a status with the slug of a problem or an outcome, `503 node-busy`. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Told(Arc<Mutex<BTreeMap<String, usize>>>);
@@ -26,8 +29,10 @@ impl Told {
     /// This answer was given.
     pub fn answer(&self, answer: &Answer) {
         let status = answer.status.as_u16();
+        // A page of a list has none, and looking for it there would take the processors that others' echoes are measured on.
+        let may_have_one = !answer.body.starts_with(PAGE);
         let outcome = || answer.json::<Value>().ok()?.get("outcome")?.as_str().map(str::to_owned);
-        match answer.problem().or_else(outcome) {
+        match answer.problem().or_else(|| may_have_one.then(outcome).flatten()) {
             Some(word) => self.note(&format!("{status} {word}")),
             None => self.note(&status.to_string()),
         }
