@@ -135,9 +135,13 @@ async fn a_message_is_the_stored_cloud_event_on_the_subject_of_what_happened() -
     assert_eq!(finished.event["id"], finished.id.as_str());
     assert_eq!(finished.event["type"], "dev.wasmwiz.execution.finished.v1");
     assert_eq!(finished.event["specversion"], "1.0");
-    let admin = node.admin()?.get("/metrics").await?.text();
-    ensure!(admin.contains("wasmwiz_feed_connected 1") && admin.contains("wasmwiz_feed_lag_commits 0"), "{admin}");
-    Ok(())
+    // How far it is, it tells when it keeps its checkpoint.
+    let told = wait::until("metrics of a feed without a lag", wait::SOON, async || {
+        let metrics = node.admin()?.get("/metrics").await?.text();
+        let is_told = |line: &str| metrics.lines().any(|found| found == line);
+        Ok((is_told("wasmwiz_feed_connected 1") && is_told("wasmwiz_feed_lag_commits 0")).then_some(()))
+    });
+    told.await
 }
 
 /// The memory that a node takes after it has served many, in bytes.

@@ -34,6 +34,10 @@ const KEY: &str = "checkpoint";
 /// How often a feed under way writes its checkpoint: what lies between is sent again after a crash. An idle one, at once.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
 
+/// How long what happens is gathered before it is sent, so that tenants' events go out beside each other. What comes after a rest
+/// is sent at once.
+const GATHERED: Duration = Duration::from_millis(5);
+
 /// Why following ended.
 enum End {
     Trouble(Trouble),
@@ -124,7 +128,7 @@ impl Runner {
                         tracing::warn!(reason = trouble.reason(), %trouble, "the feed cannot go on, and tries again");
                     }
                     self.enter(hindered);
-                    self.see_tail(None).await;
+                    self.see_tail().await;
                     let _stopped = tokio::time::timeout(pause, stopping.cancelled()).await;
                     pause = pause.saturating_mul(2).min(self.config.pause_max());
                 }
@@ -176,9 +180,11 @@ impl Runner {
         ::metrics::gauge!(metrics::FEED_CONNECTED).set(1.0);
         tracing::info!(stream = self.config.stream, after = %checkpoint, "the feed is connected");
         self.enter(State::Following);
-        self.see_tail(None).await;
+        self.see_tail().await;
         let mut limit = ReadLimit { commits: self.config.window_commits, bytes: self.config.window_bytes };
+        let mut next_window = Instant::now();
         loop {
+            tokio::time::sleep_until(next_window).await;
             let is_behind = self.position() != self.written;
             let window = tokio::select! {
                 biased;
@@ -193,15 +199,16 @@ impl Runner {
                 },
                 () = tokio::time::sleep(CHECKPOINT_EVERY), if is_behind => {
                     self.write_checkpoint().await?;
+                    self.see_tail().await;
                     continue;
                 }
             };
-            self.see_tail(window.first()).await;
+            next_window = Instant::now() + GATHERED;
             self.publish(&bus, &window).await?;
             if self.written_at.elapsed() >= CHECKPOINT_EVERY {
                 self.write_checkpoint().await?;
+                self.see_tail().await;
             }
-            self.see_tail(None).await;
         }
     }
 
@@ -314,19 +321,16 @@ impl Runner {
 
     /// Reports how far the stream is behind the log, and since when the oldest commit that it lacks waits.
     #[expect(clippy::cast_precision_loss, reason = "gauges are of floating point")]
-    async fn see_tail(&self, oldest: Option<&Arc<Recorded>>) {
+    async fn see_tail(&self) {
         let checkpoint = self.position();
         let Ok(tail) = self.log.tail().await else { return };
         self.standing.send_modify(|standing| standing.tail = tail);
         let behind = tail.get().saturating_sub(checkpoint.get());
         ::metrics::gauge!(metrics::FEED_LAG_COMMITS).set(behind as f64);
-        let next = match oldest {
-            Some(oldest) => Some(Arc::clone(oldest)),
-            None if behind == 0 => None,
-            None => {
-                let one = ReadLimit { commits: 1, bytes: 1 };
-                self.log.read_all(checkpoint, one).await.ok().and_then(|commits| commits.into_iter().next())
-            }
+        let one = ReadLimit { commits: 1, bytes: 1 };
+        let next = match behind {
+            0 => None,
+            _ => self.log.read_all(checkpoint, one).await.ok().and_then(|commits| commits.into_iter().next()),
         };
         let waits =
             next.map_or(0.0, |commit| self.clock.now().ms_since(commit.commit.header().recorded_at) as f64 / 1_000.0);

@@ -8,7 +8,7 @@ use reqwest::{
 };
 use serde_json::Value;
 
-use super::failure::Failure;
+use super::{failure::Failure, patient};
 use crate::here::is_here;
 
 /// How long a connection may take.
@@ -246,14 +246,19 @@ impl Api {
         mut is_wanted: impl FnMut(&Value) -> bool,
     ) -> Result<(Vec<Value>, bool), Failure> {
         let (mut items, mut cursor, mut left) = (Vec::new(), None::<String>, LIST_BYTES);
-        for _ in 0..PAGES {
+        for number in 0..PAGES {
             let mut query = query.to_vec();
             // Of those that come, few may be wanted.
             let page = if is_filtered { PAGE_ITEMS } else { PAGE_ITEMS.min(most.saturating_sub(items.len())) };
             query.push(("limit", page.to_string()));
             query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
-            let request = self.request(Method::GET, self.at(segments, &query));
-            let answer = self.send(request, DEADLINE, ANSWER_BYTES.min(left)).await?;
+            let request = || self.request(Method::GET, self.at(segments, &query));
+            let bounds = (DEADLINE, ANSWER_BYTES.min(left));
+            // Who asked is told at once why there is no list. One that has begun is not given up for a busy moment.
+            let answer = match number {
+                0 => self.send(request(), bounds.0, bounds.1).await?,
+                _ => patient::send(self, request, bounds).await?,
+            };
             left -= answer.body.len();
             let mut page = answer.json()?;
             let Some(Value::Array(new)) = page.get_mut("items").map(Value::take) else {
@@ -285,10 +290,17 @@ mod tests {
 
     /// A server that answers every request with this head, and then with this piece again and again until nobody listens.
     async fn server(head: &'static str, piece: &'static str) -> Api {
+        server_of(vec![head], piece).await
+    }
+
+    /// The same with the next head each time, and with the last one from then on.
+    async fn server_of(heads: Vec<&'static str>, piece: &'static str) -> Api {
+        let last = *heads.last().unwrap();
+        let mut next = heads.into_iter().chain(std::iter::repeat(last));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
+            while let (Ok((mut stream, _)), Some(head)) = (listener.accept().await, next.next()) {
                 tokio::spawn(async move {
                     let _ = stream.read(&mut [0; 4_096]).await;
                     let _ = stream.write_all(head.as_bytes()).await;
@@ -341,6 +353,22 @@ mod tests {
         assert_eq!((items.len(), more), (6, true));
         let api = server("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n", "").await;
         assert!(matches!(api.get(&["v1"], &[]).await.unwrap_err(), Failure::Refused { .. }), "the key goes elsewhere");
+    }
+
+    #[tokio::test]
+    async fn a_list_that_has_begun_waits_for_a_node_that_is_busy_and_one_that_has_not_says_so() {
+        const PAGE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 40\r\nconnection: close\r\n\r\n\
+                            {\"items\":[1,2,3,4],\"next_cursor\":\"same\"}";
+        const BUSY: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\ncontent-length: 52\r\nconnection: close\r\n\r\n\
+                            {\"type\":\"https://wasmwiz.dev/problems/rate-limited\"}";
+        assert_eq!(BUSY.split_once("\r\n\r\n").unwrap().1.len(), 52, "the head says so");
+        // Given a node that is busy for a moment between two pages, then the list is whole.
+        let api = server_of(vec![PAGE, BUSY, BUSY, PAGE], "").await;
+        let (items, _) = api.list(&["v1"], &[], 6).await.unwrap();
+        assert_eq!(items.len(), 6);
+        // Given one that is busy from the start, then who asked is told.
+        let api = server_of(vec![BUSY, PAGE], "").await;
+        assert!(api.list(&["v1"], &[], 6).await.unwrap_err().is_about("rate-limited"));
     }
 
     const ENDLESS: &str = "and so on, and so on, and so on, and so on, and so on, and so on, and so on, and so on; ";
