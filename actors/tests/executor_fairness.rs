@@ -71,6 +71,23 @@ async fn light_guests_are_answered_while_others_spin() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_with_one_guest_has_as_much_of_a_thread_as_one_with_many() {
+    let executors = Executors::start(ExecutorConfig { threads: 1, ..config() }).unwrap();
+    let spinner = prepare(&executors, &spin()).await;
+    let spin_for = async |tenant: &str| {
+        let slot = executors.reserve_for(&TenantId::new(tenant).unwrap()).await.unwrap();
+        executors.run(slot, &spinner, job_of(2_000)).await.cpu.as_ms()
+    };
+    // When both want all of it, for the same time.
+    let many = futures_util::future::join_all((0..16).map(|_| spin_for("t-many")));
+    let (many, one) = tokio::join!(many, spin_for("t-one"));
+    // Then it is not the seventeenth part that one of seventeen guests would have, but half.
+    let all = many.iter().sum::<f64>() + one;
+    println!("one guest beside sixteen of another tenant had {one:.0} of {all:.0} ms");
+    assert!(one > all / 4.0 && one < all * 3.0 / 4.0, "{one} of {all} ms");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn light_guests_are_answered_within_a_large_operation_on_memory() {
     // One thread: a guest that does not give it back keeps it.
     let executors = Executors::start(ExecutorConfig { threads: 1, ..config() }).unwrap();

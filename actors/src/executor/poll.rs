@@ -144,7 +144,7 @@ async fn poll(caller: &mut Caller<'_, Guest>, ins: i32, outs: i32, count: i32, t
     let until_ns = answered_at(&all, now_ns);
     if until_ns > now_ns {
         if guest.time.skips_sleep() {
-            tokio::task::yield_now().await;
+            guest.pause.give_way().await;
         } else {
             tokio::time::sleep(Duration::from_nanos(until_ns - now_ns)).await;
         }

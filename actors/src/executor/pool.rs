@@ -15,11 +15,11 @@ use std::{
 use actix::{Actor, Addr, Context, Handler, Message, dev::SendError};
 use actix_rt::{Arbiter, System};
 use tokio::{
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, oneshot},
     time::Instant,
 };
 
-use super::{Job, Prepared, Ran, Slot, budget::Account, metrics, run};
+use super::{Job, Prepared, Ran, Slot, budget::Account, metrics, run, turns::Turns};
 
 /// How long an executor may take to answer that it lives. The longest step of a guest that cannot be interrupted, filling
 /// its whole memory, is well below.
@@ -79,7 +79,7 @@ impl Drop for Load {
 
 struct Executor {
     node: Arc<run::Node>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
 }
 
 impl Executor {
@@ -87,7 +87,7 @@ impl Executor {
         let node = Arc::clone(node);
         Self::start_in_arbiter(&arbiter.handle(), move |context| {
             context.set_mailbox_capacity(mailbox);
-            Self { node, turns: Arc::new(Semaphore::new(1)) }
+            Self { node, turns: Arc::default() }
         })
     }
 }
@@ -111,7 +111,15 @@ impl Handler<Envelope> for Executor {
         actix_rt::spawn(async move {
             let Launch { prepared, job, slot, account, until, mut reply } = *launch;
             let memory = run::Memory { account: &account, until };
-            let ended = run::run(&node, turns, prepared.instance(), &job, memory, reply.closed()).await;
+            let ended = run::run(
+                &node,
+                (turns, slot.whose().unwrap_or(&None)),
+                prepared.instance(),
+                &job,
+                memory,
+                reply.closed(),
+            )
+            .await;
             drop((load, account));
             let ended = match ended {
                 run::Ended::Ran(ran) => {

@@ -57,7 +57,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                     }
                     next = to;
                     if next < end {
-                        tokio::task::yield_now().await;
+                        caller.data().pause.give_way().await;
                     }
                 }
                 Ok(0_i32)

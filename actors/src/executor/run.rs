@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use wasmtime::{InstancePre, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder, p1::WasiP1Ctx};
 use wasmwiz_events::{
@@ -30,11 +30,12 @@ use super::{
     budget::{Account, Full, MemoryBudget},
     clocks::{GuestTime, Told, Unkept},
     limits::{Denied, Limiter},
+    places::Whose,
     random,
     sink::Sink,
     ticker::Ticker,
     time::VirtualTime,
-    turns::Sliced,
+    turns::{Pause, Sliced, Turns},
     wasi,
 };
 
@@ -49,6 +50,7 @@ pub(crate) struct Guest {
     pub(crate) wasi: WasiP1Ctx,
     pub(crate) random: ChaCha20Rng,
     pub(crate) time: GuestTime,
+    pub(crate) pause: Pause,
     limiter: Limiter,
 }
 
@@ -93,7 +95,7 @@ impl Guest {
         let wasi = WasiCtxBuilder::new().build_p1();
         let limiter = Limiter::new(MemoryBudget::new(0).account(None), 0, Instant::now());
         let time = GuestTime::by_rule(VirtualTime::starting_at(Timestamp::from_unix_ms(0)));
-        Self { wasi, random: random::generator(Seed::new([0; 16]), b"nobody"), time, limiter }
+        Self { wasi, random: random::generator(Seed::new([0; 16]), b"nobody"), time, pause: Pause::default(), limiter }
     }
 }
 
@@ -135,11 +137,11 @@ pub(crate) struct Memory<'a> {
     pub(crate) until: Instant,
 }
 
-/// Runs the guest to its end. `turns` is the permit of the heavy guests of this thread; `gone` resolves when nobody
+/// Runs the guest, which is `whose`, to its end. `turns` are those of the guests of this thread; `gone` resolves when nobody
 /// waits for the result any more.
 pub(crate) async fn run(
     node: &Node,
-    turns: Arc<Semaphore>,
+    (turns, whose): (Arc<Turns>, &Whose),
     module: &InstancePre<Guest>,
     job: &Job,
     memory: Memory<'_>,
@@ -155,8 +157,9 @@ pub(crate) async fn run(
     let stderr = Sink::new(job.limits.stderr_bytes, memory.account);
     let mut store = store(module, job, memory, stdout.clone(), stderr.clone());
     let (end, cpu) = {
+        let pause = store.data().pause.clone();
         let mut call = std::pin::pin!(call(&mut store, module));
-        let mut sliced = Sliced::new(call.as_mut(), node.heavy_after, turns);
+        let mut sliced = Sliced::new(call.as_mut(), pause, whose, node.heavy_after, turns);
         let wall = Duration::from_millis(job.limits.wall_ms);
         let end = tokio::select! {
             biased;
@@ -224,6 +227,7 @@ fn store(module: &InstancePre<Guest>, job: &Job, memory: Memory<'_>, stdout: Sin
             wasi: wasi::context(job, stdout, stderr),
             random: random::generator(job.seed, b"secure"),
             time: GuestTime::of(job, memory.account),
+            pause: Pause::of_slices(),
             limiter,
         },
     );
@@ -234,8 +238,7 @@ fn store(module: &InstancePre<Guest>, job: &Job, memory: Memory<'_>, stdout: Sin
         let _ = store.set_fuel(fuel);
     }
     store.set_epoch_deadline(1);
-    // tokio's own yield lets the thread look after its timers and its mailbox; the engine's would not.
-    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+    store.epoch_deadline_callback(|guest| Ok(UpdateDeadline::YieldCustom(1, Box::pin(guest.data().pause.give_way()))));
     store
 }
 

@@ -73,7 +73,7 @@ impl Buffer {
             }
             next = to;
             if next < end {
-                tokio::task::yield_now().await;
+                caller.data().pause.give_way().await;
             }
         }
         Ok(None)
@@ -137,7 +137,7 @@ async fn write_in_pieces(
         }
         place.start = to;
         if !place.is_empty() {
-            tokio::task::yield_now().await;
+            caller.data().pause.give_way().await;
         }
     }
     let (bytes, guest) = memory.data_and_store_mut(&mut *caller);
