@@ -1,14 +1,15 @@
 //! The feed: an outbox from a log to a JetStream stream, for whoever subscribes.
 //!
 //! ```text
-//! log ─ subscribe(after checkpoint) ─► window ─ publish, one of a tenant at a time ─► acknowledged ─► checkpoint
-//!                                        ▲                                                              │
-//!                                        └── bus lost, stream full, …: pause, connect, begin there ─────┘
+//! log ─ subscribe(after checkpoint) ─► window ─ publish, each behind the one before ─► acknowledged ─► checkpoint
+//!                                        ▲                                                               │
+//!                                        └── bus lost, stream full, …: pause, connect, begin there ──────┘
 //! ```
 //! - **At least once.** The checkpoint moves after the acknowledgement, so a process that dies in between sends again.
 //!   Subscribers remove duplicates by the event's id, and so does the stream within its window.
-//! - **In order per tenant**, of first arrivals: the next event of a tenant is sent once the one before is acknowledged, so
-//!   no failure and no repetition lets a later event overtake. Tenants do not wait for each other.
+//! - **In order per tenant**, of first arrivals. Events are sent in a chain, of which the stream takes each only right behind the one before
+//!   it. Where a chain is broken, as by an event that is there already, the next event of a tenant is sent once the one before is acknowledged. So
+//!   no failure and no repetition lets a later event overtake.
 //! - **Bounded.** One window is in memory; while the bus is away nothing is read.
 //! - **Nobody waits for it.** The node boots, appends and serves without a bus.
 //! - **One of the nodes that share a log feeds**, in its turn; the checkpoint is then in a bucket of the same JetStream, so
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{log::EventLog, nats::survey::Wanted, revision::Position, time::Clock};
 
 mod bus;
+mod chain;
 mod checkpoint;
 mod config;
 mod message;

@@ -1,6 +1,7 @@
 //! The feed of events to a real nats-server: nothing is lost, nothing overtakes, and nobody waits for it.
 
 mod beside;
+mod chain;
 mod contract;
 mod cut_off;
 mod damage;

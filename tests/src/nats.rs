@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use async_nats::jetstream::{self, consumer::pull::OrderedConfig, stream::Stream};
 use futures_util::StreamExt as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -50,6 +50,10 @@ pub struct Received {
     pub id: String,
     /// `Content-Type`.
     pub content_type: String,
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// `Nats-Expected-Last-Sequence`: the place that it was to be right behind, if it was sent so.
+    pub behind: Option<u64>,
     /// The CloudEvent.
     pub event: Value,
 }
@@ -175,6 +179,14 @@ impl NatsServer {
         }
     }
 
+    /// The id of its process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        Ok(self.child.as_ref().context("the server does not run")?.id())
+    }
+
     /// Stops it where it is, or lets it go on: its connections stay, and nothing comes over them.
     ///
     /// # Errors
@@ -234,6 +246,8 @@ fn received(message: &jetstream::Message) -> anyhow::Result<Received> {
         subject: message.subject.to_string(),
         id: header("Nats-Msg-Id").context("a message has no id")?,
         content_type: header("Content-Type").context("a message has no content type")?,
+        sequence: message.info().map_err(|error| anyhow!(error))?.stream_sequence,
+        behind: header("Nats-Expected-Last-Sequence").map(|sequence| sequence.parse()).transpose()?,
         event: serde_json::from_slice(&message.payload).context("a message is no JSON")?,
     })
 }

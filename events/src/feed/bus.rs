@@ -14,6 +14,7 @@ use async_nats::{
 };
 
 use super::{
+    chain::Chain,
     config::{Discard, FeedConfig},
     message::{Message, PREFIX},
     trouble::Trouble,
@@ -77,13 +78,24 @@ impl Bus {
 
     /// Sends a message and waits until the stream has it. Where it lies there.
     pub(crate) async fn publish(&self, message: Message) -> Result<u64, Trouble> {
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, message.id.to_string());
-        headers.insert("Content-Type", "application/cloudevents+json");
+        let headers = headers(&message);
         let sent = self.context.publish_with_headers(message.subject, headers, message.body).await;
         let acknowledgement = sent.map_err(|error| unpublished(&error))?;
         acknowledgement.await.map(|stored| stored.sequence).map_err(|error| unpublished(&error))
     }
+
+    /// A chain of messages behind the last one of the stream as it was `found`.
+    pub(crate) async fn chain(&self, config: &FeedConfig, found: &Found) -> Result<Chain, Trouble> {
+        Chain::begin(self.connection.client().clone(), config.ack_timeout(), found.last_sequence).await
+    }
+}
+
+/// What is told of a message beside its subject and its body.
+pub(super) fn headers(message: &Message) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, message.id.to_string());
+    headers.insert("Content-Type", "application/cloudevents+json");
+    headers
 }
 
 /// What tells a stream from another one, and whether it still has what it acknowledged.

@@ -39,7 +39,7 @@ pub struct FeedConfig {
     pub duplicate_window_s: u64,
     /// Milliseconds to wait for a connection or an acknowledgement.
     pub ack_timeout_ms: u64,
-    /// The most messages that wait for an acknowledgement, each of another tenant.
+    /// The most messages that wait for an acknowledgement.
     pub in_flight_max: usize,
     /// The most commits of one window: read, published, and then behind the checkpoint.
     pub window_commits: usize,

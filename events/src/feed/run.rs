@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Keep, Standing, State,
     bus::{Bus, Found},
+    chain::Chain,
     checkpoint::{Checkpoint, CheckpointFile},
     config::FeedConfig,
     message::{Message, messages},
@@ -175,6 +176,7 @@ impl Runner {
             self.load_checkpoint(|stream| async move { of_bucket(&there, &stream).await }).await?;
         }
         let found = bus.ensure_stream(&self.config).await?;
+        let mut chain = bus.chain(&self.config, &found).await?;
         let checkpoint = self.begin_in(found);
         let mut subscription = self.log.subscribe(checkpoint).await.map_err(unreadable)?;
         ::metrics::gauge!(metrics::FEED_CONNECTED).set(1.0);
@@ -204,7 +206,7 @@ impl Runner {
                 }
             };
             next_window = Instant::now() + GATHERED;
-            self.publish(&bus, &window).await?;
+            self.publish((&bus, &mut chain), &window).await?;
             if self.written_at.elapsed() >= CHECKPOINT_EVERY {
                 self.write_checkpoint().await?;
                 self.see_tail().await;
@@ -214,14 +216,12 @@ impl Runner {
 
     /// Publishes a window. The checkpoint is behind it once all of it is acknowledged, and at a poisoned commit once
     /// all before that is.
-    async fn publish(&mut self, bus: &Bus, window: &[Arc<Recorded>]) -> Result<(), End> {
-        let (mut tenants, mut last, mut poison) = (HashMap::<TenantId, Vec<Message>>::new(), None, None);
-        let mut count = 0;
+    async fn publish(&mut self, (bus, chain): (&Bus, &mut Chain), window: &[Arc<Recorded>]) -> Result<(), End> {
+        let (mut events, mut last, mut poison) = (Vec::new(), None, None);
         for recorded in window {
             match messages(recorded) {
-                Ok(events) => {
-                    count += events.len() as u64;
-                    tenants.entry(recorded.commit.tenant().clone()).or_default().extend(events);
+                Ok(more) => {
+                    events.extend(more);
                     last = Some(recorded);
                 }
                 Err(reason) => {
@@ -230,9 +230,16 @@ impl Runner {
                 }
             }
         }
-        let all = stream::iter(tenants.into_values().map(|events| in_order(bus, events)))
-            .buffer_unordered(self.config.in_flight_max)
-            .try_fold(0, |highest, sequence| future::ready(Ok(sequence.max(highest))));
+        let (count, in_flight_max) = (events.len() as u64, self.config.in_flight_max);
+        let all = async {
+            for some in events.chunks(in_flight_max) {
+                // What is there already, or finds something in its way, is no chain, and each event is told what became of it.
+                if !chain.publish(some).await? {
+                    chain.sent_alone(some.len(), beside_each_other(bus, some, in_flight_max).await?);
+                }
+            }
+            Ok::<_, Trouble>(chain.last())
+        };
         let sequence: u64 = tokio::select! {
             biased;
             () = bus.lost() => return Err(Trouble::Lost.into()),
@@ -354,6 +361,18 @@ async fn of_file(load: impl FnOnce() -> io::Result<Checkpoint> + Send + 'static)
 async fn of_bucket(bucket: &kv::Store, stream: &str) -> Result<Checkpoint, Trouble> {
     let found = bucket.get(KEY).await.map_err(|error| Trouble::Bucket(with_causes(&error)))?;
     Ok(found.map_or_else(|| Checkpoint::at_start(stream), |bytes| Checkpoint::read(&bytes, stream)))
+}
+
+/// Tenants beside each other, at most so many, and each one's events [in order](in_order). The place of the last one.
+async fn beside_each_other(bus: &Bus, events: &[Message], tenants_max: usize) -> Result<u64, Trouble> {
+    let mut tenants = HashMap::<&TenantId, Vec<Message>>::new();
+    for event in events {
+        tenants.entry(&event.tenant).or_default().push(event.clone());
+    }
+    stream::iter(tenants.into_values().map(|events| in_order(bus, events)))
+        .buffer_unordered(tenants_max)
+        .try_fold(0, |highest, sequence| future::ready(Ok(sequence.max(highest))))
+        .await
 }
 
 /// Each event of a tenant once the one before it is acknowledged. The place of the last one.

@@ -104,8 +104,11 @@ async fn check(messages: &[Received]) -> anyhow::Result<Vec<String>> {
     let mut child = command.spawn().context("cannot run python: run `cargo xtask setup`")?;
     let mut stdin = child.stdin.take().context("no standard input")?;
     let mut lines = String::new();
-    for Received { subject, id, content_type, event } in messages {
-        let headers = json!({"Nats-Msg-Id": id, "Content-Type": content_type});
+    for Received { subject, id, content_type, behind, event, .. } in messages {
+        let mut headers = json!({"Nats-Msg-Id": id, "Content-Type": content_type});
+        if let Some(behind) = behind {
+            headers["Nats-Expected-Last-Sequence"] = behind.to_string().into();
+        }
         lines += &format!("{}\n", json!({"subject": subject, "headers": headers, "payload": event}));
     }
     let written = async move { stdin.write_all(lines.as_bytes()).await };
@@ -162,6 +165,8 @@ async fn what_the_document_does_not_describe_is_found() -> anyhow::Result<()> {
         subject: subject.to_owned(),
         id: event["id"].as_str().unwrap_or_default().to_owned(),
         content_type: "application/cloudevents+json".to_owned(),
+        sequence: 1,
+        behind: Some(0),
         event: event.clone(),
     };
     let subject = "wasmwiz.v1.t-4k2mq7x9.modules.hello.deleted";

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{link::Link, session::Session};
 
 /// The pause after the first failure; it doubles with every further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);

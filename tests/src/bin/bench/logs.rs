@@ -1,7 +1,8 @@
 //! `--log-only`: what a platform does with each log, and what its feed costs.
 //!
 //! Commits on JetStream against bare publishes are measured by [`commits`](crate::commits). Then nodes serve: one whose log is SQLite,
-//! and one whose log is on the three servers; and one with a feed beside one without, in turns.
+//! and one whose log is on the three servers; and one with a feed beside one without, in turns. The feed's bus has a processor of its own, as it
+//! has where it is on another machine: what is measured is what the feed costs the node, and what it costs the bus is told beside it.
 
 use std::{
     net::SocketAddr,
@@ -25,6 +26,7 @@ use crate::{
     commits::Commits,
     load::{self, Loaded},
     probe,
+    processors::Processors,
 };
 
 /// The payload of one execution, in bytes.
@@ -33,7 +35,7 @@ const BODY_BYTES: usize = 1_024;
 /// How often a node with a feed and one without are measured, in turns; the median counts.
 const FEED_ROUNDS: usize = 7;
 
-/// Tenants of the two, as the feed has one event of each under way, and connections of each tenant.
+/// Tenants of the two, and connections of each tenant.
 const FEED_TENANTS: [usize; 2] = [16, 4];
 
 /// At most this part of the executions a second may the feed cost.
@@ -58,6 +60,10 @@ struct FeedCost {
     rounds: Vec<[f64; 2]>,
     /// Microseconds of the node's processor time for one execution, without and with; the feed's are counted until it has caught up.
     cpu_us: [f64; 2],
+    /// Those of the bus's, for one execution of the node with it.
+    bus_cpu_us: f64,
+    /// Has the bus a processor of its own?
+    is_apart: bool,
     /// The most commits that it was behind when a load stopped, and the longest that it then took.
     behind: (f64, Duration),
 }
@@ -115,7 +121,7 @@ impl Logs {
         let cost = self.feed.cost();
         let mut targets = self.commits.targets();
         targets.push((
-            format!("the feed costs at most {:.0} % of the executions a second", FEED_COSTS_AT_MOST * 100.0),
+            format!("the feed costs the node at most {:.0} % of its executions a second", FEED_COSTS_AT_MOST * 100.0),
             cost <= FEED_COSTS_AT_MOST,
             format!("{:.1} %", cost * 100.0),
         ));
@@ -174,6 +180,14 @@ struct Fed {
     connections: Vec<(SocketAddr, Vec<u8>)>,
 }
 
+/// What came of a load.
+struct FedLoad {
+    per_second: f64,
+    executions: f64,
+    /// Microseconds of the node's processor time for one execution.
+    cpu_us: f64,
+}
+
 impl Fed {
     async fn started(launch: Launch) -> anyhow::Result<Self> {
         let node = launch.start().await?;
@@ -188,13 +202,14 @@ impl Fed {
         Ok(Self { node, connections })
     }
 
-    /// Executions a second, and the processor time that the node has spent from before the load on until `after` is over.
-    fn load(&self, seconds: u64, after: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<(f64, f64)> {
+    /// Loads it; the processor time that it spends counts from before the load on until `after` is over.
+    fn load(&self, seconds: u64, after: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<FedLoad> {
         let pid = self.node.ready().pid;
         let cpu = probe::cpu_seconds(pid)?;
         let loaded = load::run_each(self.connections.clone(), seconds)?;
         after()?;
-        Ok((loaded.per_second(), (probe::cpu_seconds(pid)? - cpu) * 1e6 / loaded.with_warm_up()))
+        let (per_second, executions) = (loaded.per_second(), loaded.with_warm_up());
+        Ok(FedLoad { per_second, executions, cpu_us: (probe::cpu_seconds(pid)? - cpu) * 1e6 / executions })
     }
 
     /// How many commits its feed is behind.
@@ -207,19 +222,24 @@ impl Fed {
 
 impl FeedCost {
     fn measure(runtime: &Runtime, seconds: u64) -> anyhow::Result<Self> {
+        let processors = Processors::of_this_thread()?;
+        processors.keep_to_the_last()?;
         let server = runtime.block_on(NatsServer::started())?;
+        processors.keep_to_the_others()?;
         let with = Launch::dev()?
             .variable("WASMWIZ_FEED__NATS__URL", server.url())
             .variable("WASMWIZ_FEED__MAX_BYTES", STREAM_BYTES);
         let (without, with) = (runtime.block_on(Fed::started(Launch::dev()?))?, runtime.block_on(Fed::started(with))?);
         let (mut rounds, mut cpu_us) = (Vec::with_capacity(FEED_ROUNDS), [Vec::new(), Vec::new()]);
+        let mut bus_cpu_us = Vec::with_capacity(FEED_ROUNDS);
         let mut most = (0.0_f64, Duration::ZERO);
         for round in 0..FEED_ROUNDS {
             eprintln!("the feed: round {} of {FEED_ROUNDS}, {seconds} s without and with it", round + 1);
             let mut seen = [0.0; 2];
             let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
             for which in order {
-                let (per_second, us) = if which == 0 {
+                let bus_before = probe::cpu_seconds(server.pid()?)?;
+                let loaded = if which == 0 {
                     without.load(seconds, || Ok(()))?
                 } else {
                     with.load(seconds, || {
@@ -228,12 +248,17 @@ impl FeedCost {
                         Ok(())
                     })?
                 };
-                seen[which] = per_second;
-                cpu_us[which].push(us);
+                if which == 1 {
+                    let spent = probe::cpu_seconds(server.pid()?)? - bus_before;
+                    bus_cpu_us.push(spent * 1e6 / loaded.executions);
+                }
+                seen[which] = loaded.per_second;
+                cpu_us[which].push(loaded.cpu_us);
             }
             rounds.push(seen);
         }
-        Ok(Self { rounds, cpu_us: cpu_us.map(median), behind: most })
+        let (bus_cpu_us, is_apart) = (median(bus_cpu_us), processors.are_apart());
+        Ok(Self { rounds, cpu_us: cpu_us.map(median), bus_cpu_us, is_apart, behind: most })
     }
 
     /// Which part of the executions a second it takes: the median of the rounds.
@@ -245,7 +270,10 @@ impl FeedCost {
         let side = |which: usize| median(self.rounds.iter().map(|round| round[which]).collect());
         let ([without, with], [tenants, each]) = (self.cpu_us, FEED_TENANTS);
         let (commits, took) = self.behind;
-        println!("\n1 KiB echo, SQLite, {tenants} tenants with {each} connections each, {FEED_ROUNDS} rounds");
+        let where_is = if self.is_apart { "a processor of its own" } else { "the node's processor" };
+        println!(
+            "\n1 KiB echo, SQLite, {tenants} tenants with {each} connections each, {FEED_ROUNDS} rounds, the bus on {where_is}"
+        );
         println!(
             "  without a feed                      {:>9.0} executions/s {without:>8.1} us of the node's CPU each",
             side(0)
@@ -253,6 +281,10 @@ impl FeedCost {
         println!(
             "  with a feed to a server here        {:>9.0} executions/s {with:>8.1} us of the node's CPU each",
             side(1)
+        );
+        println!(
+            "  the bus's part of it                                       {:>8.1} us of the bus's CPU each",
+            self.bus_cpu_us
         );
         println!(
             "  the feed's lag when a load stops    {commits:>9.0} commits at most, {:.2} s until it is none",

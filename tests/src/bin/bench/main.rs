@@ -29,6 +29,7 @@ mod load;
 mod logs;
 mod node;
 mod probe;
+mod processors;
 mod repeatable;
 mod report;
 
